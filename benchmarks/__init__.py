@@ -1,0 +1,1 @@
+"""Latency and throughput of sessions, measured in interleaved rounds."""

@@ -1,0 +1,1 @@
+"""Calibration set, quantisers and the accuracy gate."""

@@ -1,0 +1,1 @@
+"""One file per inference engine, found through a registry."""

@@ -1,0 +1,4 @@
+"""The `fptk` command."""
+
+
+def main() -> None: ...

@@ -1,0 +1,1 @@
+"""Reading, converting, inspecting and drawing face-parsing data."""

@@ -1,0 +1,1 @@
+"""Recipes: what `fptk train` and `fptk run` do, as validated YAML."""
