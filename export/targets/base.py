@@ -1,0 +1,106 @@
+"""The contract of a target: probe the host, build an engine from an ONNX file, load the engine as a Session."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fptk.dataset import UInt8Array
+from fptk.preprocess import PreprocessSpec
+from fptk.session import Session
+
+
+class Precision(StrEnum):
+    """Arithmetic that an engine is asked for."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a target found on this host."""
+
+    can_build: bool
+    can_run: bool
+    reason: str = ""
+    """Why it cannot build or run, in one line; empty where it can do both."""
+    remedy: str = ""
+    """The command or the step that would add what is missing; empty where nothing is."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version of every package and driver that the target uses."""
+
+
+ImageStream = Callable[[], Iterable[UInt8Array]]
+"""Starts a fresh pass over calibration images: preprocessed uint8 (1, H, W, 3) batches, read one at a time."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Everything that a build depends on."""
+
+    onnx_path: Path
+    """FP32 ONNX file: input ``images`` uint8 (N, H, W, 3), output ``labels`` uint8 (N, H, W)."""
+    precision: Precision
+    folder: Path
+    """Folder that the engine's files are written into."""
+    spec: PreprocessSpec
+    calibration: ImageStream | None = None
+    """Calibration images; required for INT8."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Target-specific settings, e.g. the rung of the fallback ladder; recorded in the bundle."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a build left."""
+
+    files: tuple[Path, ...]
+    """Files of the engine, the one that :meth:`Target.load` takes first."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the bundle records of the build: quantiser settings, layers kept in float and why, layer counts."""
+
+
+class Target(ABC):
+    """An inference engine that fptk can build for.
+
+    Third parties add one through the entry-point group ``fptk.targets``. A subclass imports its engine's packages
+    inside its methods only: listing targets must work where they are not installed.
+    """
+
+    name: ClassVar[str]
+    """Name on the command line, e.g. ``openvino``."""
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
+    """Precisions that :meth:`build` accepts."""
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Find out, without raising and without loading anything that may crash, what works on this host."""
+
+    @abstractmethod
+    def build(self, request: BuildRequest) -> Artefact:
+        """Build the engine.
+
+        Raises:
+            TargetUnavailableError: this host cannot; files worth keeping were left in ``request.folder`` and are named.
+            InputError: the ONNX file or an option is not what the engine takes.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+        """Load the first file of an :class:`Artefact`.
+
+        Args:
+            path: the engine file.
+            spec: preprocessing the engine was built for.
+            threads: CPU threads of one inference; ``None`` leaves the engine its default.
+
+        Raises:
+            TargetUnavailableError: this host cannot run it.
+            InputError: the file is damaged or of another version.
+        """

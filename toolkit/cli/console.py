@@ -1,0 +1,59 @@
+"""What the commands print with: logs and progress go to stderr, results to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+log = Console(stderr=True, highlight=False)
+"""Console for messages and progress (stderr)."""
+
+out = Console(highlight=False)
+"""Console for results (stdout)."""
+
+
+class _RateColumn(ProgressColumn):
+    """Finished steps a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-", style="cyan")
+
+
+def progress_bar() -> Progress:
+    """A bar with count, rate, elapsed and remaining time; silent where stderr is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=log,
+        disable=not log.is_terminal,
+        transient=True,
+    )
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield ``items`` under a progress bar."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with progress_bar() as progress:
+        yield from progress.track(items, total=total, description=description)
