@@ -1,0 +1,294 @@
+"""Which faces train, which validate: splits of folders, held-out parts, and views on data sets."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
+from fptk.dataset import FaceParsingDataset, Sample
+from fptk.errors import InputError
+
+VAL_FRACTION = 0.1
+"""Share of a training split that is held out where a data set has no ``val/`` (1,000 faces: 900 / 100)."""
+
+SPLIT_SEED = 42
+"""Seed of the held-out part; it is apart from the training seed so that every run shares one validation set."""
+
+
+@runtime_checkable
+class KeyedDataset(FaceParsingDataset, Protocol):
+    """A data set that can name a sample without decoding it."""
+
+    def key(self, index: int) -> str:
+        """The ``key`` of the sample at ``index``."""
+        ...
+
+
+class Subset:
+    """The samples of ``dataset`` at ``indices``, in that order.
+
+    Args:
+        dataset: the data set looked into.
+        indices: 0 <= index < len(dataset).
+        name: what tables and errors call it; None for the data set's own.
+    """
+
+    def __init__(self, dataset: FaceParsingDataset, indices: Sequence[int], name: str | None = None) -> None:
+        self.dataset = dataset
+        self.indices = tuple(int(index) for index in indices)
+        self.name = name or dataset.name
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def key(self, index: int) -> str:
+        """Key of the sample at ``index``."""
+        return key_of(self.dataset, self.indices[index])
+
+    def content_hash(self, index: int) -> str:
+        """sha256 of the image at ``index``, as ``dataset`` computes it."""
+        return self.dataset.content_hash(self.indices[index])
+
+
+class ConcatDataset:
+    """Several data sets, one after the other.
+
+    Keys stay as they are where they're unique; where any two members share a key, every key gets its member's
+    position in front (``0__KEY``, ``1__KEY``), so that keys remain unique and usable as file names.
+
+    Raises:
+        ValueError: no data set was given.
+    """
+
+    def __init__(self, datasets: Sequence[FaceParsingDataset], name: str | None = None) -> None:
+        if not datasets:
+            raise ValueError("ConcatDataset needs at least one data set")
+        self.datasets = tuple(datasets)
+        self.name = name or " + ".join(dataset.name for dataset in datasets)
+        self._ends = tuple(accumulate(len(dataset) for dataset in datasets))
+        counts = Counter(key_of(member, i) for member in datasets for i in range(len(member)))
+        self._prefixed = any(count > 1 for count in counts.values())
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        member, inner = self.locate(index)
+        sample = self.datasets[member][inner]
+        return sample._replace(key=f"{member}__{sample.key}") if self._prefixed else sample
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Position of the member that holds ``index``, and the index inside it.
+
+        Raises:
+            IndexError: ``index`` is not in 0 <= index < len.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0-{len(self) - 1}")
+        member = bisect_right(self._ends, index)
+        return member, index - (self._ends[member - 1] if member else 0)
+
+    def key(self, index: int) -> str:
+        """Key of the sample at ``index``, without decoding it."""
+        member, inner = self.locate(index)
+        key = key_of(self.datasets[member], inner)
+        return f"{member}__{key}" if self._prefixed else key
+
+    def content_hash(self, index: int) -> str:
+        """sha256 of the image at ``index``, as its member computes it."""
+        member, inner = self.locate(index)
+        return self.datasets[member].content_hash(inner)
+
+
+def key_of(dataset: FaceParsingDataset, index: int) -> str:
+    """Key of the sample at ``index``; decodes it only where the data set has no cheaper way."""
+    return dataset.key(index) if isinstance(dataset, KeyedDataset) else dataset[index].key
+
+
+def image_file(dataset: FaceParsingDataset, index: int) -> Path | None:
+    """The file behind a sample, looked up through subsets and concatenations; None where there is none."""
+    if isinstance(dataset, Subset):
+        return image_file(dataset.dataset, dataset.indices[index])
+    if isinstance(dataset, ConcatDataset):
+        member, inner = dataset.locate(index)
+        return image_file(dataset.datasets[member], inner)
+    return dataset.image_path(index) if isinstance(dataset, FolderDataset) else None
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The splits of a data set: ``{"train": DIR/train, ...}`` of a root, ``{NAME: DIR}`` of a split folder itself.
+
+    Raises:
+        InputError: the folder is missing, empty or of no known layout.
+    """
+    names = check_folder(folder)
+    if find_pair(folder) is not None:
+        return {folder.resolve().name: folder}
+    found = {split: folder / split for split in SPLITS if split in names}
+    if not found:
+        raise unknown_layout(folder)
+    return found
+
+
+def open_split(folder: Path, split: str) -> FolderDataset:
+    """The split ``train``, ``val`` or ``test`` of a data set root.
+
+    Raises:
+        InputError: the root is no data set, has no such split, or the split is not readable.
+    """
+    if find_pair(folder) is not None:
+        raise InputError(f"{folder} is one split itself; give the folder above it to choose the split '{split}'")
+    found = split_folders(folder)
+    if split not in found:
+        raise InputError(f"{folder} has no split '{split}', it has {', '.join(found)}")
+    return FolderDataset(found[split])
+
+
+def hold_out(
+    dataset: FaceParsingDataset, val_fraction: float = VAL_FRACTION, seed: int = SPLIT_SEED
+) -> tuple[Subset, Subset]:
+    """Part a data set into (train, val), the same way on every machine.
+
+    The indices of the sorted keys are permuted by ``numpy.random.Generator(PCG64(seed))``; the first
+    ``round(val_fraction * n)`` of them, at least one, are held out.
+
+    Args:
+        dataset: at least two samples.
+        val_fraction: share that is held out, 0 < fraction < 1.
+        seed: seed of the permutation, >= 0.
+
+    Raises:
+        InputError: the fraction or seed is out of range, or the data set is too small to part.
+    """
+    if not 0 < val_fraction < 1:
+        raise InputError(f"validation fraction {val_fraction} is not between 0 and 1; 0.1 is usual")
+    if seed < 0:
+        raise InputError(f"split seed {seed} is negative; give 0 or more")
+    n = len(dataset)
+    if n < 2:
+        raise InputError(f"{dataset.name} holds {n} image(s); at least 2 are needed to hold out a validation part")
+    order = sorted(range(n), key=lambda index: key_of(dataset, index))
+    shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(n)
+    held = min(max(1, round(val_fraction * n)), n - 1)
+    val = [order[i] for i in sorted(shuffled[:held])]
+    train = [order[i] for i in sorted(shuffled[held:])]
+    return Subset(dataset, train, f"{dataset.name} (train part)"), Subset(dataset, val, f"{dataset.name} (held out)")
+
+
+def open_training(
+    dirs: Sequence[Path], *, val_fraction: float = VAL_FRACTION, seed: int = SPLIT_SEED
+) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+    """Training and validation set of one or more data folders.
+
+    Train is the training split of every folder. Val is the ``val/`` split of those that have one. Where none has,
+    :func:`hold_out` parts each folder on its own, so that :func:`open_evaluation` of a folder later finds what was
+    held out of it here.
+
+    Args:
+        dirs: data set roots (with ``train/`` and maybe ``val/``) or split folders.
+        val_fraction: share held out where there is no ``val/``, 0 < fraction < 1.
+        seed: seed of the held-out part.
+
+    Raises:
+        InputError: a folder is no data set, has no ``train/``, is given twice, or is not readable.
+    """
+    if not dirs:
+        raise InputError("no data folder was given; give at least one with --data DIR")
+    train_folders = [_training_folder(folder) for folder in dirs]
+    val_folders = [folder / "val" for folder in dirs if _has_val(folder)]
+    counts = Counter(folder.resolve() for folder in (*train_folders, *val_folders))
+    twice = [folder for folder, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(f"data folder {twice[0]} is used twice; give each folder once, and no val/ as training data")
+    train: list[FaceParsingDataset] = [FolderDataset(folder) for folder in train_folders]
+    val: list[FaceParsingDataset] = [FolderDataset(folder) for folder in val_folders]
+    if not val:
+        parts = [hold_out(dataset, val_fraction, seed) for dataset in train]
+        train, val = [part[0] for part in parts], [part[1] for part in parts]
+    return _joined(train), _joined(val)
+
+
+def open_evaluation(folder: Path, *, val_fraction: float = VAL_FRACTION, seed: int = SPLIT_SEED) -> FaceParsingDataset:
+    """The faces that an engine is scored on.
+
+    A split folder is taken as it is; of a root, its ``val/``, or else the part that :func:`open_training` holds out
+    of its ``train/`` when it is trained on without another folder's ``val/``.
+
+    Raises:
+        InputError: the folder is no data set, holds neither ``val/`` nor ``train/``, or is not readable.
+    """
+    if find_pair(folder) is not None:
+        return FolderDataset(folder)
+    found = split_folders(folder)
+    if "val" in found:
+        return FolderDataset(found["val"])
+    if "train" not in found:
+        raise InputError(f"{folder} has neither val/ nor train/; to score on its test split give {folder / 'test'}")
+    return hold_out(FolderDataset(found["train"]), val_fraction, seed)[1]
+
+
+def find_duplicates(a: FaceParsingDataset, b: FaceParsingDataset) -> list[tuple[str, str]]:
+    """Samples of ``a`` and ``b`` whose images are the same file content, as (key in ``a``, key in ``b``).
+
+    Only images whose file size occurs on both sides are hashed, which leaves few of them.
+
+    Raises:
+        InputError: an image file cannot be read.
+    """
+    sizes_a, sizes_b = _by_size(a), _by_size(b)
+    unsized = {None} & (sizes_a.keys() | sizes_b.keys())
+    # A sample without a file (a drawn face) could equal one of any size: nothing can be ruled out by size.
+    common = (sizes_a.keys() | sizes_b.keys()) if unsized else sizes_a.keys() & sizes_b.keys()
+    hashes: dict[str, list[int]] = defaultdict(list)
+    for index in _indices(sizes_b, common):
+        hashes[b.content_hash(index)].append(index)
+    return [
+        (key_of(a, index), key_of(b, twin))
+        for index in sorted(_indices(sizes_a, common))
+        for twin in sorted(hashes.get(a.content_hash(index), ()))
+    ]
+
+
+def _by_size(dataset: FaceParsingDataset) -> dict[int | None, list[int]]:
+    found: dict[int | None, list[int]] = defaultdict(list)
+    for index in range(len(dataset)):
+        path = image_file(dataset, index)
+        try:
+            found[None if path is None else path.stat().st_size].append(index)
+        except OSError as error:
+            raise InputError(f"image {path} cannot be read: {error.strerror}") from error
+    return found
+
+
+def _indices(sizes: dict[int | None, list[int]], wanted: set[int | None]) -> Iterator[int]:
+    return (index for size in wanted for index in sizes.get(size, ()))
+
+
+def _training_folder(folder: Path) -> Path:
+    if find_pair(folder) is not None:
+        return folder
+    found = split_folders(folder)
+    if "train" not in found:
+        raise InputError(
+            f"{folder} has no train/, only {', '.join(found)}; expected {KNOWN_LAYOUTS}, "
+            f"or give the split folder itself, e.g. {next(iter(found.values()))}"
+        )
+    return found["train"]
+
+
+def _has_val(folder: Path) -> bool:
+    return find_pair(folder) is None and "val" in split_folders(folder)
+
+
+def _joined(datasets: Sequence[FaceParsingDataset]) -> FaceParsingDataset:
+    return datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
