@@ -75,31 +75,46 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it takes the place of ``path``.
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new hidden folder in ``parent``, removed at the end unless :func:`replace_folder` moved it away."""
+    with writing(parent / name):
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=parent))
+    try:
+        with writing(parent / name):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
-    A process killed at any moment leaves the old folder or the new one under ``path``, never a mixture. (Between the
-    two renames there is an instant with neither under its name; the old one then lies beside it as ``.NAME.old``
-    and the next call puts it back.)
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Put the finished folder ``temporary`` in the place of ``path`` (on the same file system).
+
+    A process killed at any moment leaves the old folder or the new one, never a mixture. (Between the two renames
+    there is an instant with neither under its name; the old one then lies beside it as ``.NAME.old`` and
+    :func:`restore_folder`, which every call starts with, puts it back.)
     """
     retired = path.with_name(f".{path.name}.old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         restore_folder(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            if path.exists():
-                path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        temporary.chmod(0o755)
+        if path.exists():
+            path.rename(retired)
+        temporary.rename(path)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it takes the place of ``path``, whole."""
+    with temporary_folder(path.parent, path.name) as temporary:
+        yield temporary
+        replace_folder(temporary, path)
 
 
 def restore_folder(path: Path) -> None:
-    """Finish an :func:`atomic_folder` that was killed between its two renames."""
+    """Finish a :func:`replace_folder` that was killed between its two renames."""
     retired = path.with_name(f".{path.name}.old")
     if retired.exists():
         if path.exists():

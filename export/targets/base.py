@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fptk.dataset import UInt8Array
+from fptk.errors import InputError
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
@@ -55,6 +56,16 @@ class BuildRequest:
     options: dict[str, Any] = field(default_factory=dict)
     """Target-specific settings, e.g. the rung of the fallback ladder; recorded in the bundle."""
 
+    def calibration_images(self) -> ImageStream:
+        """The calibration stream of an INT8 request.
+
+        Raises:
+            InputError: the request carries none.
+        """
+        if self.calibration is None:
+            raise InputError(f"{self.precision} needs calibration images; give --calib DIR or --data DIR")
+        return self.calibration
+
 
 @dataclass(frozen=True)
 class Artefact:
@@ -64,6 +75,21 @@ class Artefact:
     """Files of the engine, the one that :meth:`Target.load` takes first."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the bundle records of the build: quantiser settings, layers kept in float and why, layer counts."""
+
+
+def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
+    """Cut (N, ...) into parts of ``batch`` for an engine of that fixed batch; ``None`` takes any N at once.
+
+    Raises:
+        ValueError: N is no multiple of ``batch``.
+    """
+    if batch is None:
+        yield images
+        return
+    if len(images) % batch:
+        raise ValueError(f"the engine's batch is {batch}; {len(images)} images are no multiple of it")
+    for start in range(0, len(images), batch):
+        yield images[start : start + batch]
 
 
 class Target(ABC):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -49,6 +50,14 @@ def progress_bar() -> Progress:
         disable=not log.is_terminal,
         transient=True,
     )
+
+
+@contextmanager
+def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar for code that reports how many of ``total`` steps are done."""
+    with progress_bar() as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

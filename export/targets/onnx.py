@@ -1,0 +1,115 @@
+"""Target ``onnx``: ONNX Runtime on the CPU, FP32 or INT8 by explicit Q/DQ nodes."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError, TargetUnavailableError
+from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target, batched
+from fptk.preprocess import PreprocessSpec
+from fptk.session import Session
+
+
+class OnnxRuntimeTarget(Target):
+    """ONNX Runtime's CPU execution provider."""
+
+    name: ClassVar[str] = "onnx"
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
+
+    def probe(self) -> Probe:
+        try:
+            versions = {"onnxruntime": metadata.version("onnxruntime")}
+        except metadata.PackageNotFoundError:
+            return Probe(False, False, "onnxruntime is not installed", "pip install onnxruntime")
+        try:
+            versions["onnx"] = metadata.version("onnx")
+        except metadata.PackageNotFoundError:
+            return Probe(False, True, "onnx is not installed", "pip install 'fptk[export]'", versions)
+        return Probe(True, True, versions=versions)
+
+    def build(self, request: BuildRequest) -> Artefact:
+        path = request.folder / "model.onnx"
+        if request.precision is Precision.FP32:
+            shutil.copyfile(request.onnx_path, path)
+            return Artefact((path,))
+        if request.precision is not Precision.INT8:
+            raise InputError(
+                f"target onnx has no {request.precision} kernels on the CPU; choose --fp32 or --int8, "
+                "or another target for --fp16"
+            )
+        from fptk.calibration.onnx_quantiser import OnnxQuantSettings, quantise_onnx
+
+        settings = OnnxQuantSettings(**request.options)
+        report = quantise_onnx(request.onnx_path, path, request.calibration_images(), settings)
+        return Artefact((path,), report.as_dict())
+
+    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+        return OnnxRuntimeSession(path, spec, threads=threads)
+
+
+class OnnxRuntimeSession(Session):
+    """A session over an ONNX file, run by ONNX Runtime on the CPU.
+
+    Args:
+        path: ONNX file, input uint8 (N, H, W, 3), output uint8 (N, H, W).
+        spec: preprocessing of the images.
+        threads: intra-op threads; ``None`` is one per physical core.
+        profile: folder that ONNX Runtime writes its node timings into when the session is closed.
+        name: what tables call it.
+
+    Raises:
+        InputError: the file is no ONNX file that this ONNX Runtime loads, or its input does not fit ``spec``.
+        TargetUnavailableError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        *,
+        threads: int | None = None,
+        profile: Path | None = None,
+        name: str = "onnx",
+    ) -> None:
+        super().__init__(name, spec)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise TargetUnavailableError("onnxruntime is not installed; run: pip install onnxruntime") from error
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile / "onnxruntime")
+        try:
+            self._session: Any = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exception classes share no public base
+            raise InputError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        (entry,) = self._session.get_inputs()
+        if tuple(entry.shape[1:]) != (*spec.size, 3) or entry.type != "tensor(uint8)":
+            raise InputError(f"{path} takes {entry.type} {entry.shape}, not uint8 images of {spec.size}")
+        self._input = entry.name
+        self._batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
+
+    def _infer(self, images: UInt8Array) -> UInt8Array:
+        parts = [self._session.run(None, {self._input: part})[0] for part in batched(images, self._batch)]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def end_profile(self) -> Path:
+        """Stop profiling and return the JSON file of node timings."""
+        return Path(self._session.end_profiling())
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,122 @@
+"""Target ``openvino``: Intel's OpenVINO on the CPU, FP32, FP16 storage, or INT8 by NNCF."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError, TargetUnavailableError
+from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target, batched
+from fptk.preprocess import PreprocessSpec
+from fptk.session import Session
+
+
+class OpenVinoTarget(Target):
+    """OpenVINO IR (``model.xml`` and ``model.bin``) for the CPU plugin.
+
+    FP16 stores the weights in half precision; on a CPU the arithmetic stays float32, and the bundle says so.
+    """
+
+    name: ClassVar[str] = "openvino"
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
+
+    def probe(self) -> Probe:
+        try:
+            versions = {"openvino": metadata.version("openvino")}
+        except metadata.PackageNotFoundError:
+            return Probe(False, False, "openvino is not installed", "pip install 'fptk[openvino]'")
+        try:
+            versions["nncf"] = metadata.version("nncf")
+        except metadata.PackageNotFoundError:
+            return Probe(True, True, "nncf is not installed: no INT8", "pip install 'fptk[export]'", versions)
+        return Probe(True, True, versions=versions)
+
+    def build(self, request: BuildRequest) -> Artefact:
+        import openvino as ov
+
+        model = ov.convert_model(request.onnx_path)
+        details: dict[str, Any] = {}
+        if request.precision is Precision.INT8:
+            from fptk.calibration.openvino_quantiser import OpenVinoQuantSettings, quantise_openvino
+
+            settings = OpenVinoQuantSettings(**request.options)
+            model, report = quantise_openvino(model, request.calibration_images(), settings)
+            details = report.as_dict()
+        elif request.precision is Precision.FP16:
+            details = {"note": "weights stored in float16; the CPU plugin computes in float32"}
+        path = request.folder / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=request.precision is Precision.FP16)
+        return Artefact((path, path.with_suffix(".bin")), details)
+
+    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+        return OpenVinoSession(path, spec, threads=threads)
+
+
+class OpenVinoSession(Session):
+    """A session over an OpenVINO IR or ONNX file, run by the CPU plugin with one stream.
+
+    ``INFERENCE_PRECISION_HINT`` is pinned to float32: by default the plugin computes in bfloat16 where the processor
+    has it, and an FP32 row would not be one.
+
+    Args:
+        path: ``.xml`` file with its ``.bin`` beside it, input uint8 (N, H, W, 3), output uint8 (N, H, W).
+        spec: preprocessing of the images.
+        threads: threads of one inference; ``None`` leaves OpenVINO its default.
+        profile: collect node timings (see :meth:`profile`).
+        name: what tables call it.
+
+    Raises:
+        InputError: OpenVINO cannot read the file, or its input does not fit ``spec``.
+        TargetUnavailableError: openvino is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        *,
+        threads: int | None = None,
+        profile: bool = False,
+        name: str = "openvino",
+    ) -> None:
+        super().__init__(name, spec)
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise TargetUnavailableError("openvino is not installed; run: pip install 'fptk[openvino]'") from error
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "PERF_COUNT": profile}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = ov.Core().compile_model(path, "CPU", config)
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+        shape = compiled.input(0).get_partial_shape()
+        if [str(side) for side in list(shape)[1:]] != [str(side) for side in (*spec.size, 3)]:
+            raise InputError(f"{path} takes {shape}, not uint8 images of {spec.size}")
+        self._batch = shape[0].get_length() if shape[0].is_static else None
+        self._request: Any = compiled.create_infer_request()
+
+    def _infer(self, images: UInt8Array) -> UInt8Array:
+        parts = [self._run(part) for part in batched(images, self._batch)]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _run(self, images: UInt8Array) -> UInt8Array:
+        # The request owns its output tensor and overwrites it in the next call: hand out a copy.
+        labels: UInt8Array = self._request.infer([images], share_inputs=True)[0].copy()
+        return labels
+
+    def profile(self) -> list[tuple[str, str, str, float]]:
+        """Node timings of the last inference: (name, type, kernel, milliseconds) of each node that ran."""
+        return [
+            (info.node_name, info.node_type, info.exec_type, info.real_time.total_seconds() * 1e3)
+            for info in self._request.profiling_info
+            if info.status == type(info.status).EXECUTED
+        ]
+
+    def close(self) -> None:
+        self._request = None

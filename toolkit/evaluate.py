@@ -1,0 +1,66 @@
+"""One evaluation for every session: the PyTorch reference, and each engine as it was built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fptk.dataset import FaceParsingDataset, UInt8Array
+from fptk.errors import InputError
+from fptk.metrics import ConfusionMatrix, Scores
+from fptk.preprocess import PreprocessSpec, resize_labels
+from fptk.session import Session
+
+
+def evaluate(
+    session: Session,
+    dataset: FaceParsingDataset,
+    *,
+    batch: int = 1,
+    on_image: Callable[[int], None] | None = None,
+) -> Scores:
+    """Score a session on a data set.
+
+    Each image goes through ``session.spec``; each label map is brought to the size of its truth by nearest neighbour
+    before it is counted, so that sessions of different input sizes answer the same question.
+
+    Args:
+        session: any engine.
+        dataset: images with their true masks.
+        batch: images per call of the session.
+        on_image: called with the number of images done, after each batch.
+
+    Raises:
+        InputError: the data set is empty or one of its files is damaged.
+    """
+    return evaluate_all([session], dataset, batch=batch, on_image=on_image)[0]
+
+
+def evaluate_all(
+    sessions: list[Session],
+    dataset: FaceParsingDataset,
+    *,
+    batch: int = 1,
+    on_image: Callable[[int], None] | None = None,
+) -> list[Scores]:
+    """Score several sessions in one pass over the data set, so that each image is decoded once.
+
+    Returns:
+        One :class:`Scores` per session, in order. See :func:`evaluate` for the rest.
+    """
+    if len(dataset) == 0:
+        raise InputError(f"{dataset.name} holds no image to evaluate on")
+    matrices = [ConfusionMatrix() for _ in sessions]
+    for start in range(0, len(dataset), batch):
+        samples = [dataset[i] for i in range(start, min(start + batch, len(dataset)))]
+        prepared: dict[PreprocessSpec, UInt8Array] = {}
+        for session, matrix in zip(sessions, matrices, strict=True):
+            if session.spec not in prepared:
+                prepared[session.spec] = np.stack([session.spec.apply(sample.image) for sample in samples])
+            for sample, labels in zip(samples, session(prepared[session.spec]), strict=True):
+                height, width = sample.mask.shape
+                matrix.add(sample.mask, resize_labels(labels, (height, width)))
+        if on_image:
+            on_image(start + len(samples))
+    return [matrix.scores() for matrix in matrices]

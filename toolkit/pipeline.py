@@ -1,0 +1,290 @@
+"""Checkpoint to bundles: deploy form, ONNX, precision, engine, evaluation, gate, manifest.
+
+The data goes one way: each step takes what the step before left, and a bundle appears under its name only when the
+engine in it was scored.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fptk import __version__
+from fptk.bundle import Bundle, Evaluation, TensorRecord, Variant, record_files, write_manifest
+from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, select_calibration_set
+from fptk.calibration.gate import GatePolicy, judge
+from fptk.cli.console import counting, log
+from fptk.data import open_evaluation
+from fptk.data.splits import Subset
+from fptk.dataset import FaceParsingDataset
+from fptk.errors import InputError, TargetUnavailableError
+from fptk.evaluate import evaluate
+from fptk.export.onnx_export import INPUT_NAME, OUTPUT_NAME, export_onnx
+from fptk.export.targets.base import Artefact, BuildRequest, Precision, Target
+from fptk.export.targets.onnx import OnnxRuntimeSession
+from fptk.export.targets.registry import get_target
+from fptk.files import replace_folder, sha256_file, sha256_json, temporary_folder
+from fptk.host import describe_host, tool_versions
+from fptk.metrics import Scores
+from fptk.models.checkpoint import load_checkpoint
+from fptk.preprocess import PreprocessSpec
+from fptk.runs import Source
+from fptk.session import Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from fptk.models.network import FaceParsingNetwork
+
+BUNDLES = "bundles"
+REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What ``fptk export`` was asked for."""
+
+    targets: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    out: Path
+    """Folder that gets ``bundles/`` and ``rejected/``."""
+    command: str
+    variant: Variant = "deploy"
+    data: Path | None = None
+    """Evaluation data; ``None`` takes the validation images of the run."""
+    eval_images: int | None = None
+    """Evaluate on the first so many images only; ``None`` is all."""
+    calib: Path | None = None
+    """Calibration folder or list; ``None`` chooses from the training images of the run."""
+    calib_size: int = 64
+    gate: GatePolicy | None = field(default_factory=GatePolicy)
+    """``None`` builds without judging."""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one engine that was asked for."""
+
+    label: str
+    folder: Path
+    verdict: str
+    """As :attr:`fptk.bundle.Bundle.verdict`."""
+    message: str
+    """One line for the user: scores, or why there is no engine."""
+
+
+def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
+    """Build, score and judge every target and precision of the plan.
+
+    An engine that this host cannot build, or that the gate refuses, does not stop the others.
+
+    Returns:
+        One outcome per engine, in the order of the plan.
+
+    Raises:
+        InputError: weights, data or an option are not usable.
+    """
+    with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
+        job = _ExportJob(source, plan, Path(scratch))
+        return [job.export(get_target(name), precision) for name in plan.targets for precision in plan.precisions]
+
+
+class _ExportJob:
+    """The inputs that the engines of one export share, each made when first needed and then kept."""
+
+    def __init__(self, source: Source, plan: ExportPlan, scratch: Path) -> None:
+        self.source, self.plan, self.scratch = source, plan, scratch
+        self.network, self.card = load_checkpoint(source.weights)
+        self.spec = self.card.preprocess
+        self.dataset = self._evaluation_set()
+
+    def export(self, target: Target, precision: Precision) -> Outcome:
+        """Build one engine into a bundle."""
+        if precision not in target.precisions:
+            raise InputError(
+                f"target {target.name} builds {', '.join(target.precisions)}, not {precision}; drop one of the two"
+            )
+        suffix = "-naive" if self.plan.variant == "naive" else ""
+        name = f"{target.name}-{precision}{suffix}"
+        log.print(f"[bold]{name}[/bold]: building")
+        with temporary_folder(self.plan.out, name) as folder:
+            bundle = self._build(target, precision, folder)
+            write_manifest(bundle, folder)
+            home = REJECTED if bundle.verdict == "refused" else BUNDLES
+            final = self.plan.out / home / name
+            replace_folder(folder, final)
+        return Outcome(bundle.label, final, bundle.verdict, _message(bundle))
+
+    def _build(self, target: Target, precision: Precision, folder: Path) -> Bundle:
+        quantised = precision is Precision.INT8
+        request = BuildRequest(
+            onnx_path=self._onnx(target),
+            precision=precision,
+            folder=folder,
+            spec=self.spec,
+            calibration=self.calibration_set.stream(self._calibration_data, self.spec) if quantised else None,
+        )
+        artefact, unavailable = Artefact(()), None
+        try:
+            artefact = target.build(request)
+        except TargetUnavailableError as error:
+            unavailable = str(error)
+        evaluation, gate = self._judge(target, artefact)
+        return Bundle(
+            created=datetime.now(UTC),
+            target=target.name,
+            precision=precision,
+            variant=self.plan.variant,
+            model=self.card.model,
+            options=self.card.options,
+            parameters=self.card.num_parameters,
+            preprocess=self.spec,
+            preprocess_sha256=self.spec.sha256,
+            input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(1, *self.spec.size, 3)),
+            output=TensorRecord(name=OUTPUT_NAME, dtype="uint8", shape=(1, *self.spec.size)),
+            engine=artefact.files[0].relative_to(folder).as_posix() if artefact.files else None,
+            files=record_files(folder),
+            unavailable=unavailable,
+            checkpoint_sha256=self.checkpoint_sha256,
+            calibration=self.calibration_set.manifest() if quantised else None,
+            tools={**tool_versions(), **target.probe().versions},
+            host=describe_host(),
+            build=artefact.details,
+            evaluation=evaluation,
+            gate=gate,
+            command=self.plan.command,
+        )
+
+    def _judge(self, target: Target, artefact: Artefact) -> tuple[Evaluation | None, dict[str, Any] | None]:
+        """Score the engine as built and ask the gate; ``None`` for what cannot be had here."""
+        if self.dataset is None or not artefact.files:
+            return None, None
+        scores, simulated_by = self._score(target, artefact)
+        evaluation = Evaluation(
+            dataset=self.dataset.name,
+            images=scores.images,
+            content_sha256=self.dataset_sha256,
+            reference=self.reference.as_dict(),
+            engine=scores.as_dict(),
+            simulated_by=simulated_by,
+        )
+        policy = self.plan.gate
+        verdict = judge(self.reference, scores, policy).model_dump(mode="json") if policy else None
+        return evaluation, verdict
+
+    def _score(self, target: Target, artefact: Artefact) -> tuple[Scores, str | None]:
+        """Scores of the engine, or of its graph in ONNX Runtime where this host cannot run the engine."""
+        assert self.dataset is not None
+        engine, simulated_by = artefact.files[0], None
+        try:
+            session = target.load(engine, self.spec, threads=self.plan.threads)
+        except TargetUnavailableError:
+            graph = artefact.details.get("simulate_with")
+            if graph is None:
+                raise
+            session = OnnxRuntimeSession(engine.parent / graph, self.spec, threads=self.plan.threads)
+            simulated_by = "onnxruntime"
+        with session:
+            return score(session, self.dataset, f"scoring {target.name}"), simulated_by
+
+    def _evaluation_set(self) -> FaceParsingDataset | None:
+        dataset = self.source.evaluation_set(self.plan.data)
+        if dataset is None:
+            log.print("no evaluation data: engines are built but not judged; give --data DIR to have them judged")
+        return limit(dataset, self.plan.eval_images) if dataset else None
+
+    @cached_property
+    def checkpoint_sha256(self) -> str:
+        return sha256_file(self.source.weights)
+
+    @cached_property
+    def dataset_sha256(self) -> str:
+        assert self.dataset is not None
+        return sha256_json([self.dataset.content_hash(i) for i in range(len(self.dataset))])
+
+    @cached_property
+    def reference(self) -> Scores:
+        """Scores of the network itself, in PyTorch and FP32."""
+        from fptk.models.session import TorchSession
+
+        assert self.dataset is not None
+        with TorchSession(self.network, self.spec) as session:
+            return score(session, self.dataset, "scoring the PyTorch FP32 reference")
+
+    @cached_property
+    def _calibration_data(self) -> FaceParsingDataset:
+        data = self.plan.calib
+        if data is not None and data.is_dir():
+            return open_evaluation(data)
+        dataset = self.source.training_set(self.plan.data)
+        if dataset is None:
+            raise InputError("INT8 needs calibration images; give --calib DIR or --data DIR with a training split")
+        return dataset
+
+    @cached_property
+    def calibration_set(self) -> CalibrationSet:
+        """The images that INT8 ranges are measured on; none of them is an evaluation image."""
+        dataset, calib = self._calibration_data, self.plan.calib
+        if calib is not None and calib.is_file():
+            chosen = CalibrationSet.from_list(calib, dataset)
+        else:
+            chosen = select_calibration_set(dataset, self.plan.calib_size)
+        if self.dataset is not None:
+            refuse_overlap(chosen, self.dataset)
+        return chosen
+
+    def _onnx(self, target: Target) -> Path:
+        """The FP32 graph for one target, exported once."""
+        path = self.scratch / f"{target.name}.onnx"
+        if not path.is_file():
+            metadata = {
+                "fptk.version": __version__,
+                "fptk.model": self.card.model,
+                "fptk.variant": self.plan.variant,
+                "fptk.checkpoint_sha256": self.checkpoint_sha256,
+                "fptk.preprocess": self.spec.model_dump_json(),
+                "fptk.preprocess_sha256": self.spec.sha256,
+            }
+            export_onnx(serving_module(self.network, self.spec, self.plan.variant), path, self.spec, metadata=metadata)
+        return path
+
+
+def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant) -> torch.nn.Module:
+    """What is exported: uint8 images to uint8 labels, around the rewritten network or around the one as written."""
+    from fptk.models.deploy import to_deploy
+    from fptk.models.serving import Serving
+
+    if variant == "deploy":
+        return Serving(to_deploy(network), spec)
+    naive = copy.deepcopy(network)
+    naive.efficient = False
+    return Serving(naive, spec)
+
+
+def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
+    """The first ``count`` samples of ``dataset``; all of them for ``None``."""
+    return dataset if count is None else Subset(dataset, range(min(count, len(dataset))))
+
+
+def score(session: Session, dataset: FaceParsingDataset, description: str) -> Scores:
+    """:func:`fptk.evaluate.evaluate` under a progress bar."""
+    with counting(description, len(dataset)) as on_image:
+        return evaluate(session, dataset, on_image=on_image)
+
+
+def _message(bundle: Bundle) -> str:
+    if bundle.unavailable:
+        return bundle.unavailable
+    if bundle.evaluation is None:
+        return "built, not judged: there was no evaluation data"
+    engine, reference = bundle.evaluation.engine, bundle.evaluation.reference
+    drop = 100 * (engine["miou"] - reference["miou"])
+    by = f", simulated by {bundle.evaluation.simulated_by}" if bundle.evaluation.simulated_by else ""
+    summary = f"mIoU {100 * engine['miou']:.2f} ({drop:+.2f} points to FP32{by})"
+    return f"{summary}; {bundle.gate['summary']}" if bundle.gate else summary

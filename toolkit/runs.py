@@ -1,0 +1,112 @@
+"""Finding what a command works on: the run folder, its checkpoint, and the data it was trained with.
+
+A run folder holds ``run.json`` (recipe and data folders), ``best.safetensors``, and what later stages add:
+``bundles/``, ``rejected/``, ``bench.json``. With no argument, commands take the newest run below ``runs/``, or else
+the weights that ship with the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from fptk.data import open_evaluation, open_training
+from fptk.data.synthetic import SyntheticFaces
+from fptk.dataset import FaceParsingDataset
+from fptk.errors import InputError
+from fptk.files import read_json
+from fptk.recipes import Recipe, load_recipe
+
+RUNS = Path("runs")
+"""Folder below the working directory that runs are looked for and created in."""
+
+RUN_FILE = "run.json"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights and where they come from."""
+
+    weights: Path
+    folder: Path
+    """Where the results of later stages go: the run's folder, or a new one named after the weights."""
+    recipe: Recipe
+    data: tuple[Path, ...]
+    """Data folders that the weights were trained on; empty for synthetic faces and for weights of no run."""
+    is_run: bool
+
+    def evaluation_set(self, data: Path | None) -> FaceParsingDataset | None:
+        """The validation images: of ``data`` if given, else those of the run; ``None`` for weights of no run."""
+        if data:
+            return open_evaluation(data)
+        if not self.is_run:
+            return None
+        return open_run_data(self.recipe, self.data)[1]
+
+    def training_set(self, data: Path | None) -> FaceParsingDataset | None:
+        """The images that calibration may choose from: never those of :meth:`evaluation_set`."""
+        if self.is_run and (self.data or not data):
+            return open_run_data(self.recipe, self.data)[0]
+        return open_training([data])[0] if data else None
+
+
+def open_run_data(recipe: Recipe, data: tuple[Path, ...]) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+    """Training and validation set of a run: the folders ``data``, or the synthetic faces of the recipe."""
+    if data:
+        return open_training(data, val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
+    faces = recipe.data.synthetic
+    size = (faces.size, faces.size)
+    return (
+        SyntheticFaces(faces.train, size, seed=faces.seed),
+        SyntheticFaces(faces.val, size, seed=faces.seed, start=faces.train),
+    )
+
+
+def find_source(weights: Path | None, runs: Path = RUNS) -> Source:
+    """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
+
+    Raises:
+        InputError: there is nothing, or ``weights`` is neither.
+    """
+    if weights is None:
+        folder = newest_run(runs)
+        if folder:
+            return _from_run(folder, folder / BEST)
+        shipped = shipped_weights()
+        if shipped is None:
+            raise InputError(
+                f"there is no trained run below {runs}/ and no --weights was given; run `fptk train` first"
+            )
+        weights = shipped
+    if weights.is_dir():
+        return _from_run(weights, weights / BEST)
+    if not weights.is_file():
+        raise InputError(f"weights {weights} do not exist; give a .safetensors checkpoint or a run folder")
+    if (weights.parent / RUN_FILE).is_file():
+        return _from_run(weights.parent, weights)
+    return Source(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
+
+
+def newest_run(runs: Path = RUNS) -> Path | None:
+    """The run below ``runs`` whose best checkpoint is newest; ``None`` where no run has one."""
+    checkpoints = list(runs.glob(f"*/{BEST}"))
+    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent if checkpoints else None
+
+
+def shipped_weights() -> Path | None:
+    """The checkpoint inside the package, if this build has one."""
+    path = Path(str(resources.files("fptk.models"))) / "weights" / "microsegformer.safetensors"
+    return path if path.is_file() else None
+
+
+def _from_run(folder: Path, weights: Path) -> Source:
+    if not weights.is_file():
+        raise InputError(f"run {folder} holds no {weights.name}: its training has not reached a first validation yet")
+    run = read_json(folder / RUN_FILE, "run file")
+    try:
+        recipe, data = Recipe.model_validate(run["recipe"]), tuple(Path(path) for path in run["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / RUN_FILE} is not the run file of this version of fptk: {error}") from error
+    return Source(weights, folder, recipe, data, is_run=True)
