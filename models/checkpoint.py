@@ -1,0 +1,217 @@
+"""Checkpoints: one safetensors file whose header carries a card that says what the weights are.
+
+The card is JSON under the metadata key ``fptk`` and is written beside the file once more, readable, as
+``NAME.json``; the one in the header is the one that counts. Pickles are never loaded: unpickling runs code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from fptk import __version__
+from fptk.classes import CLASSES
+from fptk.errors import InputError, missing_package
+from fptk.files import atomic_file, write_text
+from fptk.models.registry import create_model
+from fptk.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fptk.models.network import FaceParsingNetwork
+
+SCHEMA_VERSION = 1
+METADATA_KEY = "fptk"
+_LENGTH_BYTES = 8
+_HEADER_LIMIT = 100_000_000
+"""The safetensors format allows no longer header."""
+
+
+class CheckpointCard(BaseModel):
+    """What a checkpoint holds and how it came about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    """Name in the registry."""
+    options: dict[str, Any]
+    """Every option of the network: ``create_model(model, **options)`` rebuilds it."""
+    num_parameters: int
+    preprocess: PreprocessSpec
+    """Preprocessing that the weights were trained with; its size is the one they are meant to run at."""
+    classes: tuple[str, ...] = CLASSES
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Optimiser steps finished."""
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """Scores of these very weights, 0-1; an undefined score is left out, not NaN."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """The resolved training recipe."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Data sets, sample counts, seed, host and the like."""
+    weights: Literal["ema", "raw"] = "raw"
+    """Whether these are the running average of the weights or the weights themselves."""
+    fptk_version: str = __version__
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """UTC, ISO 8601."""
+
+
+def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], card: CheckpointCard) -> None:
+    """Write weights and card to ``path`` and the card to ``NAME.json`` beside it, each whole or not at all.
+
+    Args:
+        path: ends in ``.safetensors``.
+        state_dict: tensors of any device; they are written contiguous, in their own dtype.
+        card: describes them.
+
+    Raises:
+        InputError: the path has another suffix, or cannot be written (disk full, read-only, ...).
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"checkpoint {path} must end in .safetensors")
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state_dict.items()}
+    # Serialised in memory: the operating system's refusal to write then arrives as an OSError, with its errno.
+    content = _safetensors_torch().save(tensors, metadata={METADATA_KEY: card.model_dump_json()})
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+    write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
+
+
+def load_checkpoint(path: Path) -> tuple[FaceParsingNetwork, CheckpointCard]:
+    """Rebuild the network that ``path`` holds, in evaluation mode on the CPU, and return it with its card.
+
+    Torch's global random generator is left as it was.
+
+    Raises:
+        InputError: missing, a pickle, damaged, no fptk checkpoint, of another schema version, of a network or options
+            that this fptk does not know, tensors that do not fit the network, or values that are not finite.
+    """
+    import torch
+
+    card = read_card(path)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model = create_model(card.model, **card.options)
+        except InputError as error:
+            raise InputError(f"checkpoint {path}: {error}") from error
+    _load_tensors(model, card, path)
+    return model.eval(), card
+
+
+def load_weights(model: FaceParsingNetwork, path: Path) -> CheckpointCard:
+    """Copy the weights of ``path`` into ``model`` (a warm start) and return their card; the mode is left as it is.
+
+    Raises:
+        InputError: as :func:`load_checkpoint`, or ``path`` holds another network.
+    """
+    card = read_card(path)
+    if card.model != model.name:
+        raise InputError(f"checkpoint {path} holds {card.model}, expected {model.name}; give weights of that model")
+    _load_tensors(model, card, path)
+    return card
+
+
+def read_card(path: Path) -> CheckpointCard:
+    """The card of a checkpoint, from its header alone: reads no tensor and imports neither torch nor safetensors.
+
+    Raises:
+        InputError: missing, a pickle, damaged, no fptk checkpoint, or of another schema version.
+    """
+    metadata = _read_header(path).get("__metadata__")
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f"checkpoint {path} is a safetensors file without an fptk card; only fptk's own can be loaded")
+    try:
+        fields = json.loads(text)
+        version = fields["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"checkpoint {path} has schema version {version}, this fptk ({__version__}) reads {SCHEMA_VERSION}; "
+                "use the fptk that wrote it"
+            )
+        return CheckpointCard.model_validate(fields)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {path} has a damaged fptk card ({error!r})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"checkpoint {path} has a damaged fptk card: {where}: {first['msg']}") from error
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Parse a safetensors header: its length as 8 bytes little-endian, then that many bytes of JSON."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(_LENGTH_BYTES)
+            _refuse_pickle(path, start)
+            length = int.from_bytes(start, "little")
+            if len(start) < _LENGTH_BYTES or not 0 < length <= _HEADER_LIMIT:
+                raise InputError(f"checkpoint {path} is no safetensors file")
+            text = handle.read(length)
+    except FileNotFoundError:
+        raise InputError(f"checkpoint {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    if len(text) < length:
+        raise InputError(f"checkpoint {path} is truncated inside its header; copy it again")
+    try:
+        header = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"checkpoint {path} is no safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise InputError(f"checkpoint {path} is no safetensors file: its header is not a JSON object")
+    return header
+
+
+def _refuse_pickle(path: Path, start: bytes) -> None:
+    zipped = start[:4] == b"PK\x03\x04"
+    bare = len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5
+    # A bare pickle's first two bytes could also be a header length; real headers of that length begin with "{".
+    if zipped or (bare and start[2:] != bytes(len(start) - 2)):
+        raise InputError(f"checkpoint {path} is a PyTorch pickle; fptk never unpickles weights: re-save as safetensors")
+
+
+def _load_tensors(model: nn.Module, card: CheckpointCard, path: Path) -> None:
+    safetensors_torch = _safetensors_torch()
+    from safetensors import SafetensorError
+
+    try:
+        tensors = safetensors_torch.load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"checkpoint {path} is damaged or truncated ({error}); copy it again") from error
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    _check_fit(model.state_dict(), tensors, card, path)
+    model.load_state_dict(tensors)
+
+
+def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], card: CheckpointCard, path: Path) -> None:
+    about = f"checkpoint {path} ({card.model} {card.options})"
+    for key, tensor in expected.items():
+        if key not in tensors:
+            raise InputError(f"{about} lacks tensor {key}; it does not fit the expected network")
+        if tensors[key].shape != tensor.shape:
+            raise InputError(
+                f"{about}: tensor {key} has shape {tuple(tensors[key].shape)}, expected {tuple(tensor.shape)}"
+            )
+    for key, tensor in tensors.items():
+        if key not in expected:
+            raise InputError(f"{about} holds tensor {key}, which the expected network has not")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{about}: tensor {key} holds values that are not finite; the training diverged")
+
+
+def _safetensors_torch() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise missing_package("safetensors", "train") from error
+    return safetensors.torch

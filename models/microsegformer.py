@@ -1,0 +1,256 @@
+"""MicroSegFormer: a four-stage hierarchical transformer encoder, an all-MLP decoder and an optional LMSA module.
+
+Feature maps are kept channels-last, (B, H, W, C): Linear and LayerNorm read them as they are, and a convolution sees
+the same memory as a channels-last (B, C, H, W) tensor. No layout is ever changed by a copy.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fptk.classes import NUM_CLASSES
+from fptk.errors import InputError
+from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
+from fptk.models.network import FaceParsingNetwork, init_weights
+
+CHANNELS = (32, 64, 128, 192)
+"""Channels of each stage."""
+DEPTHS = (1, 2, 2, 2)
+"""Transformer blocks of each stage."""
+REDUCTIONS = (8, 4, 2, 1)
+"""Spatial reduction of keys and values in each stage: at every stage they stand on the grid of stride 32."""
+MLP_RATIO = 2
+EMBEDDING = 128
+"""Channels of the decoder."""
+
+LMSA_FORMS: dict[str, type[CompactLMSA] | type[MultiscaleLMSA]] = {
+    "compact": CompactLMSA,
+    "multiscale": MultiscaleLMSA,
+}
+
+
+def to_nchw(grid: Tensor) -> Tensor:
+    """View (B, H, W, C) as (B, C, H, W); no copy."""
+    return grid.permute(0, 3, 1, 2)
+
+
+def to_nhwc(maps: Tensor) -> Tensor:
+    """View (B, C, H, W) as (B, H, W, C); no copy where ``maps`` is channels-last."""
+    return maps.permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patch embedding: a strided convolution, then LayerNorm over channels."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
+        grid: Tensor = self.norm(to_nhwc(self.conv(x)))
+        return grid
+
+
+class Attention(nn.Module):
+    """Single-head attention whose keys and values stand on a grid reduced by a strided convolution."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.scale = channels**-0.5
+        self.q = nn.Linear(channels, channels)
+        self.k = nn.Linear(channels, channels)
+        self.v = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
+        self.reduce: nn.Conv2d | None = None
+        self.reduce_norm: nn.LayerNorm | None = None
+        if reduction > 1:
+            self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
+            self.reduce_norm = nn.LayerNorm(channels)
+
+    def source(self, grid: Tensor) -> Tensor:
+        """Tokens that keys and values are made of: (B, H, W, C) to (B, 1, Nk, C)."""
+        if self.reduce is not None and self.reduce_norm is not None:
+            grid = self.reduce_norm(to_nhwc(self.reduce(to_nchw(grid))))
+        return grid.flatten(1, 2).unsqueeze(1)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        B, H, W, C = grid.shape
+        source = self.source(grid)
+        q = self.q(grid.reshape(B, 1, H * W, C))
+        mixed = F.scaled_dot_product_attention(q, self.k(source), self.v(source), scale=self.scale)
+        out: Tensor = self.proj(mixed.reshape(B, H, W, C))
+        return out
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (exact), Linear, on the last dimension."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, channels * MLP_RATIO)
+        self.fc2 = nn.Linear(channels * MLP_RATIO, channels)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(grid)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = Attention(channels, reduction)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        grid = grid + self.attention(self.norm1(grid))
+        out: Tensor = grid + self.mlp(self.norm2(grid))
+        return out
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, and a LayerNorm over what the stage hands on."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        channels = CHANNELS[index]
+        kernel, stride = (7, 4) if index == 0 else (3, 2)
+        self.embed = PatchEmbed(CHANNELS[index - 1] if index else 3, channels, kernel, stride)
+        self.blocks = nn.ModuleList(Block(channels, REDUCTIONS[index]) for _ in range(DEPTHS[index]))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
+        grid = self.embed(x)
+        for block in self.blocks:
+            grid = block(grid)
+        out: Tensor = self.norm(grid)
+        return out
+
+
+class Decoder(nn.Module):
+    """All-MLP decoder: every stage to 128 channels at stride 4, fused by Linear, GELU, dropout, Linear."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Linear(channels, EMBEDDING) for channels in CHANNELS)
+        self.fuse1 = nn.Linear(EMBEDDING * len(CHANNELS), EMBEDDING)
+        self.dropout = nn.Dropout(dropout)
+        self.fuse2 = nn.Linear(EMBEDDING, EMBEDDING)
+
+    def forward(self, stages: list[Tensor], efficient: bool) -> Tensor:
+        """Fused map.
+
+        Args:
+            stages: (B, H / s, W / s, C_s) of strides s = 4, 8, 16, 32.
+            efficient: merge the linear maps (:meth:`fused_merged`) instead of concatenating (:meth:`fused_naive`);
+                the same function.
+
+        Returns:
+            (B, H / 4, W / 4, 128).
+        """
+        fused = self.fused_merged(stages) if efficient else self.fused_naive(stages)
+        out: Tensor = self.fuse2(self.dropout(F.gelu(fused)))
+        return out
+
+    def fused_naive(self, stages: list[Tensor]) -> Tensor:
+        """What the paper writes: project, upsample 128 channels, concatenate 512, fuse."""
+        size = stages[0].shape[1:3]
+        maps = [to_nchw(project(stage)) for project, stage in zip(self.project, stages, strict=True)]
+        maps = [maps[0], *(_upsample(each, size) for each in maps[1:])]
+        fused: Tensor = self.fuse1(to_nhwc(torch.cat(maps, dim=1)))
+        return fused
+
+    def fused_merged(self, stages: list[Tensor]) -> Tensor:
+        """The same without the 512-channel map: one C_i to 128 map per stage at its own resolution, upsample, add."""
+        size = stages[0].shape[1:3]
+        weights, bias = self.merged()
+        fused = F.linear(stages[0], weights[0], bias)
+        for stage, weight in zip(stages[1:], weights[1:], strict=True):
+            fused = fused + to_nhwc(_upsample(to_nchw(F.linear(stage, weight)), size))
+        return fused
+
+    def merged(self) -> tuple[list[Tensor], Tensor]:
+        """Weights (128, C_i) of the merged maps and their one bias (128), differentiable.
+
+        fuse1(concat_i up(P_i s_i + p_i)) = sum_i up(F_i P_i s_i) + (f + sum_i F_i p_i), with F_i the i-th 128 columns
+        of fuse1's weight: upsampling is linear per channel and keeps constants.
+        """
+        slices = torch.split(self.fuse1.weight, EMBEDDING, dim=1)
+        bias = self.fuse1.bias
+        weights = []
+        with torch.autocast(bias.device.type, enabled=False):  # products of weights keep the weights' precision
+            for part, project in zip(slices, self.project, strict=True):
+                weights.append(part @ project.weight)
+                bias = bias + part @ project.bias
+        return weights, bias
+
+
+def _upsample(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    return F.interpolate(maps, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+
+
+class MicroSegFormer(FaceParsingNetwork):
+    """MicroSegFormer for the 19 classes of CelebAMask-HQ.
+
+    Args:
+        lmsa: ``"compact"`` (1,747,923 parameters), ``"multiscale"`` (1,818,579) or ``None`` (1,721,939); see
+            :mod:`fptk.models.lmsa` for why there are two.
+        dropout: probability in [0, 1) of the dropout after the decoder's GELU.
+
+    Raises:
+        InputError: an option has another value.
+    """
+
+    efficient: bool
+    """Compute the merged decoder and classify before upsampling (default); ``False`` gives the paper's own order of
+    operations: the same function, about half as fast, the baseline of every export."""
+
+    def __init__(self, lmsa: str | None = "compact", dropout: float = 0.15) -> None:
+        if lmsa is not None and lmsa not in LMSA_FORMS:
+            raise InputError(f"lmsa '{lmsa}' is unknown; choose one of: {', '.join(LMSA_FORMS)}, None")
+        if not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+            raise InputError(f"dropout {dropout!r} is no probability; expected 0 <= dropout < 1")
+        super().__init__("microsegformer", {"lmsa": lmsa, "dropout": float(dropout)})
+        self.efficient = True
+        self.stages = nn.ModuleList(Stage(index) for index in range(len(CHANNELS)))
+        self.decoder = Decoder(float(dropout))
+        self.lmsa: nn.Module | None = LMSA_FORMS[lmsa](EMBEDDING) if lmsa else None
+        self.classifier = nn.Conv2d(EMBEDDING, NUM_CLASSES, 1)
+        self.apply(init_weights)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The four stages' maps, (B, H / s, W / s, C_s), of float (B, 3, H, W)."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        maps = []
+        for stage in self.stages:
+            maps.append(stage(x))
+            x = to_nchw(maps[-1])
+        return maps
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier sees, (B, 128, H / 4, W / 4), of float (B, 3, H, W)."""
+        fused = to_nchw(self.decoder(self.encode(images), self.efficient))
+        return fused if self.lmsa is None else self.lmsa(fused)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits, (B, 19, H, W), of float (B, 3, H, W).
+
+        A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one: the efficient form classifies
+        at stride 4 and upsamples 19 channels instead of 128.
+        """
+        features, size = self.features(images), images.shape[2:]
+        if self.efficient:
+            return _upsample(self.classifier(features), size)
+        out: Tensor = self.classifier(_upsample(features, size))
+        return out
