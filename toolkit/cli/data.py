@@ -1,0 +1,174 @@
+"""``fptk data``: look into a data set, convert the original release, draw synthetic faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fptk.data.inspection import Inspection
+
+SHOWN_PER_KIND = 20
+"""Faults of one kind that the terminal lists by name; the JSON holds all."""
+
+_jobs = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Processes.  [default: one per core, fewer for little work]"
+)
+
+
+@click.group()
+def command() -> None:
+    """Inspect, convert or draw face-parsing data."""
+
+
+@command.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write everything as JSON; - writes it to stdout in place of the tables.",
+)
+@_jobs
+def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
+    """Read every file of a data set and report counts, class frequencies and faults.
+
+    DIR is a data set root (with train/, val/, test/) or one split. Ends with exit code 2 where a fault would stop a
+    training: an image without mask, a damaged file, a mask of another size, a label above 18.
+    """
+    from fptk.cli.console import progress_bar
+    from fptk.data.inspection import inspect_folder
+    from fptk.errors import InputError
+    from fptk.files import write_json
+
+    with progress_bar() as bar:
+        task = bar.add_task("reading pairs", total=None)
+        result = inspect_folder(
+            folder, jobs=jobs, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    to_stdout = json_file == Path("-")
+    if json_file is not None and not to_stdout:
+        write_json(json_file, result.as_dict())
+    if to_stdout:
+        _print_json(result)
+    else:
+        _print_tables(result)
+    if result.errors:
+        raise InputError(f"{folder} is not fit to train on: {result.summary()}; repair or remove the files listed")
+
+
+@command.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "--splits",
+    "splits_text",
+    metavar="NAMES",
+    default="train,val,test",
+    show_default=True,
+    help="Splits to write, separated by commas.",
+)
+@click.option(
+    "--size", type=click.IntRange(min=32), default=512, show_default=True, help="Side of images and masks in pixels."
+)
+@_jobs
+def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | None) -> None:
+    """Convert the original CelebAMask-HQ release to index masks with the official split.
+
+    SRC holds CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebA-HQ-to-CelebA-mapping.txt. A run that was stopped
+    goes on where it ended when it's started again. Faces that cannot be read are left out and listed (exit code 2).
+    """
+    from fptk.cli.console import log, progress_bar
+    from fptk.cli.console import out as results
+    from fptk.data.convert import convert_release
+    from fptk.errors import InputError
+
+    with progress_bar() as bar:
+        task = bar.add_task("converting faces", total=None)
+        result = convert_release(
+            source,
+            out,
+            splits=_parse_splits(splits_text),
+            size=size,
+            jobs=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for split in sorted(result.written | result.kept):
+        kept = f", {result.kept[split]} were there already" if result.kept[split] else ""
+        results.print(f"{out / split}: {result.written[split]} faces written{kept}", markup=False, soft_wrap=True)
+    for stem, reason in result.failures:
+        log.print(f"left out {stem}: {reason}", markup=False, soft_wrap=True)
+    if result.failures:
+        raise InputError(f"{len(result.failures)} faces were left out of {out}; mend them and run the command again")
+    if not result.written and not result.kept:
+        raise InputError(f"{source} holds no face of {splits_text}; choose other --splits")
+
+
+def _parse_splits(text: str) -> tuple[str, ...]:
+    from fptk.data.folders import SPLITS
+
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in SPLITS]
+    if unknown or not names:
+        raise click.BadParameter(f"'{text}' is not a list of {', '.join(SPLITS)}", param_hint="--splits")
+    return names
+
+
+def _print_json(result: Inspection) -> None:
+    import json
+
+    click.echo(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+
+
+def _print_tables(result: Inspection) -> None:
+    from rich.table import Table
+
+    from fptk.cli.console import out
+
+    counts = Table(title=f"{result.folder}", title_justify="left")
+    for column in ("split", "images", "masks", "readable", "sizes", "both eyes", "eyes swapped"):
+        counts.add_column(column, justify="left" if column in ("split", "sizes") else "right")
+    for split, report in result.splits.items():
+        sizes = [f"{size} ({number})" for size, number in report.sizes.most_common(3)]
+        sizes += [f"{len(report.sizes) - 3} more"] if len(report.sizes) > 3 else []
+        swapped = f"{report.eyes_swapped} ({report.eyes_swapped / max(1, report.eyes):.1%})"
+        numbers = [f"{number:,}" for number in (report.images, report.masks, report.readable)]
+        counts.add_row(split, *numbers, ", ".join(sizes), f"{report.eyes:,}", swapped)
+    out.print(counts)
+    out.print(_class_table(result))
+    _print_findings(result)
+
+
+def _class_table(result: Inspection) -> object:
+    from rich.table import Table
+
+    from fptk.classes import CLASSES
+
+    table = Table(title="share of pixels / share of images", title_justify="left")
+    table.add_column("class")
+    for split in result.splits:
+        table.add_column(f"{split} pixels", justify="right")
+        table.add_column(f"{split} images", justify="right")
+    for label, name in enumerate(CLASSES):
+        cells: list[str] = []
+        for report in result.splits.values():
+            cells += [f"{report.pixel_share[label]:.3%}", f"{report.image_share[label]:.1%}"]
+        table.add_row(f"{label} {name}", *cells)
+    return table
+
+
+def _print_findings(result: Inspection) -> None:
+    from itertools import groupby
+
+    from fptk.cli.console import out
+
+    out.print(f"findings: {result.summary()}" if result.findings else "no fault found")
+    for kind, group in groupby(result.findings, key=lambda finding: finding.kind):
+        findings = list(group)
+        for finding in findings[:SHOWN_PER_KIND]:
+            out.print(f"{finding.severity}: {finding.message}", markup=False, soft_wrap=True)
+        if len(findings) > SHOWN_PER_KIND:
+            out.print(f"… and {len(findings) - SHOWN_PER_KIND} more of kind '{kind}'; --json FILE lists all")

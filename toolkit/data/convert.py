@@ -1,0 +1,259 @@
+"""The original CelebAMask-HQ release as index masks in the CE7454 layout, with the official split.
+
+The release holds 30,000 photographs (``CelebA-HQ-img/N.jpg``, 1024 x 1024), one PNG per face and part
+(``CelebAMask-HQ-mask-anno/<0..14>/NNNNN_part.png``, 512 x 512) and the number of each face in CelebA, which decides its
+split. Painting order and split follow ``face_parsing/Data_preprocessing/g_mask.py`` and ``g_partition.py`` of
+https://github.com/switchablenorms/CelebAMask-HQ; the whole release gives 24,183 / 2,993 / 2,824 faces.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fptk.classes import CLASSES, flat_palette
+from fptk.data.folders import RELEASE_FOLDERS, SPLITS, check_folder
+from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError
+from fptk.files import atomic_file, make_folder, read_json, write_json
+from fptk.preprocess import read_image, resize_labels
+
+MAPPING_FILE = "CelebA-HQ-to-CelebA-mapping.txt"
+FACES_PER_FOLDER = 2000
+"""Folder ``k // 2000`` of the annotations holds the parts of face k."""
+
+FIRST_VAL, FIRST_TEST = 162_771, 182_638
+"""First CelebA number of val and of test, as ``g_partition.py`` compares them with the column ``orig_idx``.
+
+(That column counts from 0 while CelebA's own list counts files from 1, so the official split of CelebAMask-HQ is off by
+one face at each border against CelebA's. Published results use it as it is.)
+"""
+
+JPEG_QUALITY = 95
+SETTINGS_FILE = "fptk-convert.json"
+"""Written into the output: a second run with other settings must not mix with the first."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of the release.
+
+    Attributes:
+        number: N of ``N.jpg``.
+        split: ``train``, ``val`` or ``test``.
+    """
+
+    number: int
+    split: str
+
+    @property
+    def stem(self) -> str:
+        """File stem of the converted pair, five digits like the release's part names."""
+        return f"{self.number:05d}"
+
+
+@dataclass
+class Conversion:
+    """What :func:`convert_release` did.
+
+    Attributes:
+        written: faces written by this run, per split.
+        kept: faces that an earlier run had written already, per split.
+        failures: faces left out: (file stem, reason).
+    """
+
+    written: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def split_of(orig_idx: int) -> str:
+    """Official split of the face that is number ``orig_idx`` (from 0) in CelebA."""
+    if orig_idx >= FIRST_TEST:
+        return "test"
+    return "val" if orig_idx >= FIRST_VAL else "train"
+
+
+def read_mapping(path: Path) -> dict[int, int]:
+    """CelebA number (``orig_idx``, from 0) of each CelebA-HQ number (``idx``).
+
+    Raises:
+        InputError: the file is missing or holds a line that is not ``idx orig_idx orig_file``.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"mapping file {path} does not exist; it is part of the CelebAMask-HQ release") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"mapping file {path} cannot be read: {error}") from error
+    mapping: dict[int, int] = {}
+    for number, line in enumerate(lines, start=1):
+        columns = line.split()
+        if not columns or columns[0] == "idx":
+            continue
+        try:
+            mapping[int(columns[0])] = int(columns[1])
+        except (ValueError, IndexError):
+            raise InputError(
+                f"mapping file {path}, line {number}: expected 'idx orig_idx file', got '{line}'"
+            ) from None
+    return mapping
+
+
+def read_release(source: Path) -> tuple[list[Face], list[tuple[str, str]]]:
+    """The faces of a release, or of a part of it, by the photographs that are there.
+
+    Returns:
+        The faces in order of their number, and what cannot be one: (file name, reason).
+
+    Raises:
+        InputError: ``source`` is no CelebAMask-HQ release.
+    """
+    names = check_folder(source)
+    missing = [name for name in (*RELEASE_FOLDERS, MAPPING_FILE) if name not in names]
+    if missing:
+        raise InputError(f"{source} is no CelebAMask-HQ release: {', '.join(missing)} not found in it")
+    mapping = read_mapping(source / MAPPING_FILE)
+    faces: list[Face] = []
+    strangers: list[tuple[str, str]] = []
+    images = [name for name in check_folder(source / RELEASE_FOLDERS[0]) if name.endswith(".jpg")]
+    for name in images:
+        number = int(name[:-4]) if name[:-4].isdecimal() else None
+        if number is None or number not in mapping:
+            strangers.append((name, f"{MAPPING_FILE} has no such face"))
+        else:
+            faces.append(Face(number, split_of(mapping[number])))
+    return sorted(faces, key=lambda face: face.number), strangers
+
+
+def compose_mask(annotations: Path, number: int) -> UInt8Array:
+    """Paint the parts of a face into one label map, later classes over earlier ones.
+
+    Args:
+        annotations: the folder ``CelebAMask-HQ-mask-anno``.
+        number: the face's number.
+
+    Returns:
+        uint8 (H, W), labels 0-18; (512, 512) in the release.
+
+    Raises:
+        InputError: the face has no part at all, a part is damaged, or parts differ in size.
+    """
+    folder, mask = annotations / str(number // FACES_PER_FOLDER), None
+    for label, part in enumerate(CLASSES[1:], start=1):
+        path = folder / f"{number:05d}_{part}.png"
+        if not path.exists():
+            continue
+        painted = read_image(path)[..., 2] != 0  # blue: the channel that g_mask.py looks at (OpenCV's first)
+        if mask is None:
+            mask = np.zeros(painted.shape, np.uint8)
+        if painted.shape != mask.shape:
+            raise InputError(f"part {path} is {painted.shape[1]}x{painted.shape[0]}, others are {mask.shape[1]} wide")
+        mask[painted] = label
+    if mask is None:
+        raise InputError(f"no part of face {number} in {folder}")
+    return mask
+
+
+def convert_release(
+    source: Path,
+    out: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    size: int = 512,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> Conversion:
+    """Convert a release to ``OUT/{train,val,test}/{images,masks}``.
+
+    A file is written whole or not at all, and a pair that is there already is kept, so that a run that was stopped
+    goes on where it ended. A face that cannot be read is left out and reported.
+
+    Args:
+        source: folder of the release.
+        out: folder of the converted data set; new, or one that an earlier run with the same ``size`` began.
+        splits: which of ``train``, ``val``, ``test`` to write.
+        size: side of images and masks in pixels; an image that has it already is copied byte for byte, another is
+            resized (Lanczos) and saved as JPEG of quality 95. Masks are resized by nearest neighbour.
+        jobs: processes; None for one per core.
+        progress: called after each face.
+
+    Raises:
+        InputError: ``source`` is no release, ``out`` holds something else, or the disk cannot be written.
+    """
+    faces, strangers = read_release(source)
+    faces = [face for face in faces if face.split in splits]
+    _claim(out, size)
+    for split in splits:
+        make_folder(out / split / "images")
+        make_folder(out / split / "masks")
+    result = Conversion(failures=strangers)
+    work = partial(_convert_face, source, out, size)
+    for done, (face, outcome) in enumerate(zip(faces, parallel_map(work, faces, jobs), strict=True), start=1):
+        if outcome is None:
+            result.written[face.split] += 1
+        elif outcome == _KEPT:
+            result.kept[face.split] += 1
+        else:
+            result.failures.append((face.stem, outcome))
+        progress(done, len(faces))
+    return result
+
+
+_KEPT = "kept"
+
+
+def _claim(out: Path, size: int) -> None:
+    """Make ``out`` this conversion's, or find that it is already."""
+    settings = {"source": "CelebAMask-HQ", "size": size}
+    path = out / SETTINGS_FILE
+    if path.exists():
+        found = read_json(path, "conversion settings")
+        if found != settings:
+            raise InputError(f"{out} was converted with {found}, now asked for {settings}; choose another --out")
+    elif any((out / split).exists() for split in SPLITS):
+        raise InputError(f"{out} holds a data set that this command did not write; choose another --out")
+    else:
+        write_json(path, settings)
+
+
+def _convert_face(source: Path, out: Path, size: int, face: Face) -> str | None:
+    """Write one pair; None when done, ``_KEPT`` when it was there, else why it can't be read."""
+    image_file = out / face.split / "images" / f"{face.stem}.jpg"
+    mask_file = out / face.split / "masks" / f"{face.stem}.png"
+    if image_file.exists() and mask_file.exists():
+        return _KEPT
+    photograph = source / RELEASE_FOLDERS[0] / f"{face.number}.jpg"
+    try:
+        image = read_image(photograph)
+        mask = compose_mask(source / RELEASE_FOLDERS[1], face.number)
+    except InputError as error:
+        return str(error)
+    # The mask goes first: a mask whose image is still missing is ignored by the readers, the reverse is an error.
+    _save_mask(mask_file, resize_labels(mask, (size, size)))
+    _save_image(image_file, photograph, image, size)
+    return None
+
+
+def _save_mask(path: Path, mask: UInt8Array) -> None:
+    picture = Image.fromarray(mask)
+    picture.putpalette(flat_palette())
+    with atomic_file(path) as temporary:
+        picture.save(temporary)
+
+
+def _save_image(path: Path, photograph: Path, image: UInt8Array, size: int) -> None:
+    with atomic_file(path) as temporary:
+        if image.shape[:2] == (size, size):
+            shutil.copyfile(photograph, temporary)
+        else:
+            resized = Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
+            resized.save(temporary, quality=JPEG_QUALITY, subsampling=0)

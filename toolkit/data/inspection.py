@@ -1,0 +1,305 @@
+"""What a data set holds and what is wrong with it: every fault is listed, none ends the inspection."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fptk.classes import CLASS_INDEX, CLASSES, NUM_CLASSES
+from fptk.data.folders import Pairing, pair_files, size_mismatch, split_pair
+from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.data.splits import split_folders
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError
+from fptk.files import sha256_file
+from fptk.preprocess import read_image, read_mask
+
+Severity = Literal["error", "warning"]
+
+KINDS: dict[str, Severity] = {
+    "unreadable split": "error",
+    "image without mask": "error",
+    "two images of one stem": "error",
+    "damaged image": "error",
+    "damaged mask": "error",
+    "label above 18": "error",
+    "mask of another size": "error",
+    "mask without image": "warning",
+    "duplicate across splits": "warning",
+    "duplicate within a split": "warning",
+    "left and right eye swapped": "warning",
+}
+"""Every kind of finding; an ``error`` would stop a training or an evaluation that reads the file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        kind: a key of :data:`KINDS`.
+        split: the split it is in.
+        file: the file or folder, as text.
+        message: one sentence: what was found and what to do.
+    """
+
+    kind: str
+    split: str
+    file: str
+    message: str
+
+    @property
+    def severity(self) -> Severity:
+        """``error`` or ``warning``, by kind."""
+        return KINDS[self.kind]
+
+
+@dataclass
+class SplitReport:
+    """Figures of one split.
+
+    Attributes:
+        folder: the split folder.
+        images: image files.
+        masks: mask files.
+        sizes: number of images that could be decoded, by ``WIDTHxHEIGHT``.
+        readable: pairs that were read and are valid; the figures below are of these.
+        class_pixels: int64 (19,), pixels of each class.
+        class_images: int64 (19,), images in which each class occurs.
+        eyes: masks that show both eyes.
+        eyes_swapped: of those, masks whose left eye (class 4) stands left of the right one: a flip without label swap.
+    """
+
+    folder: Path
+    images: int = 0
+    masks: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    readable: int = 0
+    class_pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    class_images: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    eyes: int = 0
+    eyes_swapped: int = 0
+
+    @property
+    def pixel_share(self) -> npt.NDArray[np.float64]:
+        """float64 (19,), share of all pixels, 0-1."""
+        return self.class_pixels / max(1, int(self.class_pixels.sum()))
+
+    @property
+    def image_share(self) -> npt.NDArray[np.float64]:
+        """float64 (19,), share of readable images in which the class occurs, 0-1."""
+        return self.class_images / max(1, self.readable)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        rows = zip(CLASSES, self.class_pixels, self.pixel_share, self.class_images, self.image_share, strict=True)
+        return {
+            "folder": str(self.folder),
+            "images": self.images,
+            "masks": self.masks,
+            "readable": self.readable,
+            "sizes": dict(self.sizes.most_common()),
+            "classes": {
+                name: {
+                    "pixels": int(pixels),
+                    "pixel_share": float(pixel_share),
+                    "images": int(images),
+                    "image_share": float(image_share),
+                }
+                for name, pixels, pixel_share, images, image_share in rows
+            },
+            "eyes": {"checked": self.eyes, "swapped": self.eyes_swapped},
+        }
+
+
+@dataclass
+class Inspection:
+    """What :func:`inspect_folder` found.
+
+    Attributes:
+        folder: the data folder.
+        splits: figures by split name.
+        duplicates: groups of images with the same bytes, each image as ``SPLIT/FILE``.
+        findings: every fault, errors before warnings.
+    """
+
+    folder: Path
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    duplicates: list[list[str]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that would stop a training."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def summary(self) -> str:
+        """Findings counted by kind, errors first: ``2 x damaged image, 1 x mask without image``."""
+        counts = Counter(finding.kind for finding in self.findings)
+        return ", ".join(f"{counts[kind]} × {kind}" for kind in KINDS if counts[kind])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "splits": {name: report.as_dict() for name, report in self.splits.items()},
+            "duplicates": self.duplicates,
+            "errors": len(self.errors),
+            "warnings": len(self.findings) - len(self.errors),
+            "findings": [
+                {"severity": f.severity, "kind": f.kind, "split": f.split, "file": f.file, "message": f.message}
+                for f in self.findings
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class _Pair:
+    split: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass
+class _Examined:
+    """What one pair's files say; ``mask`` figures are None where the pair is not valid."""
+
+    faults: list[tuple[str, Path, str]] = field(default_factory=list)
+    content_hash: str | None = None
+    size: str | None = None
+    class_pixels: npt.NDArray[np.int64] | None = None
+    eyes_apart: float | None = None
+
+
+def inspect_folder(folder: Path, *, jobs: int | None = None, progress: Progress = no_progress) -> Inspection:
+    """Read every file of a data set root or split folder.
+
+    Args:
+        folder: data set root or split folder.
+        jobs: processes; None for one per core.
+        progress: called after each pair.
+
+    Raises:
+        InputError: ``folder`` itself is missing, empty or of no known layout; faults inside it become findings.
+    """
+    result = Inspection(folder)
+    pairs: list[_Pair] = []
+    for split, split_folder in split_folders(folder).items():
+        pairs += _list_split(result, split, split_folder)
+    hashes: dict[str, list[_Pair]] = defaultdict(list)
+    for done, (pair, examined) in enumerate(zip(pairs, parallel_map(_examine, pairs, jobs), strict=True), start=1):
+        _count(result, pair, examined)
+        if examined.content_hash is not None:
+            hashes[examined.content_hash].append(pair)
+        progress(done, len(pairs))
+    _report_duplicates(result, hashes.values())
+    order = list(KINDS)
+    result.findings.sort(key=lambda finding: order.index(finding.kind))
+    return result
+
+
+def _list_split(result: Inspection, split: str, folder: Path) -> list[_Pair]:
+    """Look at a split's file names; report what they show and return the pairs to examine."""
+    report = result.splits[split] = SplitReport(folder)
+    try:
+        pairing: Pairing = pair_files(*split_pair(folder))
+    except InputError as error:
+        result.findings.append(Finding("unreadable split", split, str(folder), str(error)))
+        return []
+    report.images, report.masks = len(pairing.images) + len(pairing.clashes), len(pairing.masks)
+    found = [
+        *(("image without mask", pairing.images[stem], f"add {stem}.png") for stem in pairing.without_mask),
+        *(("mask without image", pairing.masks[stem], "it is not used") for stem in pairing.without_image),
+        *(("two images of one stem", path, f"beside {pairing.images[path.stem].name}") for path in pairing.clashes),
+    ]
+    result.findings += [Finding(kind, split, str(path), f"{kind}: {path.name}; {what}") for kind, path, what in found]
+    if not pairing.images:
+        result.findings.append(Finding("unreadable split", split, str(folder), f"{folder} holds no image"))
+    return [_Pair(split, image, pairing.masks.get(stem)) for stem, image in pairing.images.items()]
+
+
+def _examine(pair: _Pair) -> _Examined:
+    """Decode one pair (runs in a worker process)."""
+    result, image, mask = _Examined(), None, None
+    try:
+        image = read_image(pair.image)
+        result.size = f"{image.shape[1]}x{image.shape[0]}"
+    except InputError as error:
+        result.faults.append(("damaged image", pair.image, str(error)))
+    if pair.image.is_file():
+        result.content_hash = sha256_file(pair.image)
+    if pair.mask is None:
+        return result
+    try:
+        mask = read_mask(pair.mask)
+    except InputError as error:
+        result.faults.append(_mask_fault(pair.mask, error))
+    if image is None or mask is None:
+        return result
+    if mask.shape != image.shape[:2]:
+        fault = size_mismatch(pair.mask, mask.shape, image.shape)
+        result.faults.append(("mask of another size", pair.mask, fault))
+        return result
+    result.class_pixels = np.bincount(mask.ravel(), minlength=NUM_CLASSES)
+    result.eyes_apart = _eyes_apart(mask)
+    return result
+
+
+def _mask_fault(path: Path, error: InputError) -> tuple[str, Path, str]:
+    """Tell a mask with wrong labels, which it lists, from one that is no mask at all."""
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened) if opened.mode in ("P", "L") else np.zeros(1, np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return "damaged mask", path, str(error)
+    labels, counts = np.unique(pixels[pixels >= NUM_CLASSES], return_counts=True)
+    if not labels.size:
+        return "damaged mask", path, str(error)
+    listed = ", ".join(f"{label} ({count} px)" for label, count in zip(labels[:5], counts[:5], strict=True))
+    more = f" and {labels.size - 5} more labels" if labels.size > 5 else ""
+    return "label above 18", path, f"mask {path} holds {listed}{more}; the {NUM_CLASSES} classes are 0-18"
+
+
+def _eyes_apart(mask: UInt8Array) -> float | None:
+    """Columns by which the left eye's centre lies right of the right eye's; None unless both are there."""
+    left, right = (np.nonzero(mask == CLASS_INDEX[name])[1] for name in ("l_eye", "r_eye"))
+    return float(left.mean() - right.mean()) if left.size and right.size else None
+
+
+def _count(result: Inspection, pair: _Pair, examined: _Examined) -> None:
+    """Add one examined pair to the figures and findings of its split."""
+    report = result.splits[pair.split]
+    result.findings += [Finding(kind, pair.split, str(path), message) for kind, path, message in examined.faults]
+    if examined.size is not None:
+        report.sizes[examined.size] += 1
+    if examined.class_pixels is None:
+        return
+    report.readable += 1
+    report.class_pixels += examined.class_pixels
+    report.class_images += examined.class_pixels > 0
+    if examined.eyes_apart is not None:
+        report.eyes += 1
+        if examined.eyes_apart <= 0:
+            report.eyes_swapped += 1
+            kind, off = "left and right eye swapped", -examined.eyes_apart
+            message = f"mask {pair.mask}: the subject's left eye lies {off:.0f} px left of the right one"
+            result.findings.append(Finding(kind, pair.split, str(pair.mask), message))
+
+
+def _report_duplicates(result: Inspection, groups: Iterable[list[_Pair]]) -> None:
+    for group in groups:
+        if len(group) < 2:
+            continue
+        names = [f"{pair.split}/{pair.image.name}" for pair in group]
+        across = len({pair.split for pair in group}) > 1
+        kind = "duplicate across splits" if across else "duplicate within a split"
+        result.duplicates.append(names)
+        message = f"the same image {len(names)} times: {', '.join(names)}"
+        result.findings.append(Finding(kind, group[0].split, str(group[0].image), message))

@@ -1,0 +1,60 @@
+"""One function over many files, on all cores."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from fptk.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after every item; it runs in the calling process."""
+
+WORTH_A_PROCESS = 32
+"""Files below which starting another interpreter takes longer than the work it saves."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """The default :data:`Progress`: says nothing."""
+
+
+def parallel_map(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Iterator[R]:
+    """Yield ``function(item)`` of every item, in order.
+
+    Args:
+        function: a module-level function, because processes are spawned: forking beside the thread of a progress bar
+            can dead-lock.
+        items: its arguments; they and the results must pickle.
+        jobs: processes; None for one per core, or fewer where there is little to do; 1 stays in this process.
+
+    Raises:
+        InputError: a worker was killed from outside. What ``function`` raises comes through as it is.
+    """
+    jobs = default_jobs(len(items)) if jobs is None else jobs
+    if jobs <= 1:
+        yield from map(function, items)
+        return
+    # Workers leave Ctrl-C to this process, which then cancels what hasn't begun.
+    pool = ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        yield from pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * jobs))))
+    except BrokenProcessPool as error:
+        raise InputError("a worker process was killed, probably for want of memory; use fewer --jobs") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def default_jobs(count: int) -> int:
+    """Processes for ``count`` files: at most one per core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, count // WORTH_A_PROCESS))
