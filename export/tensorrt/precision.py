@@ -1,0 +1,44 @@
+"""Precision lives in the ONNX file: copied for FP32, converted for FP16, explicit Q/DQ nodes for INT8."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fptk.errors import InputError
+from fptk.export.targets.base import BuildRequest, Precision
+from fptk.export.tensorrt.options import quantiser_settings
+from fptk.files import atomic_file
+
+
+def write_precision_onnx(request: BuildRequest, quantiser: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write the ONNX file that a strongly typed network of ``request.precision`` is parsed from.
+
+    Args:
+        request: the build; INT8 needs its calibration images, FP16 uses them for its range analysis where given.
+        quantiser: fields of ``OnnxQuantSettings``; only INT8 takes any.
+        path: file to write, whole or not at all.
+
+    Returns:
+        What the bundle records of it: quantiser settings, nodes kept in float32 and why.
+
+    Raises:
+        InputError: no calibration images for INT8, unknown settings, or the file is no ONNX file.
+    """
+    if request.precision is Precision.INT8:
+        from fptk.calibration.onnx_quantiser import quantise_onnx
+
+        settings = quantiser_settings(quantiser)
+        report = quantise_onnx(request.onnx_path, path, request.calibration_images(), settings)
+        return {"quantiser": report.model_dump(mode="json")}
+    if quantiser:
+        raise InputError(f"option '{min(quantiser)}' belongs to INT8 and has no meaning for {request.precision}")
+    if request.precision is Precision.FP16:
+        from fptk.export.tensorrt.half import convert_to_half
+
+        return convert_to_half(request.onnx_path, path, request.calibration).as_dict()
+    with atomic_file(path) as temporary:
+        shutil.copyfile(request.onnx_path, temporary)
+    return {}
