@@ -187,10 +187,11 @@ class Decoder(nn.Module):
         of fuse1's weight: upsampling is linear per channel and keeps constants.
         """
         slices = torch.split(self.fuse1.weight, EMBEDDING, dim=1)
-        bias = self.fuse1.bias
+        bias: Tensor = self.fuse1.bias
         weights = []
         with torch.autocast(bias.device.type, enabled=False):  # products of weights keep the weights' precision
             for part, project in zip(slices, self.project, strict=True):
+                assert isinstance(project, nn.Linear)
                 weights.append(part @ project.weight)
                 bias = bias + part @ project.bias
         return weights, bias
