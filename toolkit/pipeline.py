@@ -20,7 +20,7 @@ from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, sel
 from fptk.calibration.gate import GatePolicy, judge
 from fptk.cli.console import counting, log
 from fptk.data import open_evaluation
-from fptk.data.splits import Subset
+from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.evaluate import evaluate
@@ -33,16 +33,14 @@ from fptk.host import describe_host, tool_versions
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
 from fptk.preprocess import PreprocessSpec
-from fptk.runs import Source
+from fptk.runs import BUNDLES, REJECTED, Source
 from fptk.session import Session
 
 if TYPE_CHECKING:
     import torch
 
     from fptk.models.network import FaceParsingNetwork
-
-BUNDLES = "bundles"
-REJECTED = "rejected"
+    from fptk.recipes import ExportSection
 
 
 @dataclass(frozen=True)
@@ -267,9 +265,12 @@ def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: V
     return Serving(naive, spec)
 
 
-def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
-    """The first ``count`` samples of ``dataset``; all of them for ``None``."""
-    return dataset if count is None else Subset(dataset, range(min(count, len(dataset))))
+def gate_policy(section: ExportSection, max_miou_drop: float | None, max_class_drop: float | None) -> GatePolicy:
+    """The gate of a recipe, with what the command line says instead."""
+    return GatePolicy(
+        max_miou_drop=section.max_miou_drop if max_miou_drop is None else max_miou_drop,
+        max_class_drop=section.max_class_drop if max_class_drop is None else max_class_drop,
+    )
 
 
 def score(session: Session, dataset: FaceParsingDataset, description: str) -> Scores:

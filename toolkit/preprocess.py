@@ -38,7 +38,7 @@ class PreprocessSpec(BaseModel):
     and is normalised in the graph as ``(x / 255 - mean) / std`` per channel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: tuple[int, int] = (512, 512)
     """Height and width in pixels, each a multiple of 32."""
@@ -75,7 +75,7 @@ class PreprocessSpec(BaseModel):
         height, width = self.size
         if image.shape[:2] == (height, width):
             return image
-        return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[self.resize]))
+        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[self.resize]))
 
     def apply_mask(self, mask: UInt8Array) -> UInt8Array:
         """Resize one label map, uint8 (H, W), to ``size`` by nearest neighbour: labels are never mixed."""
@@ -86,7 +86,7 @@ def resize_labels(labels: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     """Resize a label map, uint8 (H, W), to ``size`` = (height, width) by nearest neighbour."""
     if labels.shape == size:
         return labels
-    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def check_size(height: int, width: int) -> tuple[int, int]:
@@ -96,9 +96,9 @@ def check_size(height: int, width: int) -> tuple[int, int]:
         InputError: a side is no positive multiple of 32.
     """
     if min(height, width) < SIZE_MULTIPLE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-        below = [max(SIZE_MULTIPLE, side // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in (height, width)]
+        near = [max(1, (side + SIZE_MULTIPLE // 2) // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in (height, width)]
         raise InputError(
-            f"size {height}x{width} is no multiple of {SIZE_MULTIPLE}; the nearest that fits is {below[0]}x{below[1]}"
+            f"size {height}x{width} is no multiple of {SIZE_MULTIPLE}; the nearest that fits is {near[0]}x{near[1]}"
         )
     return height, width
 
@@ -111,7 +111,7 @@ def read_image(path: Path) -> UInt8Array:
     """
     with _opened(path, "image") as image:
         try:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"image {path} is damaged ({error}); replace or remove it") from error
 
@@ -120,7 +120,7 @@ def read_mask(path: Path) -> UInt8Array:
     """Decode an index mask (8-bit palette or grey PNG) to uint8 (H, W), checked to hold labels 0-18 only.
 
     Raises:
-        InputError: the file is missing, truncated, no 8-bit single-channel image, or holds a label above 18.
+        InputError: the file is missing, truncated, no 8-bit single-channel image, lossy, or holds a label above 18.
     """
     from fptk.classes import NUM_CLASSES
 
@@ -129,8 +129,10 @@ def read_mask(path: Path) -> UInt8Array:
             raise InputError(
                 f"mask {path} has mode {image.mode}; expected an 8-bit palette or grey PNG of class indices"
             )
+        if image.format in ("JPEG", "MPO"):
+            raise InputError(f"mask {path} is JPEG, whose losses change labels; save the original labels as PNG")
         try:
-            mask = np.asarray(image)
+            mask = np.array(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"mask {path} is damaged ({error}); replace or remove it") from error
     highest = int(mask.max(initial=0))

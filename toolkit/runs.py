@@ -14,15 +14,19 @@ from pathlib import Path
 from fptk.data import open_evaluation, open_training
 from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import FaceParsingDataset
-from fptk.errors import InputError
+from fptk.errors import InputError, missing_package
 from fptk.files import read_json
 from fptk.recipes import Recipe, load_recipe
+from fptk.session import Session
 
 RUNS = Path("runs")
 """Folder below the working directory that runs are looked for and created in."""
 
 RUN_FILE = "run.json"
 BEST = "best.safetensors"
+BUNDLES = "bundles"
+REJECTED = "rejected"
+"""Folder for engines that the accuracy gate refused."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,9 @@ def open_run_data(recipe: Recipe, data: tuple[Path, ...]) -> tuple[FaceParsingDa
     if data:
         return open_training(data, val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
     faces = recipe.data.synthetic
-    size = (faces.size, faces.size)
     return (
-        SyntheticFaces(faces.train, size, seed=faces.seed),
-        SyntheticFaces(faces.val, size, seed=faces.seed, start=faces.train),
+        SyntheticFaces(faces.train, faces.size, seed=faces.seed),
+        SyntheticFaces(faces.val, faces.size, seed=faces.seed, start=faces.train),
     )
 
 
@@ -110,3 +113,31 @@ def _from_run(folder: Path, weights: Path) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / RUN_FILE} is not the run file of this version of fptk: {error}") from error
     return Source(weights, folder, recipe, data, is_run=True)
+
+
+def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, Source | None]:
+    """The session of a bundle folder, or of weights in PyTorch FP32 together with where they come from.
+
+    Raises:
+        InputError: neither is usable, or torch is not installed.
+        TargetUnavailableError: this host cannot run the bundle.
+    """
+    if bundle is not None:
+        from fptk.bundle import open_bundle
+
+        return open_bundle(bundle, threads=threads)[1], run_of(bundle)
+    source = find_source(weights)
+    try:
+        from fptk.models.session import TorchSession
+    except ImportError as error:
+        raise missing_package("torch", "train") from error
+    from fptk.models.checkpoint import load_checkpoint
+
+    network, card = load_checkpoint(source.weights)
+    return TorchSession(network, card.preprocess, threads=threads), source
+
+
+def run_of(bundle: Path) -> Source | None:
+    """The run that a bundle folder stands in; ``None`` for one that was copied elsewhere."""
+    run = bundle.resolve().parent.parent
+    return _from_run(run, run / BEST) if (run / RUN_FILE).is_file() and (run / BEST).is_file() else None

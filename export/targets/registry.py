@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from fptk.errors import InputError
@@ -40,3 +41,19 @@ def get_target(name: str) -> Target:
         raise InputError(f"unknown target '{name}'; choose from {', '.join(list_targets())}, or all")
     target: Target = entry.load()()
     return target
+
+
+def resolve_targets(names: Sequence[str]) -> tuple[str, ...]:
+    """Check the names of ``--target`` and drop repetitions; ``all`` stands for every target that builds on this host.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    chosen: dict[str, None] = {}
+    for name in names:
+        if name == "all":
+            chosen.update((known, None) for known in list_targets() if get_target(known).probe().can_build)
+        else:
+            get_target(name)
+            chosen[name] = None
+    return tuple(chosen)

@@ -1,0 +1,66 @@
+"""``fptk bench``: accuracy and speed of every bundle of a run, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fptk.cli.options import (
+    PathType,
+    data_option,
+    images_option,
+    json_option,
+    threads_option,
+    weights_option,
+    write_result,
+)
+
+
+@click.command("bench")
+@click.argument("bundles", nargs=-1, type=PathType)
+@click.option("--fps", is_flag=True, help="Measure speed; accuracy is what the bundles carry from their export.")
+@click.option("--accuracy", is_flag=True, help="Score every engine again on the evaluation images.")
+@weights_option
+@data_option
+@images_option
+@threads_option
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one call.")
+@click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. Default: the recipe's.")
+@json_option
+def command(
+    bundles: tuple[Path, ...],
+    fps: bool,
+    accuracy: bool,
+    weights: Path | None,
+    data: Path | None,
+    eval_images: int | None,
+    threads: int | None,
+    batch: int,
+    rounds: int | None,
+    json_path: Path | None,
+) -> None:
+    """Measure BUNDLES (folders; default: all of the newest run) against each other.
+
+    With neither --fps nor --accuracy both are measured; --data asks for --accuracy. An FPS figure is one synchronous
+    call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
+    favours none.
+    """
+    from fptk.bench import BenchRequest, bench_folders, bench_source, render
+    from fptk.cli.console import out
+    from fptk.runs import find_source
+
+    request = BenchRequest(
+        fps=fps or not accuracy,
+        accuracy=accuracy or data is not None or not fps,
+        data=data,
+        eval_images=eval_images,
+        threads=threads,
+        batch=batch,
+        rounds=rounds,
+    )
+    report = bench_folders(bundles, request) if bundles else bench_source(find_source(weights), request)
+    if str(json_path) != "-":
+        out.print(render(report))
+    if json_path:
+        write_result(json_path, report.as_dict())

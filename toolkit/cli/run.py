@@ -1,0 +1,59 @@
+"""``fptk run``: train, export and bench in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fptk.cli.options import PathType
+
+if TYPE_CHECKING:
+    from fptk.recipes import Recipe
+
+
+@click.command("run")
+@click.option("--recipe", default="microsegformer", show_default=True, help="Name of a shipped recipe, or a YAML file.")
+@click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
+@click.option("--target", "targets", multiple=True, help="Engine to build for (repeatable). Default: the recipe's.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe (repeatable)."
+)
+@click.option("--out", type=PathType, help="Run folder. Default: runs/ and the recipe's name.")
+def command(
+    recipe: str, data: tuple[Path, ...], targets: tuple[str, ...], assignments: tuple[str, ...], out: Path | None
+) -> None:
+    """Train a recipe, export it to every target, measure the engines, and print the table.
+
+    Run it again and finished stages are kept, an interrupted training is resumed.
+    """
+    from fptk.recipes import load_recipe
+
+    run_recipe(load_recipe(recipe).with_overrides(assignments), data, targets, out)
+
+
+def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
+    """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
+    from fptk.bench import render
+    from fptk.cli import console
+    from fptk.cli.export import finish
+    from fptk.cli.options import invocation
+    from fptk.export.targets.base import Precision
+    from fptk.export.targets.registry import resolve_targets
+    from fptk.run import RunRequest, run
+    from fptk.runs import RUNS
+
+    request = RunRequest(
+        recipe=recipe,
+        data=data,
+        out=out or RUNS / recipe.name,
+        targets=resolve_targets(targets or recipe.export.targets),
+        precisions=tuple(Precision(name) for name in recipe.export.precisions),
+        command=invocation(),
+    )
+    result = run(request)
+    if result.report:
+        console.out.print(render(result.report))
+    finish(result.outcomes)
+    console.log.print(f"everything of this run is in {request.out}")
