@@ -127,7 +127,9 @@ def _f1(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 def _ratio(top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """top / bottom, NaN where bottom is 0."""
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    ratio = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=ratio, where=bottom > 0)
+    return ratio
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:

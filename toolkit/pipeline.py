@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from fptk.models.network import FaceParsingNetwork
-    from fptk.recipes import ExportSection
+    from fptk.recipes.schema import ExportSection
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: V
     if variant == "deploy":
         return Serving(to_deploy(network), spec)
     naive = copy.deepcopy(network)
-    naive.efficient = False
+    setattr(naive, "efficient", False)  # noqa: B010 - networks without an efficient form have no such attribute
     return Serving(naive, spec)
 
 

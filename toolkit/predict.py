@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image
 
 from fptk.classes import PALETTE, flat_palette
+from fptk.data.folders import IMAGE_SUFFIXES
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
 from fptk.files import atomic_file
 from fptk.preprocess import resize_labels
 from fptk.session import Session
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 OVERLAY_STRENGTH = 0.5
 """Share of the class colour in an overlay; background pixels keep the photograph."""
