@@ -1,0 +1,256 @@
+"""Static int8 quantisation of an OpenVINO model by NNCF."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError, missing_package
+
+Images = Callable[[], Iterable[UInt8Array]]
+
+_ARITHMETIC_OPS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class OpenVinoQuantSettings:
+    """How an OpenVINO model is quantised; the fields are NNCF's."""
+
+    name: str = "default"
+    """What a table calls this setting."""
+    preset: Literal["performance", "mixed"] = "mixed"
+    """``performance``: symmetric activations; ``mixed``: asymmetric ones. Weights are symmetric per channel."""
+    overflow_fix: Literal["enable", "first_layer_only", "disable"] = "enable"
+    """Half-range weights, which cannot saturate the 16-bit sums of x86 processors without VNNI."""
+    transformer: bool = False
+    """NNCF's ``model_type=TRANSFORMER``: keeps the attention's sensitive products in float."""
+    smooth_quant_alpha: float | None = None
+    """SmoothQuant's migration strength (0-1) for matrix products; ``None`` switches it off."""
+    range_estimator: Literal["default", "minmax", "percentile", "mean_minmax"] = "default"
+    """Statistics of activations over images; ``default`` is NNCF's choice for the preset."""
+    percentile: float = Field(default=0.001, ge=0, lt=0.5)
+    """Share cut from each tail by ``percentile``, as a fraction."""
+    fast_bias_correction: bool = True
+    """Correct the shift of the mean that rounding causes from one pass of statistics."""
+    ignored_names: tuple[str, ...] = ()
+    """Layers kept in float, by friendly name."""
+    max_images: int = Field(default=1000, ge=1)
+    """Images read at most."""
+    seed: int = 0
+
+
+def quantise_openvino(
+    model: Any,
+    images: Images,
+    settings: OpenVinoQuantSettings | None = None,
+    *,
+    calibration_sha256: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Any, QuantReport]:
+    """Quantise a float OpenVINO model.
+
+    Args:
+        model: ``openvino.Model`` with one input, uint8 (N, H, W, 3). It is not changed.
+        images: starts a pass over the calibration images, uint8 (1, H, W, 3) each.
+        settings: how; ``None`` is the default.
+        calibration_sha256: hash of the calibration list, for the report.
+        progress: called with the number of images read, over all passes.
+
+    Returns:
+        The quantised model and the record of what was done.
+
+    Raises:
+        InputError: the model is already quantised, the set is empty, or an ignored name is not in the model.
+    """
+    nncf = _nncf()
+    started = time.monotonic()
+    settings = settings or OpenVinoQuantSettings()
+    refuse_quantised_openvino(model)
+    _check_names(model, settings.ignored_names)
+    source = _Source(images, settings.max_images, progress)
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)  # NNCF draws from numpy's legacy generator
+    try:
+        with quiet_nncf():
+            quantised = nncf.quantize(
+                model.clone(), nncf.Dataset(source), subset_size=settings.max_images, **nncf_arguments(settings)
+            )
+    except nncf.ValidationError:
+        if source.images == 0:
+            raise InputError("the calibration set is empty: no ranges can be measured") from None
+        raise
+    int8, kept = layers_by_precision(quantised, settings.ignored_names)
+    report = QuantReport(
+        engine="openvino",
+        settings=dataclasses.asdict(settings),
+        quantised=tuple(int8),
+        kept_float=tuple(kept),
+        images=source.images,
+        calibration_sha256=calibration_sha256,
+        source_sha256=model_sha256(model),
+        seconds=round(time.monotonic() - started, 3),
+        versions=tool_versions("openvino", "nncf"),
+    )
+    return quantised, report
+
+
+def nncf_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
+    """The keyword arguments of ``nncf.quantize`` that ``settings`` stands for."""
+    nncf = _nncf()
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
+
+    alpha = -1.0 if settings.smooth_quant_alpha is None else settings.smooth_quant_alpha
+    advanced = nncf.AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix(settings.overflow_fix),
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1.0),
+        **_range_arguments(settings),
+    )
+    return {
+        "preset": nncf.QuantizationPreset(settings.preset),
+        "model_type": nncf.ModelType.TRANSFORMER if settings.transformer else None,
+        "fast_bias_correction": settings.fast_bias_correction,
+        "ignored_scope": nncf.IgnoredScope(names=list(settings.ignored_names)) if settings.ignored_names else None,
+        "advanced_parameters": advanced,
+    }
+
+
+def _range_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
+    from nncf.quantization.range_estimator import (
+        AggregatorType,
+        RangeEstimatorParameters,
+        StatisticsCollectorParameters,
+        StatisticsType,
+    )
+
+    if settings.range_estimator == "default":
+        return {}
+    quantile = settings.range_estimator == "percentile"
+    mean = settings.range_estimator == "mean_minmax"
+    low = StatisticsCollectorParameters(
+        statistics_type=StatisticsType.QUANTILE if quantile else StatisticsType.MIN,
+        aggregator_type=AggregatorType.MEAN if quantile or mean else AggregatorType.MIN,
+        quantile_outlier_prob=settings.percentile,
+    )
+    high = StatisticsCollectorParameters(
+        statistics_type=StatisticsType.QUANTILE if quantile else StatisticsType.MAX,
+        aggregator_type=AggregatorType.MEAN if quantile or mean else AggregatorType.MAX,
+        quantile_outlier_prob=settings.percentile,
+    )
+    return {"activations_range_estimator_params": RangeEstimatorParameters(min=low, max=high)}
+
+
+def refuse_quantised_openvino(model: Any) -> None:
+    """Check that the model is float.
+
+    Raises:
+        InputError: it holds FakeQuantize operations or int8 weights.
+    """
+    for operation in model.get_ops():
+        if operation.get_type_name() == "FakeQuantize":
+            raise InputError(
+                "the OpenVINO model is already quantised (it holds FakeQuantize); quantise the float model"
+            )
+
+
+def layers_by_precision(model: Any, ignored: Iterable[str] = ()) -> tuple[list[str], list[FloatLayer]]:
+    """Convolutions and matrix products of a quantised model: int8 names, and float ones with the reason."""
+    ignored = set(ignored)
+    int8, kept = [], []
+    for operation in model.get_ordered_ops():
+        kind, name = operation.get_type_name(), operation.get_friendly_name()
+        if kind not in _ARITHMETIC_OPS:
+            continue
+        if _reads_fake_quantize(operation):
+            int8.append(name)
+        else:
+            reason = "kept in float by the settings" if name in ignored else "NNCF found no int8 form for it"
+            kept.append(FloatLayer(name=name, op_type=kind, reason=reason))
+    return int8, kept
+
+
+def model_sha256(model: Any) -> str:
+    """Hash of the model's graph and weights."""
+    import openvino
+
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(prefix="fptk-") as folder:
+        xml = Path(folder) / "model.xml"
+        openvino.serialize(model, xml)
+        for part in (xml, xml.with_suffix(".bin")):
+            digest.update(part.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def quiet_nncf() -> Iterator[None]:
+    """Keep NNCF's progress bars off standard output and its log at errors.
+
+    Its warnings are about what the report states anyway: fewer images than it may read, layers left in float.
+    """
+    nncf = _nncf()
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Source:
+    """Calibration images as NNCF wants them: an object that can be iterated more than once."""
+
+    def __init__(self, images: Images, limit: int, progress: Callable[[int], None] | None) -> None:
+        self._start, self._limit, self._progress = images, limit, progress
+        self._read = 0
+        self.images = 0
+        """Images of the longest pass."""
+
+    def __iter__(self) -> Iterator[UInt8Array]:
+        for count, image in enumerate(self._start(), start=1):
+            if count > self._limit:
+                return
+            self.images = max(self.images, count)
+            self._read += 1
+            if self._progress:
+                self._progress(self._read)
+            yield image
+
+
+def _reads_fake_quantize(operation: Any) -> bool:
+    """Whether the data input comes from a FakeQuantize, through nothing but reshapes."""
+    source = operation.input_value(0).get_node()
+    while source.get_type_name() in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
+        source = source.input_value(0).get_node()
+    return bool(source.get_type_name() == "FakeQuantize")
+
+
+def _check_names(model: Any, names: Iterable[str]) -> None:
+    known = {operation.get_friendly_name() for operation in model.get_ops()}
+    for name in names:
+        if name not in known:
+            raise InputError(f"the OpenVINO model has no layer '{name}' to keep in float")
+
+
+def _nncf() -> Any:
+    try:
+        import nncf
+    except ImportError:
+        raise missing_package("nncf", "export") from None
+    return nncf
