@@ -23,6 +23,8 @@ _USER_ERRNO = {
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "a folder is in the way",
+    errno.EEXIST: "a file of that name is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
     errno.EFBIG: "the file is larger than this system allows",
 }
 
@@ -93,11 +95,16 @@ def replace_folder(temporary: Path, path: Path) -> None:
     A process killed at any moment leaves the old folder or the new one, never a mixture. (Between the two renames
     there is an instant with neither under its name; the old one then lies beside it as ``.NAME.old`` and
     :func:`restore_folder`, which every call starts with, puts it back.)
+
+    Raises:
+        InputError: ``path`` is a file, or the system refuses the renaming.
     """
     retired = path.with_name(f".{path.name}.old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         restore_folder(path)
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(errno.EEXIST, "not a folder", str(path))
         temporary.chmod(0o755)
         if path.exists():
             path.rename(retired)

@@ -99,6 +99,8 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     for split in sorted(result.written | result.kept):
         kept = f", {result.kept[split]} were there already" if result.kept[split] else ""
         results.print(f"{out / split}: {result.written[split]} faces written{kept}", markup=False, soft_wrap=True)
+    if result.absent:
+        log.print(f"{result.absent} faces of the mapping file have no photograph in {source}", markup=False)
     for stem, reason in result.failures:
         log.print(f"left out {stem}: {reason}", markup=False, soft_wrap=True)
     if result.failures:

@@ -68,11 +68,13 @@ class Conversion:
         written: faces written by this run, per split.
         kept: faces that an earlier run had written already, per split.
         failures: faces left out: (file stem, reason).
+        absent: faces that the mapping file lists without a photograph being there (a partly unpacked release).
     """
 
     written: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    absent: int = 0
 
 
 def split_of(orig_idx: int) -> str:
@@ -108,11 +110,11 @@ def read_mapping(path: Path) -> dict[int, int]:
     return mapping
 
 
-def read_release(source: Path) -> tuple[list[Face], list[tuple[str, str]]]:
+def read_release(source: Path) -> tuple[list[Face], Conversion]:
     """The faces of a release, or of a part of it, by the photographs that are there.
 
     Returns:
-        The faces in order of their number, and what cannot be one: (file name, reason).
+        The faces in order of their number, and a report that holds what is absent and what can't be a face.
 
     Raises:
         InputError: ``source`` is no CelebAMask-HQ release.
@@ -123,15 +125,17 @@ def read_release(source: Path) -> tuple[list[Face], list[tuple[str, str]]]:
         raise InputError(f"{source} is no CelebAMask-HQ release: {', '.join(missing)} not found in it")
     mapping = read_mapping(source / MAPPING_FILE)
     faces: list[Face] = []
-    strangers: list[tuple[str, str]] = []
-    images = [name for name in check_folder(source / RELEASE_FOLDERS[0]) if name.endswith(".jpg")]
-    for name in images:
+    report = Conversion()
+    for name in check_folder(source / RELEASE_FOLDERS[0]):
+        if not name.endswith(".jpg"):
+            continue
         number = int(name[:-4]) if name[:-4].isdecimal() else None
         if number is None or number not in mapping:
-            strangers.append((name, f"{MAPPING_FILE} has no such face"))
+            report.failures.append((name, f"{MAPPING_FILE} has no such face"))
         else:
             faces.append(Face(number, split_of(mapping[number])))
-    return sorted(faces, key=lambda face: face.number), strangers
+    report.absent = len(mapping) - len(faces)
+    return sorted(faces, key=lambda face: face.number), report
 
 
 def compose_mask(annotations: Path, number: int) -> UInt8Array:
@@ -189,13 +193,12 @@ def convert_release(
     Raises:
         InputError: ``source`` is no release, ``out`` holds something else, or the disk cannot be written.
     """
-    faces, strangers = read_release(source)
+    faces, result = read_release(source)
     faces = [face for face in faces if face.split in splits]
     _claim(out, size)
     for split in splits:
         make_folder(out / split / "images")
         make_folder(out / split / "masks")
-    result = Conversion(failures=strangers)
     work = partial(_convert_face, source, out, size)
     for done, (face, outcome) in enumerate(zip(faces, parallel_map(work, faces, jobs), strict=True), start=1):
         if outcome is None:

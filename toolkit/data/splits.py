@@ -110,6 +110,11 @@ class ConcatDataset:
         return self.datasets[member].content_hash(inner)
 
 
+def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
+    """The first ``count`` samples of ``dataset``; all of them for ``None``."""
+    return dataset if count is None else Subset(dataset, range(min(count, len(dataset))))
+
+
 def key_of(dataset: FaceParsingDataset, index: int) -> str:
     """Key of the sample at ``index``; decodes it only where the data set has no cheaper way."""
     return dataset.key(index) if isinstance(dataset, KeyedDataset) else dataset[index].key
