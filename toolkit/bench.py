@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from fptk.benchmarks.latency import Latency, LatencyPlan, measure
@@ -26,7 +27,7 @@ from fptk.recipes.schema import BenchSection
 from fptk.runs import BUNDLES, Source
 from fptk.session import Session
 
-HEADINGS = ("target", "precision", "mIoU", "f1", "Δ mIoU", "FPS", "p50 ms", "p90 ms", "p99 ms", "MB", "verdict")
+HEADINGS = ("target", "prec.", "mIoU", "f1", "Δ", "FPS", "p50", "p90", "p99", "MB", "verdict")
 
 
 @dataclass(frozen=True)
@@ -133,21 +134,15 @@ def render(report: BenchReport) -> Table:
     """The table that ``fptk bench`` prints."""
     conditions = report.conditions
     cpu = f"{report.host['cpu']}, {conditions['threads']} threads, batch {conditions['batch']}"
-    table = Table(title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds", title_justify="left")
-    for heading in (
-        "target",
-        "precision",
-        "mIoU",
-        "f1",
-        "Δ mIoU",
-        "FPS",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "MB",
-        "verdict",
-    ):
-        table.add_column(heading, justify="left" if heading in ("target", "precision", "verdict") else "right")
+    table = Table(
+        title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in HEADINGS:
+        left = heading in ("target", "prec.", "verdict")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     if report.reference:
         miou, f1 = (f"{100 * report.reference[name]:.2f}" for name in ("miou", "f1"))
         table.add_row("pytorch", "fp32", miou, f1, "", "", "", "", "", "", "reference")
@@ -156,12 +151,15 @@ def render(report: BenchReport) -> Table:
         accuracy = [_points(row.miou), _points(row.f1), _points(row.delta_miou, signed=True)]
         if row.accuracy == "simulated":
             accuracy = [f"{text}*" for text in accuracy]
-        speed = [
-            f"{value:.1f}" if value is not None else "-" for value in (row.fps, row.p50_ms, row.p90_ms, row.p99_ms)
-        ]
+        figures = (row.fps, row.p50_ms, row.p90_ms, row.p99_ms)
+        speed = ["-" if value is None else f"{value:.1f}" for value in figures]
         table.add_row(name, row.precision, *accuracy, *speed, f"{row.size_bytes / 1e6:.2f}", row.verdict)
+    table.caption = "mIoU, f1 and Δ (to the reference) in points; p50, p90, p99 in ms of one call"
+    table.caption_justify = "left"
     if any(row.accuracy == "simulated" for row in report.rows):
-        table.caption = "* simulated: the graph was scored by ONNX Runtime, the engine itself cannot run on this host"
+        table.caption += (
+            "\n* simulated: the graph was scored by ONNX Runtime; the engine itself cannot run on this host"
+        )
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,7 +26,10 @@ T = TypeVar("T")
 log = Console(stderr=True, highlight=False)
 """Console for messages and progress (stderr)."""
 
-out = Console(highlight=False)
+PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe, which have no width of their own."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 """Console for results (stdout)."""
 
 
