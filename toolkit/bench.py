@@ -191,7 +191,7 @@ def _score(contenders: list[_Contender], plan: BenchPlan) -> dict[str, float] | 
 
 def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan) -> None:
     sessions = [contender.session for contender in contenders if contender.session]
-    with counting("timing, in turns", plan.latency.rounds) as on_round:
+    with counting("timing, in turns", plan.latency.rounds, animated=False) as on_round:
         results = measure(sessions, image, batch=plan.batch, plan=plan.latency, on_round=on_round)
     for contender, result in zip(contenders, results, strict=True):
         contender.latency = result

@@ -40,8 +40,11 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "-", style="cyan")
 
 
-def progress_bar() -> Progress:
-    """A bar with count, rate, elapsed and remaining time; silent where stderr is no terminal."""
+def progress_bar(*, animated: bool = True) -> Progress:
+    """A bar with count, rate, elapsed and remaining time; silent where stderr is no terminal.
+
+    ``animated=False`` redraws on updates only: no thread of the bar runs beside what is being timed.
+    """
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -53,15 +56,16 @@ def progress_bar() -> Progress:
         console=log,
         disable=not log.is_terminal,
         transient=True,
+        auto_refresh=animated,
     )
 
 
 @contextmanager
-def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting(description: str, total: int, *, animated: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar for code that reports how many of ``total`` steps are done."""
-    with progress_bar() as progress:
+    with progress_bar(animated=animated) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        yield lambda done: progress.update(task, completed=done, refresh=not animated)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
