@@ -1,0 +1,228 @@
+"""Reading recipes from YAML, changing single keys, and saying in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fptk.errors import InputError
+from fptk.recipes.schema import Recipe
+
+SUFFIXES = (".yaml", ".yml")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core rules: ``off`` and ``no`` are words, ``5e-4`` is a number, a key may not stand twice."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to replace them
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
+):
+    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), ["" if letter == "\0" else letter for letter in _first]
+    )
+
+
+def list_recipes() -> dict[str, str]:
+    """Names of the shipped recipes, each with its description."""
+    folder = resources.files("fptk.recipes")
+    names = sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
+    return {name: load_recipe(name).description for name in names}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a shipped recipe by its name, or any recipe by its path.
+
+    Args:
+        name_or_path: a name of :func:`list_recipes`, or a file ending in ``.yaml`` or ``.yml``.
+
+    Raises:
+        InputError: there is no such recipe, it is not YAML, or a key or value in it is not allowed.
+    """
+    text = str(name_or_path)
+    if text.endswith(SUFFIXES) or isinstance(name_or_path, Path) or "/" in text:
+        path = Path(name_or_path)
+        return _parse(_read(path), str(path), path.stem)
+    shipped = resources.files("fptk.recipes").joinpath(f"{text}.yaml")
+    if not shipped.is_file():
+        folder = resources.files("fptk.recipes")
+        names = sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
+        raise InputError(
+            f"there is no recipe '{text}'{_guess(text, names)}; shipped: {', '.join(names)}; "
+            "or give the path of a .yaml file"
+        )
+    return _parse(shipped.read_text(encoding="utf-8"), text, text)
+
+
+def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
+    """Validate a plain mapping; ``source`` names it in the error.
+
+    Raises:
+        InputError: a key or value is not allowed.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"recipe {source}: {explain(error, values)}") from None
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """See :meth:`Recipe.with_overrides`."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise InputError(f"--set {assignment!r}: expected key.path=value, e.g. optim.lr=5e-4")
+        values = recipe.model_dump(mode="json")
+        _assign(values, keys, _yaml(text, f"--set {path}"), recipe)
+        try:
+            recipe = Recipe.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"--set {assignment}: {explain(error, values)}") from None
+    return recipe
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted paths of the keys in which two recipes differ."""
+    return list(_differences(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+
+
+def _differences(one: Any, other: Any, prefix: str) -> Iterable[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _differences(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif one != other:
+        yield prefix
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"recipe {path} does not exist") from None
+    except UnicodeDecodeError:
+        raise InputError(f"recipe {path} is not a text file") from None
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
+
+
+def _parse(text: str, source: str, name: str) -> Recipe:
+    values = _yaml(text, f"recipe {source}")
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {source}: expected sections such as 'optim:' and 'data:', found {_kind(values)}")
+    return recipe_from({"name": name, **values}, source)
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{what} is not valid YAML{where}: {problem}") from None
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe) -> None:
+    """Set ``values[k0][k1]... = value``, following list indices, and refuse a key that does not exist."""
+    node: Any = values
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            index: int | str = int(key)
+        elif isinstance(node, dict) and (key in node or keys[:depth] == ["model", "options"]):
+            index = key
+        else:
+            allowed = list(node) if isinstance(node, dict) else []
+            where = ".".join(keys[:depth])
+            raise InputError(f"--set {'.'.join(keys)}: {_unknown(key, where, allowed, recipe)}")
+        if last:
+            node[index] = value
+        else:
+            node = node[index] if isinstance(node, list) else node.get(index)
+
+
+def _unknown(key: str, where: str, allowed: list[str], recipe: Recipe | None = None) -> str:
+    """Say which key is unknown and which exist there; ``a.key`` of another section is the first guess."""
+    path = f"{where}.{key}" if where else key
+    if not allowed:
+        return f"unknown key '{path}'; '{where}' has no keys"
+    guess = _guess(path, [f"{where}.{name}" if where else name for name in allowed])
+    if not guess:
+        guess = _guess(key, [], also=[each for each in _all_keys(Recipe) if each.rpartition(".")[2] == key])
+    return f"unknown key '{path}'{guess}; {f'keys of {where}' if where else 'sections'}: {', '.join(allowed)}"
+
+
+def _guess(text: str, choices: list[str], also: list[str] | None = None) -> str:
+    close = difflib.get_close_matches(text, choices, n=1, cutoff=0.75) or also or []
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _all_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def explain(error: ValidationError, values: Any) -> str:
+    """One line for the first of a validation's errors: the key's path, what was found, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("tuple[", "int")))]
+    path = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        return _unknown(keys[-1], ".".join(keys[:-1]), _siblings(keys[:-1]))
+    if first["type"] == "missing":
+        return f"key '{path}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    found = first["input"]
+    if isinstance(found, (dict, BaseModel)) or first["type"] == "value_error":
+        return f"key '{path}': {message}" if path else message
+    return f"key '{path}': {message}, found {_kind(found)}"
+
+
+def _siblings(keys: list[str]) -> list[str]:
+    """Names of the keys of the section at ``keys``."""
+    model: Any = Recipe
+    for key in keys:
+        if key.isdigit():
+            continue
+        annotation = model.model_fields[key].annotation
+        inner = [each for each in (annotation, *getattr(annotation, "__args__", ())) if isinstance(each, type)]
+        model = next((each for each in inner if issubclass(each, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _kind(value: Any) -> str:
+    text = {None: "nothing", True: "true", False: "false"}.get(value) if value in (None, True, False) else None
+    if text is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

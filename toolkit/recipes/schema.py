@@ -1,0 +1,292 @@
+"""What a recipe may say: one section per concern, every key typed, bounded and explained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fptk.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE, PreprocessSpec
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Strength = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NaturalInt = Annotated[int, Field(ge=0)]
+
+
+def _square(value: Any) -> Any:
+    """``256`` means 256x256."""
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_sides(size: tuple[int, int]) -> tuple[int, int]:
+    if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in size):
+        raise ValueError(f"{size[0]}x{size[1]} is no positive multiple of {SIZE_MULTIPLE}")
+    return size
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_square), Field(description="height and width")]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which network."""
+
+    name: str = "microsegformer"
+    """Name in the registry of ``fptk.models``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of ``create_model``, e.g. ``lmsa: compact`` and ``dropout: 0.15``."""
+
+
+class SyntheticSection(Section):
+    """The procedural faces that stand in where no ``--data`` is given."""
+
+    train: PositiveInt = 2000
+    """Number of training faces."""
+    val: PositiveInt = 200
+    """Number of held-out faces; their indices follow those of the training faces."""
+    size: Size = (128, 128)
+    """Pixels of a drawn face."""
+    seed: NaturalInt = 0
+    """Seed of the generator."""
+
+    _sides = field_validator("size")(_check_sides)
+
+
+class PhaseSection(Section):
+    """A part of the training with its own resolution (progressive resolution)."""
+
+    until: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Share of all training images at which the phase ends; the last phase ends at 1.0."""
+    size: Size
+    """Pixels of a training image in this phase."""
+    batch: PositiveInt | None = None
+    """Images a step in this phase; null for ``data.batch``."""
+
+    _sides = field_validator("size")(_check_sides)
+
+
+class DataSection(Section):
+    """Which images, how large, in which order."""
+
+    size: Size = (512, 512)
+    """Pixels of a training image, and the size written into the checkpoint's preprocessing; multiples of 32."""
+    batch: PositiveInt = 32
+    """Images a step, over all processes together."""
+    phases: tuple[PhaseSection, ...] = ()
+    """Progressive resolution: phases in order, under one learning-rate schedule; empty for ``size`` throughout."""
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training images held out where a data set brings no validation split."""
+    seed: NaturalInt = 42
+    """Seed of that split; not touched by ``--seed``, so runs of different seeds share their validation images."""
+    eval_size: Size | None = None
+    """Size at which validation runs; null for ``size``."""
+    eval_every: Annotated[float, Field(gt=0.0)] = 1.0
+    """Epochs between validations; the end of the training is always validated."""
+    val_images: PositiveInt | None = None
+    """Validate on this many images, evenly spaced over the validation split; null for all."""
+    sampling: Literal["uniform", "rare"] = "uniform"
+    """``uniform``: each image once an epoch. ``rare``: images that hold rare classes are drawn more often, by the
+    repeat factor max_c max(1, sqrt(rare_threshold / f_c)), f_c = share of training images that hold class c (Gupta et
+    al., LVIS, 2019)."""
+    rare_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Image share below which a class counts as rare."""
+    synthetic: SyntheticSection = SyntheticSection()
+    """The faces to train on where no data folder is given."""
+    workers: PositiveInt | None = None
+    """Threads that decode and warp ahead of the step; null for one per two cores, at most 8."""
+    cache_gb: Annotated[float, Field(ge=0.0)] = 8.0
+    """Decoded images kept in memory, in GB; the rest is decoded each time."""
+
+    @field_validator("size", "eval_size")
+    @classmethod
+    def _sides(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return size if size is None else _check_sides(size)
+
+    @field_validator("phases")
+    @classmethod
+    def _ordered(cls, phases: tuple[PhaseSection, ...]) -> tuple[PhaseSection, ...]:
+        ends = [phase.until for phase in phases]
+        if phases and (ends != sorted(set(ends)) or ends[-1] != 1.0):
+            raise ValueError(f"the phases' 'until' must rise and end at 1.0, got {ends}")
+        return phases
+
+
+class AugmentSection(Section):
+    """Random changes of a training image; validation images are never changed."""
+
+    flip: Literal["none", "swapped", "unswapped"] = "swapped"
+    """Horizontal flip of half the images. ``swapped`` exchanges left and right labels (4-5, 6-7, 8-9) with it, which is
+    right; ``unswapped`` leaves them and exists only to measure that known bug."""
+    rotate_deg: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0
+    """Rotation, uniform in +-degrees."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Zoom, log-uniform between the two; above 1 the face grows and its surroundings are cropped."""
+    translate: Strength = 0.0
+    """Shift in each direction, uniform in +- this share of the side (a random crop where ``scale`` is above 1)."""
+    brightness: Strength = 0.2
+    """Factor on all channels, uniform in 1 +- this."""
+    contrast: Strength = 0.2
+    """Factor on the distance from the image's mean grey, uniform in 1 +- this."""
+    saturation: Strength = 0.1
+    """Factor on the distance from each pixel's grey, uniform in 1 +- this."""
+
+    @field_validator("scale")
+    @classmethod
+    def _interval(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"expected 0 < low <= high, got {list(scale)}")
+        return scale
+
+
+class LossSection(Section):
+    """ce * cross-entropy + dice * Dice; see ``fptk.training.losses`` for the formulas."""
+
+    ce: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the cross-entropy."""
+    dice: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the Dice loss."""
+    dice_over: Literal["batch", "image"] = "batch"
+    """Sum numerator and denominator over the whole (global) batch, or per image and average over images."""
+    dice_classes: Literal["all", "present"] = "all"
+    """Average the Dice of all 19 classes, or of those present in the truth it is summed over."""
+    class_weights: Literal["none", "sqrt_median_frequency"] = "none"
+    """Weight of each class in the cross-entropy: 1, or sqrt(median frequency / frequency) of the training pixels."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.ce == self.dice == 0:
+            raise ValueError("ce and dice are both 0; nothing would be learnt")
+        return self
+
+
+class OptimSection(Section):
+    """Optimiser and schedule."""
+
+    name: Literal["adamw"] = "adamw"
+    """Optimiser."""
+    lr: Annotated[float, Field(gt=0.0)] = 8e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    """Decoupled weight decay."""
+    clip: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """Largest norm of the whole gradient; null for no clipping."""
+    epochs: Annotated[float, Field(gt=0.0)] = 80
+    """Passes over the training images."""
+    max_steps: PositiveInt | None = None
+    """Upper bound on optimiser steps; the schedule is fitted to it, so the training still ends at its lowest rate."""
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
+    """Epochs of linear warm-up, at most a fifth of the training."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up: half a cosine to zero, or the peak rate throughout."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Decay a step of the exponential moving average of the weights, which is then what is validated and saved as
+    ``best``; null for none."""
+    accumulate: PositiveInt = 1
+    """Split each batch into this many parts that are run one after the other (memory). A Dice loss over the batch is
+    then one over each part."""
+
+
+class EarlyStopSection(Section):
+    """When to stop before the end."""
+
+    patience: PositiveInt | None = None
+    """Validations without a better f1 after which the training stops; null for never."""
+
+
+class PrecisionSection(Section):
+    """Arithmetic of the training."""
+
+    amp: Literal["auto", "off", "fp16", "bf16"] = "auto"
+    """``auto``: fp16 autocast with gradient scaling on CUDA, float32 on CPU. ``fp16`` needs CUDA."""
+
+
+class PreprocessSection(Section):
+    """Normalisation of the input, per channel, of pixels scaled to 0-1."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divided by; positive."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(std) <= 0:
+            raise ValueError(f"must be positive, got {list(std)}")
+        return std
+
+
+class CheckpointSection(Section):
+    """How much work a killed training may lose."""
+
+    every_steps: PositiveInt = 200
+    """Steps between saves of the resume state; each validation saves it too."""
+
+
+class ExportSection(Section):
+    """What ``fptk run`` exports."""
+
+    targets: tuple[str, ...] = ("onnx", "openvino")
+    """Engines to build, by name."""
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
+    """Precisions of each."""
+    calibration_images: PositiveInt = 64
+    """Training images the quantiser sees."""
+    max_miou_drop: Annotated[float, Field(ge=0.0)] = 0.5
+    """Points of mIoU an engine may lose to the FP32 reference."""
+    max_class_drop: Annotated[float, Field(ge=0.0)] = 3.0
+    """Points of IoU a single class may lose."""
+
+
+class BenchSection(Section):
+    """How ``fptk run`` measures speed."""
+
+    threads: PositiveInt | None = None
+    """Threads of an engine; null for all cores."""
+    rounds: PositiveInt = 15
+    """Interleaved rounds: each engine takes one turn a round."""
+    calls: PositiveInt = 4
+    """Timed calls in a turn."""
+
+
+class Recipe(Section):
+    """Everything that decides what a training (and ``fptk run``) does."""
+
+    name: str = "custom"
+    """What run folders and cards call it: the file's stem."""
+    description: str = ""
+    """One sentence for people."""
+    seed: NaturalInt = 0
+    """Seed of the initial weights, the order of images, augmentation and dropout."""
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    augment: AugmentSection = AugmentSection()
+    loss: LossSection = LossSection()
+    optim: OptimSection = OptimSection()
+    early_stop: EarlyStopSection = EarlyStopSection()
+    precision: PrecisionSection = PrecisionSection()
+    preprocess: PreprocessSection = PreprocessSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
+
+    @property
+    def spec(self) -> PreprocessSpec:
+        """Preprocessing of the trained network, at ``data.size``."""
+        return PreprocessSpec(size=self.data.size, mean=self.preprocess.mean, std=self.preprocess.std)
+
+    def with_overrides(self, assignments: list[str] | tuple[str, ...]) -> Recipe:
+        """A copy with ``key.path=value`` assignments applied in order; values are YAML.
+
+        Raises:
+            InputError: an assignment has no ``=``, its key does not exist, or its value is not allowed.
+        """
+        from fptk.recipes.loading import override
+
+        return override(self, assignments)

@@ -1,0 +1,150 @@
+"""Random geometry and colour of a training image, drawn per sample, applied in one resampling and one matrix.
+
+Flip, rotation, zoom and shift are one affine map, so an image is resampled once, straight from its decoded size to the
+training size (Pillow, uint8, outside the interpreter's lock). Brightness, contrast and saturation are one 3x3 matrix
+and an offset per image, which the training device applies to the whole batch together with the normalisation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fptk.classes import swap_table
+from fptk.dataset import Sample, UInt8Array
+from fptk.preprocess import PreprocessSpec
+from fptk.recipes.schema import AugmentSection
+
+Float32Array = npt.NDArray[np.float32]
+
+GREY = np.array([0.299, 0.587, 0.114])
+"""Luma of R, G, B (ITU-R BT.601)."""
+
+_SWAP = np.array(swap_table(), np.uint8)
+_REDUCE_ABOVE = 1.75
+"""Source pixels per target pixel above which the image is averaged first: bilinear sampling alone would alias."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Parameters of one augmented sample."""
+
+    flip: bool = False
+    """Mirror left and right."""
+    swap_labels: bool = True
+    """Exchange left and right labels with the mirror."""
+    degrees: float = 0.0
+    """Rotation, counter-clockwise."""
+    zoom: float = 1.0
+    """Magnification of the face."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Shift right and down, as shares of width and height."""
+    brightness: float = 1.0
+    """Factor on the channels."""
+    contrast: float = 1.0
+    """Factor on the distance from the image's mean grey."""
+    saturation: float = 1.0
+    """Factor on the distance from each pixel's grey."""
+
+
+class Warped(NamedTuple):
+    """A sample ready for the training device."""
+
+    image: UInt8Array
+    """uint8 (H, W, 3), geometry applied, colour not yet."""
+    mask: UInt8Array
+    """uint8 (H, W)."""
+    colour: Float32Array
+    """float32 (3, 4): ``colour[:, :3] @ rgb + colour[:, 3]`` on values 0-255."""
+
+
+def draw(section: AugmentSection, rng: np.random.Generator) -> Draw:
+    """Draw one sample's parameters; always the same count of numbers, so that switching one off moves no other."""
+    coin, *unit = rng.random(8)
+    signed = [2 * u - 1 for u in unit]
+    low, high = section.scale
+    return Draw(
+        flip=section.flip != "none" and coin < 0.5,
+        swap_labels=section.flip != "unswapped",
+        degrees=section.rotate_deg * signed[0],
+        zoom=math.exp(math.log(low) + unit[1] * (math.log(high) - math.log(low))),
+        shift=(section.translate * signed[2], section.translate * signed[3]),
+        brightness=1 + section.brightness * signed[4],
+        contrast=1 + section.contrast * signed[5],
+        saturation=1 + section.saturation * signed[6],
+    )
+
+
+def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec) -> Warped:
+    """Apply a draw to a sample.
+
+    The image is resampled bilinearly, the mask by nearest neighbour. What comes from outside the photograph is
+    background with the mean colour, so it is 0 after the normalisation.
+
+    Args:
+        sample: image and mask of any size.
+        drawn: the parameters.
+        size: height and width of the result.
+        spec: whose mean fills the outside.
+    """
+    image, mask = Image.fromarray(sample.image), Image.fromarray(sample.mask)
+    factor = int(min(image.height / size[0], image.width / size[1]) / drawn.zoom + (2 - _REDUCE_ABOVE))
+    if factor > 1:
+        image = image.reduce(factor)
+    fill = tuple(round(255 * value) for value in spec.mean)
+    turned = _transform(image, drawn, size, Image.Resampling.BILINEAR, fill)
+    labels = _transform(mask, drawn, size, Image.Resampling.NEAREST, 0)
+    if drawn.flip and drawn.swap_labels:
+        labels = _SWAP[labels]
+    return Warped(turned, labels, colour_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GREY)))
+
+
+def _transform(
+    image: Image.Image, drawn: Draw, size: tuple[int, int], resampling: Image.Resampling, fill: float | tuple[int, ...]
+) -> UInt8Array:
+    """Resample under the affine map; Pillow wants the map from target pixels (of 0.5 centres) to source pixels."""
+    height, width = size
+    angle = math.radians(drawn.degrees)
+    scale_x, scale_y = image.width / width / drawn.zoom, image.height / height / drawn.zoom
+    mirror = -1.0 if drawn.flip else 1.0
+    a, b = mirror * scale_x * math.cos(angle), -mirror * scale_x * math.sin(angle)
+    d, e = scale_y * math.sin(angle), scale_y * math.cos(angle)
+    centre_x, centre_y = width * (0.5 + drawn.shift[0]), height * (0.5 + drawn.shift[1])
+    c, f = image.width / 2 - a * centre_x - b * centre_y, image.height / 2 - d * centre_x - e * centre_y
+    turned = image.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), resampling, fillcolor=fill)
+    return np.asarray(turned)
+
+
+def colour_matrix(drawn: Draw, mean_grey: float) -> Float32Array:
+    """Brightness, then contrast about ``mean_grey`` (0-255), then saturation, as one float32 (3, 4) map of RGB."""
+    gain = drawn.brightness * drawn.contrast
+    offset = drawn.brightness * mean_grey * (1 - drawn.contrast)
+    saturate = drawn.saturation * np.eye(3) + (1 - drawn.saturation) * np.tile(GREY, (3, 1))
+    return np.concatenate([gain * saturate, np.full((3, 1), offset)], axis=1).astype(np.float32)
+
+
+def normalised(images: Tensor, colour: Tensor, spec: PreprocessSpec) -> Tensor:
+    """Colour and normalise a batch on its device.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        colour: float32 (B, 3, 4) of :func:`colour_matrix`; results are clipped to 0-255 as a photograph would be.
+        spec: mean and standard deviation.
+
+    Returns:
+        float32 (B, 3, H, W), channels-last in memory.
+    """
+    B, H, W, _ = images.shape
+    mean, std = (torch.tensor(values, device=images.device) for values in (spec.mean, spec.std))
+    matrix = colour[:, :, :3].transpose(1, 2) / (255 * std)
+    offset = (colour[:, :, 3] / 255 - mean) / std
+    pixels = torch.baddbmm(offset.unsqueeze(1), images.reshape(B, H * W, 3).float(), matrix)
+    pixels = torch.clamp(pixels, min=-mean / std, max=(1 - mean) / std)
+    return pixels.view(B, H, W, 3).permute(0, 3, 1, 2)

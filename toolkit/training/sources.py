@@ -1,0 +1,51 @@
+"""The images that a recipe trains on and validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fptk.data import Subset, find_duplicates, open_training
+from fptk.dataset import FaceParsingDataset
+from fptk.errors import InputError
+from fptk.recipes import Recipe
+
+
+def open_data(recipe: Recipe, data: Sequence[Path]) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+    """Training and validation set: of the given folders, or synthetic faces where there are none.
+
+    Args:
+        recipe: held-out share, its seed, and the synthetic faces' numbers.
+        data: data set roots or split folders; empty for synthetic faces.
+
+    Raises:
+        InputError: a folder is no data set, or an image stands in both sets.
+    """
+    if not data:
+        return synthetic(recipe)
+    train, val = open_training(list(data), val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
+    twins = find_duplicates(train, val)
+    if twins:
+        raise InputError(
+            f"{len(twins)} validation image(s) are also in the training data, the first is {twins[0][0]} "
+            f"(validation: {twins[0][1]}); remove them from one side"
+        )
+    return train, val
+
+
+def synthetic(recipe: Recipe) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+    """The recipe's synthetic faces; the held-out ones have the indices after those of the training faces."""
+    from fptk.data.synthetic import SyntheticFaces
+
+    faces = recipe.data.synthetic
+    train = SyntheticFaces(faces.train, size=faces.size, seed=faces.seed)
+    return train, SyntheticFaces(faces.val, size=faces.size, seed=faces.seed, start=faces.train)
+
+
+def validation_subset(dataset: FaceParsingDataset, images: int | None) -> FaceParsingDataset:
+    """``images`` samples evenly spaced over ``dataset``; all of them where it is None or not smaller."""
+    if images is None or images >= len(dataset):
+        return dataset
+    return Subset(dataset, np.linspace(0, len(dataset) - 1, images).round().astype(int).tolist())

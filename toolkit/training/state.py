@@ -1,0 +1,126 @@
+"""The resume state: everything a killed training needs to go on bit for bit, in one safetensors file.
+
+Order, augmentation and dropout are functions of the step, so no random generator has a state to keep. Counters stand
+as JSON in the file's header. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fptk.errors import InputError
+from fptk.files import atomic_file
+
+SCHEMA_VERSION = 1
+_KEY = "fptk_resume"
+
+
+@dataclass
+class Counters:
+    """What a training knows apart from tensors."""
+
+    step: int = 0
+    """Optimiser steps finished."""
+    best_f1: float = -1.0
+    """Highest validation f1 so far; -1 before the first validation."""
+    best_step: int = 0
+    """Step at which it was reached."""
+    best_scores: dict[str, float] = field(default_factory=dict)
+    """Scores of that validation."""
+    stale: int = 0
+    """Validations since then."""
+    seconds: float = 0.0
+    """Time spent on steps and validations, over all calls."""
+    last_loss: float = 0.0
+    """Mean loss of the last few steps."""
+    window_steps: int = 0
+    """Steps since the last validation, for the means in its record."""
+    window_images: int = 0
+    """Their images."""
+    window_seconds: float = 0.0
+    """Their time."""
+    window_ce: float = 0.0
+    """Sum of their cross-entropies."""
+    window_dice: float = 0.0
+    """Sum of their Dice losses."""
+    stopped: bool = False
+    """Early stopping has ended the training."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """State of the gradient scaler (fp16 on CUDA only)."""
+
+    def reset_window(self) -> None:
+        """Begin a new window."""
+        self.window_steps = self.window_images = 0
+        self.window_seconds = self.window_ce = self.window_dice = 0.0
+
+
+def save_state(
+    path: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer, counters: Counters
+) -> None:
+    """Write the state to ``path``, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if ema is not None:
+        tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(counters)})
+    content = save(plain, metadata={_KEY: header})
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_state(path: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> Counters:
+    """Put the state of ``path`` into network, average and optimiser, and return the counters.
+
+    Raises:
+        InputError: it is damaged, of another schema version, or of another network.
+    """
+    tensors, header = _read(path)
+    if header.pop("schema_version", None) != SCHEMA_VERSION:
+        raise InputError(f"resume state {path} is of another fptk version; start anew in another --out")
+    try:
+        model.load_state_dict(_under(tensors, "model."))
+        if ema is not None:
+            ema.load_state_dict(_under(tensors, "ema."))
+        _load_optimizer(optimizer, _under(tensors, "optimizer."))
+        return Counters(**header)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"resume state {path} does not fit this recipe ({reason}); start anew in another --out"
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = json.loads((handle.metadata() or {})[_KEY])
+            return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"resume state {path} is damaged ({error}); start anew in another --out") from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
