@@ -1,0 +1,50 @@
+"""Any data set written out as a split folder of the CE7454 layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from fptk.classes import flat_palette
+from fptk.data.parallel import Progress, no_progress
+from fptk.dataset import FaceParsingDataset, Sample
+from fptk.errors import InputError
+from fptk.files import atomic_folder, make_folder, writing
+
+JPEG_QUALITY = 95
+
+
+def write_dataset(
+    dataset: FaceParsingDataset, folder: Path, split: str = "train", progress: Progress = no_progress
+) -> Path:
+    """Write ``<split>/images/KEY.jpg`` (quality 95) and ``<split>/masks/KEY.png`` (palette PNG) under ``folder``.
+
+    The split folder appears whole or not at all.
+
+    Returns:
+        The split folder.
+
+    Raises:
+        InputError: it exists and isn't empty, or it cannot be written.
+    """
+    target = make_folder(folder) / split
+    with writing(target):
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken:
+        raise InputError(f"{target} exists and is not empty; remove it or choose another --out")
+    with atomic_folder(target) as temporary:
+        for name in ("images", "masks"):
+            (temporary / name).mkdir()
+        for index in range(len(dataset)):
+            _write_pair(dataset[index], temporary)
+            progress(index + 1, len(dataset))
+    return target
+
+
+def _write_pair(sample: Sample, folder: Path) -> None:
+    """JPEG without chroma subsampling: thin coloured things keep their edges."""
+    Image.fromarray(sample.image).save(folder / "images" / f"{sample.key}.jpg", quality=JPEG_QUALITY, subsampling=0)
+    mask = Image.fromarray(sample.mask)
+    mask.putpalette(flat_palette())
+    mask.save(folder / "masks" / f"{sample.key}.png", optimize=True)
