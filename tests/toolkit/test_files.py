@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fptk.errors import InputError
+from fptk.files import (
+    atomic_file,
+    atomic_folder,
+    make_folder,
+    read_json,
+    replace_folder,
+    restore_folder,
+    sha256_file,
+    sha256_json,
+    temporary_folder,
+    write_json,
+    write_text,
+    writing,
+)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; skipped where this user may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("a small file system can't be mounted here (needs root)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fail_after(path: Path, error: type[BaseException]) -> None:
+    """Write half of something to ``path``, then fail."""
+    path.write_text("half")
+    raise error
+
+
+def test_file_appears_whole_with_its_suffix_and_parents(tmp_path):
+    path = tmp_path / "a" / "b" / "c.png"
+    with atomic_file(path) as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.name.startswith("."), "readers of the folder must not see it"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert entries(path.parent) == ["c.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failed_file_leaves_the_old_one_and_no_trace(tmp_path, error):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_file(path) as temporary:
+        fail_after(temporary, error)
+    assert path.read_text() == "old"
+    assert entries(tmp_path) == ["c.txt"]
+
+
+def test_folder_replaces_the_old_one_whole(tmp_path):
+    path = tmp_path / "bundle"
+    for content in ("old", "new"):
+        with atomic_folder(path) as temporary:
+            (temporary / content).write_text(content)
+    assert entries(path) == ["new"]
+    assert entries(tmp_path) == ["bundle"]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_failed_folder_leaves_the_old_one_and_no_trace(tmp_path):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError), atomic_folder(path) as temporary:
+        fail_after(temporary / "half", RuntimeError)
+    assert entries(path) == ["old"]
+    assert entries(tmp_path) == ["bundle"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fptk.files import atomic_folder
+left, rename = int(sys.argv[2]), Path.rename
+def rename_or_die(self, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return rename(self, target)
+Path.rename = rename_or_die
+with atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "new").touch()
+"""
+
+
+@pytest.mark.parametrize(("renames", "found"), [(0, ["old"]), (1, ["old"]), (2, ["new"])])
+def test_folder_survives_a_kill_at_each_rename(tmp_path, renames, found):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "old").touch()
+    code = subprocess.run([sys.executable, "-c", KILLED, str(path), str(renames)], check=False).returncode
+    assert code == (0 if renames == 2 else -9)
+    restore_folder(path)
+    assert entries(path) == found
+    with atomic_folder(path) as temporary:
+        (temporary / "next").touch()
+    assert entries(path) == ["next"]
+    assert not (tmp_path / ".bundle.old").exists()
+
+
+def test_kill_after_the_second_rename_keeps_the_new_folder(tmp_path):
+    for name in ("bundle", ".bundle.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name.strip(".")).touch()
+    restore_folder(tmp_path / "bundle")
+    assert entries(tmp_path) == ["bundle"]
+    assert entries(tmp_path / "bundle") == ["bundle"]
+
+
+def test_folder_never_replaces_a_file(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with temporary_folder(tmp_path, "x") as temporary, pytest.raises(InputError, match="a file of that name"):
+        replace_folder(temporary, tmp_path / "mine")
+    assert entries(tmp_path) == ["mine"]
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_full_device_is_one_line():
+    path = Path("/dev/full")
+    if not path.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(InputError, match="cannot write /dev/full: no space left") as caught, writing(path):
+        path.write_text("x")
+    assert caught.value.exit_code == 2
+
+
+def test_full_disk_leaves_the_old_file_and_no_trace(mount):
+    path = mount / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(InputError, match="no space left on the device"):
+        write_text(path, "x" * 200_000)
+    assert path.read_text() == "old"
+    assert entries(mount) == ["a.txt"]
+    with pytest.raises(InputError, match="no space left"), atomic_folder(mount / "bundle") as temporary:
+        (temporary / "engine").write_bytes(bytes(200_000))
+    assert entries(mount) == ["a.txt"]
+
+
+def test_read_only_file_system_is_one_line(mount):
+    write_text(mount / "a.txt", "old")
+    subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+    for write in (write_text, write_json):
+        with pytest.raises(InputError, match=r"cannot write .*a\.txt: the file system is read-only"):
+            write(mount / "a.txt", "new")
+    with pytest.raises(InputError, match="read-only"):
+        make_folder(mount / "out")
+    with pytest.raises(InputError, match="read-only"):
+        make_folder(mount)
+    with pytest.raises(InputError, match="read-only"), atomic_folder(mount / "out"):
+        pass
+    assert (mount / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG])
+def test_refusals_of_the_system_are_input_errors(tmp_path, code):
+    with pytest.raises(InputError, match="choose another --out"), writing(tmp_path / "x"):
+        raise OSError(code, "refused")
+
+
+def test_other_system_errors_stay_bugs(tmp_path):
+    with pytest.raises(OSError, match="odd"), writing(tmp_path):
+        raise OSError(errno.EBADF, "odd")
+
+
+def test_path_through_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        make_folder(tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="a file of that name is in the way"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(InputError):
+        write_text(tmp_path / "file" / "a.txt", "x")
+    with pytest.raises(InputError, match="folder is in the way"):
+        write_text(tmp_path, "x")
+    with pytest.raises(InputError, match="too long"):
+        make_folder(tmp_path / ("n" * 300))
+
+
+def test_make_folder_creates_parents_and_leaves_nothing_in_it(tmp_path):
+    assert entries(make_folder(make_folder(tmp_path / "a" / "b"))) == []
+
+
+def test_json_round_trip_and_refusals(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"miou": 0.5, "names": ["a", None]})
+    assert read_json(path, "run") == {"miou": 0.5, "names": ["a", None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"miou": float("nan")})
+    assert json.loads(path.read_text())["miou"] == 0.5
+    with pytest.raises(InputError, match=r"run .* does not exist"):
+        read_json(tmp_path / "none.json", "run")
+    for content in (b"{", b"", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="not a readable JSON file") as caught:
+            read_json(path, "run")
+        assert "\n" not in str(caught.value)
+
+
+def test_hashes_are_sha256_of_content_and_of_canonical_json(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert sha256_json({"b": 1, "a": [2]}) == sha256_json({"a": [2], "b": 1})
+    assert sha256_json({"b": 1, "a": [2]}) == hashlib.sha256(b'{"a":[2],"b":1}').hexdigest()
