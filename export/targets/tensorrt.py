@@ -1,4 +1,9 @@
-"""Targets ``trt`` (TensorRT, built and run on a GPU host) and ``trt-rtx`` (TensorRT-RTX, built anywhere)."""
+"""Targets ``trt`` (TensorRT, built and run on a GPU host) and ``trt-rtx`` (TensorRT-RTX, built anywhere).
+
+Options, all optional keys of :attr:`BuildRequest.options`: the fields of
+:class:`~fptk.export.tensorrt.options.TensorRTOptions` for the builder, those of
+:class:`~fptk.calibration.onnx_quantiser.OnnxQuantSettings` for the quantiser.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +12,42 @@ from typing import Any, ClassVar
 
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target
+from fptk.export.tensorrt.binding import BINDING_FILE, EngineBinding, dotted
+from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.check import check_qdq, refuse_errors
+from fptk.export.tensorrt.cuda import INSTALL_PYCUDA, PycudaStream
 from fptk.export.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.host import cuda_host, is_too_old, package_version, wheel_version
+from fptk.export.tensorrt.layers import LayerReport, report_layers
 from fptk.export.tensorrt.options import TensorRTOptions, split_options
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.rebuild import rebuild_command
+from fptk.export.tensorrt.runner import TensorRTSession, open_context
+from fptk.files import sha256_file, write_json
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
 ONNX_FILE = "model.onnx"
-ENGINE_FILE = "model.engine"
+LAYERS_FILE = "layers.json"
 
 
 class EngineNotBuiltError(TargetUnavailableError):
     """The ONNX file was made and checked, the engine wasn't built (exit code 3).
 
     Attributes:
+        reason: why, in one line.
         kept: files that were made and stay of use.
         rebuild: command that builds the engine from them on a host that can.
+        details: what the bundle would have recorded of the build so far.
     """
 
-    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str) -> None:
+    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, details: dict[str, Any]) -> None:
         super().__init__(f"{reason}; kept {', '.join(str(path) for path in kept)}; on a host that can, run: {rebuild}")
         self.reason = reason
         self.kept = kept
         self.rebuild = rebuild
+        self.details = details
 
 
 class TensorRTTarget(Target):
@@ -59,13 +74,14 @@ class TensorRTTarget(Target):
         if host.reason:
             return Probe(flavour.builds_without_gpu, False, host.reason, host.remedy, versions)
         if "pycuda" not in versions:
-            return Probe(
-                True, False, "pycuda is not installed", "pip install pycuda (needs the CUDA toolkit)", versions
-            )
+            return Probe(True, False, "pycuda is not installed", INSTALL_PYCUDA, versions)
         return Probe(True, True, versions=versions)
 
     def build(self, request: BuildRequest) -> Artefact:
         """Build the engine; see :meth:`Target.build`.
+
+        ``details`` hold ``simulate_with`` (name of the ONNX file whose accuracy ONNX Runtime can tell), ``rebuild``,
+        ``findings``, ``layers`` (:class:`LayerReport`), ``versions``, ``build_seconds`` and ``warnings``.
 
         Raises:
             EngineNotBuiltError: this host cannot build; the checked ONNX file is kept and named.
@@ -78,28 +94,120 @@ class TensorRTTarget(Target):
         details |= write_precision_onnx(request, quantiser, onnx_path)
         findings = check_qdq(onnx_path, options.compute_capabilities(self.flavour))
         refuse_errors(onnx_path, findings)
+        graph = Graph.read(onnx_path)
         details["findings"] = [finding.as_dict() for finding in findings]
-        details["rebuild"] = self._rebuild(onnx_path, options, request.spec)
+        details["options"] = options.model_dump(mode="json")
+        details["rebuild"] = rebuild = self._rebuild(graph, options, request.spec)
+        _check_batch(graph, options, onnx_path)
         probe = self.probe()
-        raise EngineNotBuiltError(
-            f"{self.flavour.title} cannot build here: {probe.reason} ({probe.remedy})", (onnx_path,), details["rebuild"]
+        if not probe.can_build:
+            reason = f"{self.flavour.title} cannot build here: {probe.reason} ({probe.remedy})"
+            raise EngineNotBuiltError(reason, (onnx_path,), rebuild, details)
+        try:
+            built = build_engine(self.flavour, onnx_path, request.folder, options)
+        except BuildFailedError as error:
+            raise EngineNotBuiltError(error.reason, (onnx_path, error.log), rebuild, details) from error
+        report = report_layers(built.layers, graph, int8=request.precision is Precision.INT8)
+        return self._finish(request, options, graph, built, report, details)
+
+    def _finish(
+        self,
+        request: BuildRequest,
+        options: TensorRTOptions,
+        graph: Graph,
+        built: BuiltEngine,
+        report: LayerReport,
+        details: dict[str, Any],
+    ) -> Artefact:
+        layers_path, binding_path = request.folder / LAYERS_FILE, request.folder / BINDING_FILE
+        write_json(layers_path, report.as_dict())
+        if request.precision is Precision.INT8:
+            report.require_int8(options.min_int8_layers)
+        details["layers"] = {key: value for key, value in report.as_dict().items() if key != "layers"}
+        details["layers"]["summary"] = report.summary
+        details["layers_in_float"] = [
+            {"onnx": list(layer.onnx_nodes), "precision": layer.precision, "reason": layer.reason}
+            for layer in report.layers
+            if layer.reason
+        ]
+        details |= {"build_seconds": built.seconds, "warnings": list(built.warnings)}
+        details["versions"] = self.probe().versions | {self.flavour.module: built.version}
+        binding = self._binding(request, options, graph, built, details["rebuild"])
+        details["bound_to"] = binding.model_dump(mode="json", include={"version", "compute_capabilities", "gpu"})
+        write_json(binding_path, binding.model_dump(mode="json"))
+        files = [built.engine, binding_path, request.folder / ONNX_FILE, layers_path, built.log]
+        if built.timing_cache:
+            files.append(built.timing_cache)
+        return Artefact(tuple(files), details)
+
+    def _binding(
+        self, request: BuildRequest, options: TensorRTOptions, graph: Graph, built: BuiltEngine, rebuild: str
+    ) -> EngineBinding:
+        capabilities = tuple(dotted(capability) for capability in options.compute_capabilities(self.flavour))
+        gpu = None
+        if not capabilities:
+            gpu = cuda_host().gpus[0]
+            capabilities = (gpu.compute_capability,)
+        low, _, high = options.dynamic_batch or (_fixed_batch(graph), 0, _fixed_batch(graph))
+        return EngineBinding(
+            target=self.name,
+            precision=request.precision.value,
+            version=built.version,
+            compute_capabilities=capabilities,
+            gpu=gpu.name if gpu else None,
+            hardware_compatibility=options.hardware_compatibility,
+            version_compatible=options.version_compatible,
+            input_name=graph.model.graph.input[0].name,
+            output_name=graph.model.graph.output[0].name,
+            size=request.spec.size,
+            batch=(low, high),
+            preprocess_sha256=request.spec.sha256,
+            engine_sha256=sha256_file(built.engine),
+            rebuild=rebuild,
         )
 
-    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+    def load(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, cuda_graph: bool = False
+    ) -> Session:
+        """Load an engine; see :meth:`Target.load`.
+
+        Args:
+            path: the engine file, with its ``engine.json`` beside it.
+            spec: preprocessing it was built for.
+            threads: ignored, the work is the GPU's.
+            cuda_graph: run the engine as one CUDA graph.
+
+        Raises:
+            TargetUnavailableError: no wheel, driver, GPU or pycuda here.
+            InputError: the engine is damaged, or bound to another version, GPU or preprocessing; with the command that
+                rebuilds it.
+        """
+        binding = EngineBinding.read(path)
+        binding.check_preprocess(spec.sha256)
         probe = self.probe()
-        raise TargetUnavailableError(f"{self.flavour.title} cannot run {path} here: {probe.reason}; {probe.remedy}")
+        if not probe.can_run:
+            raise TargetUnavailableError(f"{self.flavour.title} cannot run {path} here: {probe.reason}; {probe.remedy}")
+        binding.check_version(self.flavour.title, wheel_version(self.flavour) or "")
+        binding.check_gpu(cuda_host().gpus[0])
+        stream = PycudaStream()
+        try:
+            with stream.current():
+                context = open_context(self.flavour, path, binding, cuda_graph=cuda_graph)
+            name = f"{self.name} {binding.precision}"
+            captured = cuda_graph and not self.flavour.builds_without_gpu
+            return TensorRTSession(name, spec, binding, context, stream, cuda_graph=captured)
+        except BaseException:
+            stream.close()
+            raise
 
-    def _rebuild(self, onnx_path: Path, options: TensorRTOptions, spec: PreprocessSpec) -> str:
-        from fptk.export.tensorrt.graph import Graph
-
-        graph = Graph.read(onnx_path)
+    def _rebuild(self, graph: Graph, options: TensorRTOptions, spec: PreprocessSpec) -> str:
         entry = graph.model.graph.input[0].name
         shape = graph.shape(entry)
-        if shape is None or len(shape) != 4:
-            raise InputError(f"{onnx_path}: input {entry} has shape {shape}, not (N, H, W, 3)")
+        if shape is None or tuple(shape[1:]) != (*spec.size, 3):
+            raise InputError(f"the ONNX input '{entry}' has shape {shape}, not (N, {spec.size[0]}, {spec.size[1]}, 3)")
         return rebuild_command(
             self.flavour,
-            onnx_path.name,
+            ONNX_FILE,
             ENGINE_FILE,
             options,
             input_name=entry,
@@ -118,3 +226,18 @@ class TensorRTRTXTarget(TensorRTTarget):
 def _versions(flavour: Flavour, version: str | None) -> dict[str, str]:
     found = {flavour.module: version, "pycuda": package_version("pycuda")}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _fixed_batch(graph: Graph) -> int:
+    shape = graph.shape(graph.model.graph.input[0].name)
+    return (shape[0] if shape else None) or 1
+
+
+def _check_batch(graph: Graph, options: TensorRTOptions, path: Path) -> None:
+    shape = graph.shape(graph.model.graph.input[0].name)
+    if options.dynamic_batch and shape is not None and shape[0] is not None:
+        wanted = ":".join(map(str, options.dynamic_batch))
+        raise InputError(
+            f"dynamic batch {wanted} needs an ONNX file with an open batch, {path.name} has {shape[0]}; "
+            "export it with batch=None"
+        )

@@ -1,7 +1,9 @@
 """The checker: what TensorRT would reject or silently mis-scale in an ONNX file, by node, before TensorRT is started.
 
 Sources: *TensorRT: Explicit Quantization* (symmetric INT8, per-tensor activations), *ONNX operator support*; and builds
-with TensorRT-RTX 1.7, which confirmed each of the errors below (``tests/export/tensorrt/test_check.py``).
+with TensorRT-RTX 1.7 (``tests/export/tensorrt/test_builds.py`` repeats them): it rejects a zero point other than 0, an
+int32 bias, int16, a scale of 0 and uint8 arithmetic, reads uint8 as int8 with a warning, and the Attention operator
+kills its process.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fptk.errors import InputError
-from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTISED_OPS, Graph, Node, attribute
+from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTISED_OPS, Graph, Node, attribute, is_dequantised
 
 ERROR = "error"
 WARNING = "warning"
@@ -104,7 +106,7 @@ def _check_operators(graph: Graph) -> Iterator[Finding]:
             yield _error(
                 "attention-op",
                 node,
-                f"opset {graph.opset} exported an Attention operator, which the parser rejects; "
+                f"opset {graph.opset} exported an Attention operator, which crashes or fails the build; "
                 "export with opset_version=20",
             )
         elif node.op_type in UNSUPPORTED_OPS:
@@ -132,7 +134,8 @@ def _check_types(graph: Graph) -> Iterator[Finding]:
             yield _warning(
                 "five-dimensions",
                 node,
-                f"{node.op_type} on {max(ranks)} dimensions has no INT8 kernel on some GPUs; reshape to 4-D or less",
+                f"{node.op_type} on {max(ranks)} dimensions; TensorRT flattens it, OpenVINO and ncnn may fail: "
+                "reshape to 4-D or less",
             )
 
 
@@ -213,10 +216,10 @@ def _check_scale(graph: Graph, node: Node) -> Iterator[Finding]:
     if attribute(node, "block_size", 0):
         yield _error("block-scale", node, "block-wise scales exist for 4-bit weights only; use one scale a channel")
     elif values.size > 1 and not graph.is_constant(node.input[0]):
-        yield _error(
+        yield _warning(
             "per-channel-activation",
             node,
-            f"{values.size} scales on an activation; TensorRT takes one scale a tensor there",
+            f"{values.size} scales on an activation; only one scale a tensor has INT8 kernels, the layer runs in float",
         )
 
 
@@ -226,21 +229,13 @@ def _check_half_quantised(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        bare = [name for name in node.input[:2] if not _is_dequantised(graph, name)]
+        bare = [name for name in node.input[:2] if not is_dequantised(graph, name)]
         if bare:
             yield _warning(
                 "unquantised-input",
                 node,
                 f"{node.op_type} runs in float: no Q/DQ on {' and '.join(bare)}",
             )
-
-
-def _is_dequantised(graph: Graph, name: str) -> bool:
-    """Whether a tensor comes from a DQ, through nodes that only move data."""
-    node = graph.producer.get(name)
-    while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
-        node = graph.producer.get(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _check_turing(graph: Graph, compute_capabilities: Iterable[int]) -> Iterator[Finding]:
@@ -251,7 +246,7 @@ def _check_turing(graph: Graph, compute_capabilities: Iterable[int]) -> Iterator
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        if any(_is_dequantised(graph, name) for name in node.input[:2]):
+        if any(is_dequantised(graph, name) for name in node.input[:2]):
             yield _error("sm75-int8", node, f"TensorRT-RTX has no INT8 {node.op_type} for Turing (SM 75); use --fp16")
         elif graph.element_type(node.input[0]) == onnx.TensorProto.FLOAT:
             yield _error(

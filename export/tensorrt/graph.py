@@ -127,3 +127,11 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
         if entry.name == name:
             return onnx.helper.get_attribute_value(entry)
     return default
+
+
+def is_dequantised(graph: Graph, name: str) -> bool:
+    """Whether a tensor comes from a DequantizeLinear, directly or through nodes that only move data."""
+    node = graph.producer.get(name)
+    while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+        node = graph.producer.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"

@@ -1,0 +1,186 @@
+"""Builds one engine in a process of its own: ``python -m fptk.export.tensorrt.worker JOB.json``.
+
+TensorRT keeps the first logger that a process gives it, and some graphs end its process with a segmentation fault; a
+process for each build confines both. The job is a JSON file of :class:`Job`, the answer a JSON file of
+:class:`Outcome`. This module imports TensorRT (or TensorRT-RTX) and nothing of fptk that needs more than the base.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fptk.export.tensorrt.flavour import FLAVOURS, Flavour
+from fptk.export.tensorrt.options import TensorRTOptions
+
+SEVERITY_LETTERS = "FEWIV"
+"""Letters of TensorRT's severities, in the order of its enumeration."""
+
+
+class Job(BaseModel):
+    """What to build."""
+
+    model_config = ConfigDict(frozen=True)
+
+    target: str
+    onnx: Path
+    engine: Path
+    log: Path
+    """File that every message goes to, one a line behind ``[F]``, ``[E]``, ``[W]``, ``[I]`` or ``[V]``."""
+    outcome: Path
+    options: TensorRTOptions
+    timing_cache: Path | None = None
+    """File to write the updated timing cache to."""
+
+
+class Outcome(BaseModel):
+    """What came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    """Version of TensorRT or TensorRT-RTX."""
+    seconds: float = 0.0
+    """Time of the build itself."""
+    parse_errors: tuple[str, ...] = ()
+    """What the ONNX parser rejected, each with its node."""
+    inspector: str = ""
+    """JSON of the engine inspector; empty where there is no GPU to inspect the engine with."""
+
+
+def run(job: Job) -> Outcome:
+    """Build the engine of ``job`` and write it.
+
+    Raises:
+        RuntimeError: the builder gave no engine; the log says why.
+    """
+    flavour = FLAVOURS[job.target]
+    trt = importlib.import_module(flavour.module)
+    with job.log.open("w", encoding="utf-8", buffering=1) as stream:
+        logger = make_logger(trt, stream)
+        builder = trt.Builder(logger)
+        network = builder.create_network(network_flags(trt))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(job.onnx)):
+            errors = tuple(_describe(parser.get_error(index)) for index in range(parser.num_errors))
+            return Outcome(version=trt.__version__, parse_errors=errors or ("the parser gave no reason",))
+        config = builder.create_builder_config()
+        configure(trt, builder, network, config, flavour, job)
+        started = time.monotonic()
+        plan = builder.build_serialized_network(network, config)
+        seconds = time.monotonic() - started
+        if plan is None:
+            raise RuntimeError("the builder gave no engine")
+        data = bytes(plan)
+        job.engine.write_bytes(data)
+        cache = config.get_timing_cache() if job.timing_cache else None
+        if job.timing_cache and cache is not None:
+            job.timing_cache.write_bytes(bytes(cache.serialize()))
+        inspector = "" if flavour.builds_without_gpu else inspect(trt, logger, data)
+        return Outcome(version=trt.__version__, seconds=round(seconds, 3), inspector=inspector)
+
+
+def make_logger(trt: Any, stream: Any) -> Any:
+    """A logger that writes every severity to ``stream``."""
+
+    class FileLogger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            stream.write(f"[{SEVERITY_LETTERS[int(severity)]}] {message}\n")
+
+    return FileLogger()
+
+
+def network_flags(trt: Any) -> int:
+    """``STRONGLY_TYPED``: needed on 10.x, without effect on 11.x and TensorRT-RTX, where no other networks exist."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def configure(trt: Any, builder: Any, network: Any, config: Any, flavour: Flavour, job: Job) -> None:
+    """Apply the options of ``job`` to ``config``."""
+    options = job.options
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_mib:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+    add_profile(builder, network, config, options)
+    capabilities = options.compute_capabilities(flavour)
+    if capabilities:
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
+    if not flavour.builds_without_gpu:
+        _configure_tensorrt(trt, config, job)
+
+
+def _configure_tensorrt(trt: Any, config: Any, job: Job) -> None:
+    options = job.options
+    level = options.hardware_compatibility.upper()
+    if level != "NONE":
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.dla_core is not None:
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = options.dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if job.timing_cache:
+        known = options.timing_cache
+        content = known.read_bytes() if known is not None and known.is_file() else b""
+        # A cache of another GPU or version is ignored with a warning, not taken over.
+        config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
+
+
+def add_profile(builder: Any, network: Any, config: Any, options: TensorRTOptions) -> None:
+    """The optimisation profile of an input with an open batch: the asked-for range, or batch 1 alone."""
+    entry = network.get_input(0)
+    shape = tuple(entry.shape)
+    if shape[0] != -1:
+        return
+    profile = builder.create_optimization_profile()
+    low, best, high = options.dynamic_batch or (1, 1, 1)
+    profile.set_shape(entry.name, (low, *shape[1:]), (best, *shape[1:]), (high, *shape[1:]))
+    config.add_optimization_profile(profile)
+
+
+def inspect(trt: Any, logger: Any, plan: bytes) -> str:
+    """JSON of the engine inspector. Only where there is a GPU: deserialising without a driver ends the process."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return ""
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _describe(error: Any) -> str:
+    name, kind = error.node_name(), error.node_operator()
+    where = f"{name} ({kind}): " if name or kind else ""
+    # Without a driver every refusal drags a complaint about CUDA behind it.
+    text = str(error.desc()).split("[checkMacros.cpp::catchCudaError")[0]
+    return where + " ".join(text.split())
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job file named by ``arguments``; 0 where it left an outcome, 1 where the builder failed."""
+    faulthandler.enable()
+    job = Job.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    try:
+        outcome = run(job)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    job.outcome.write_text(outcome.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
