@@ -205,8 +205,9 @@ def squircle_of(x: FloatArray, y: FloatArray, half: tuple[float, float], square:
 def capsule(patch: Patch, start: tuple[float, float], end: tuple[float, float], radius: float) -> FloatArray:
     """Signed distance of a line from ``start`` to ``end`` with round ends."""
     along = (end[0] - start[0], end[1] - start[1])
+    scaling = 1 / (along[0] * along[0] + along[1] * along[1])
     x, y = patch.p - start[0], patch.q - start[1]
-    share = np.minimum(np.maximum((x * along[0] + y * along[1]) * (1 / (along[0] ** 2 + along[1] ** 2)), 0), 1)
+    share = np.minimum(np.maximum((x * along[0] + y * along[1]) * scaling, 0), 1)
     x, y = x - share * along[0], y - share * along[1]
     distance: FloatArray = np.sqrt(x * x + y * y) - np.float32(radius)
     return distance

@@ -103,8 +103,8 @@ def _paint_collar(canvas: Canvas, patch: Patch, cloth: FloatArray, colour: Colou
     pale = mix(colour, (1, 1, 1), dice.between(0.35, 0.8))
     aside = np.abs(patch.p)
     inner = (1.02 - 0.62 * (patch.q - 1.45) - aside) * 0.8
-    outer = (aside - 0.92 + 0.28 * (patch.q - 1.9)) * 0.9
-    lower = (patch.q - 2.45 + 0.35 * aside) * 0.9
+    outer = (aside - 1.02 + 0.20 * (patch.q - 1.9)) * 0.95
+    lower = (patch.q - 2.5 + 0.42 * aside) * 0.9
     flap = np.maximum(np.maximum(np.maximum(inner, outer), lower), np.maximum(1.55 - patch.q, cloth - 0.05))
     canvas.cast(patch, flap, 0.25, 0.11)
     tone = 0.75 + 0.25 * np.minimum(-flap * 9, 1)

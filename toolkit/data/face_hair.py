@@ -76,8 +76,8 @@ def paint_curtains(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None:
     """Long hair in front of the shoulders; ears come on top of it."""
     if cut.length is None:
         return
-    patch = pose.head.box(-1.6, 0.3, 1.6, cut.length + 0.1)
-    inner = 0.66 + 0.05 * wave(patch.q * 0.6) - np.abs(patch.p)
+    patch = pose.head.box(-1.6, -0.7, 1.6, cut.length + 0.1)
+    inner = _inner_edge(patch) - np.abs(patch.p)
     canvas.paint(patch, np.maximum(_curtain(patch, cut), inner), _colours(patch, looks, cut, 0.95), HAIR)
 
 
@@ -90,7 +90,8 @@ def paint_front_hair(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None
     cap = squircle(patch, (0.0, -0.28), (1.06 + volume, 1.30 + volume), 0.12)
     if looks.hair_style == "curly":
         cap = cap + 0.045 * wave(patch.p * 2.3 + 0.2) * wave(patch.q * 2.1) - 0.03
-    distance = np.maximum(np.maximum(cap, _outside_face(patch, pose, looks, cut)), _ear_cut(patch, looks))
+    rounded = -smooth_min(-cap, -_ear_cut(patch, looks), 0.25)
+    distance = np.maximum(rounded, _outside_face(patch, pose, looks, cut))
     colours = _curls(patch, looks, cut) if looks.hair_style == "curly" else _colours(patch, looks, cut, 1.0)
     canvas.cast(patch, distance, 0.22, 0.17)
     canvas.paint(patch, distance, colours, HAIR)
@@ -121,6 +122,11 @@ def _curtain(patch: Patch, cut: Cut) -> FloatArray:
     return -smooth_min(-sides, -tips, 0.5)
 
 
+def _inner_edge(patch: Patch) -> FloatArray:
+    """Distance from the middle at which the curtains begin."""
+    return 0.66 + 0.05 * wave(patch.q * 0.6)
+
+
 def _outside_face(patch: Patch, pose: Pose, looks: Looks, cut: Cut) -> FloatArray:
     """Negative outside the window of skin that the hair leaves open."""
     shift = 0.25 * pose.yaw
@@ -142,7 +148,8 @@ def _paint_lock(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut, side: int) -
     """Hair that falls over one ear."""
     end = min(cut.length or 0.0, 1.1)
     patch = pose.head.box(*((-1.6, -0.9) if side < 0 else (0.5, -0.9)), *((-0.5, end) if side < 0 else (1.6, end)))
-    inner = 0.86 + 0.25 * pose.yaw * side - 0.20 * np.maximum(patch.q, 0) + 0.04 * wave(patch.q * 0.8) - patch.p * side
+    above = np.minimum(np.maximum(1 - patch.q * (1 / 1.1), 0), 1)
+    inner = _inner_edge(patch) + (0.18 + 0.25 * pose.yaw * side) * above - patch.p * side
     distance = np.maximum(np.maximum(_curtain(patch, cut), inner), -0.75 - patch.q)
     canvas.paint(patch, distance, _colours(patch, looks, cut, 0.95), HAIR)
 

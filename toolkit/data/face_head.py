@@ -198,9 +198,9 @@ def paint_brows(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
         outward = (patch.p - centre) * (side / half)
         bend = outward - 0.15
         line = -0.42 + lift + arch * bend * bend + tilt * outward
-        taper = np.minimum((outward + 1.0) * 5, np.minimum(1.25 - 0.75 * outward, 1.3))
-        stroke = np.abs(patch.q - line) - thick * np.minimum(taper, (1 - outward) * 4)
-        hairs = 0.92 + 0.10 * wave(patch.p * (side * 17.0) + patch.q * 9)
+        root, tail = np.maximum(-0.55 - outward, 0) * (1 / 0.45), np.maximum(outward + 0.25, 0) * (1 / 1.25)
+        stroke = np.abs(patch.q - line) - 1.25 * thick * np.minimum(1 - root * root, 1 - tail * tail)
+        hairs = 0.94 + 0.08 * wave(patch.p * (side * 15.0) + patch.q * 11)
         canvas.paint(patch, stroke * 0.95, ramp((0, 0, 0), colour, hairs), label("brow", side))
 
 
@@ -220,8 +220,9 @@ def paint_mouth(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     upper_out = upper_in - full * 0.125 * arch * (1.15 - 0.42 * dent)
     lower_out = lower_in + full * 0.165 * full_arch
     q = patch.q
-    inner = _mouth_colours(patch, centre, across, upper_in, looks, dice)
-    canvas.paint(patch, np.maximum(upper_in - q, q - lower_in), inner, CLASS_INDEX["mouth"])
+    if looks.mouth_open:
+        inner = _mouth_colours(patch, centre, across, upper_in, looks, dice)
+        canvas.paint(patch, np.maximum(upper_in - q, q - lower_in), inner, CLASS_INDEX["mouth"])
     upper_tone = 0.55 + (q - upper_out) * -1.2 + 0.1 * looks.light[1] * -1
     canvas.paint(patch, np.maximum(upper_out - q, q - upper_in), _lip(looks, upper_tone), CLASS_INDEX["u_lip"])
     sheen = hump(((q - lower_in) - 0.085) * ((q - lower_in) - 0.085) * 180) * hump(across * across * 2.2)

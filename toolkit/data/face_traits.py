@@ -63,12 +63,12 @@ class Pose:
     def place(self, p: float, depth: float) -> float:
         """Where a feature at ``p`` of the frontal face lies after the turn."""
         side = p / depth
-        return depth * (side * math.sqrt(1 - self.yaw**2) + math.sqrt(1 - side * side) * self.yaw)
+        return depth * (side * math.sqrt(1 - self.yaw * self.yaw) + math.sqrt(1 - side * side) * self.yaw)
 
     def narrowing(self, p: float, depth: float) -> float:
         """Factor on the width of a feature at ``p``: below 1 on the side turned away."""
         side = p / depth
-        return math.sqrt(1 - self.yaw**2) - side / math.sqrt(1 - side * side) * self.yaw
+        return math.sqrt(1 - self.yaw * self.yaw) - side / math.sqrt(1 - side * side) * self.yaw
 
 
 @dataclass(frozen=True)
