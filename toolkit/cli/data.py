@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
     from fptk.data.inspection import Inspection
+    from fptk.data.parallel import Progress
 
 SHOWN_PER_KIND = 20
 """Faults of one kind that the terminal lists by name; the JSON holds all."""
@@ -45,10 +48,7 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     from fptk.files import write_json
 
     with progress_bar() as bar:
-        task = bar.add_task("reading pairs", total=None)
-        result = inspect_folder(
-            folder, jobs=jobs, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"))
     to_stdout = json_file == Path("-")
     if json_file is not None and not to_stdout:
         write_json(json_file, result.as_dict())
@@ -87,14 +87,13 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     from fptk.errors import InputError
 
     with progress_bar() as bar:
-        task = bar.add_task("converting faces", total=None)
         result = convert_release(
             source,
             out,
             splits=_parse_splits(splits_text),
             size=size,
             jobs=jobs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=_task(bar, "converting faces"),
         )
     for split in sorted(result.written | result.kept):
         kept = f", {result.kept[split]} were there already" if result.kept[split] else ""
@@ -107,6 +106,41 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
         raise InputError(f"{len(result.failures)} faces were left out of {out}; mend them and run the command again")
     if not result.written and not result.kept:
         raise InputError(f"{source} holds no face of {splits_text}; choose other --splits")
+
+
+@command.command()
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Data set root to write.")
+@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="Faces of train/.")
+@click.option("--val", "val_count", type=click.IntRange(min=0), default=0, show_default=True, help="Faces of val/.")
+@click.option("--size", type=click.IntRange(min=32), default=256, show_default=True, help="Side in pixels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which series of faces.")
+def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
+    """Draw synthetic faces with exact masks into DIR/train (and DIR/val).
+
+    The same seed draws the same faces; the faces of val/ follow those of train/ in the series, so none is in both.
+    """
+    from fptk.cli.console import out as results
+    from fptk.cli.console import progress_bar
+    from fptk.data.synthetic import SyntheticFaces
+    from fptk.data.writer import write_dataset
+
+    for split, number, start in (("train", count, 0), ("val", val_count, count)):
+        if not number:
+            continue
+        with progress_bar() as bar:
+            faces = SyntheticFaces(number, (size, size), seed, start)
+            folder = write_dataset(faces, out, split, _task(bar, f"drawing {split}"))
+        results.print(f"{folder}: {number} faces of {size}x{size} written", markup=False, soft_wrap=True)
+
+
+def _task(bar: RichProgress, description: str) -> Progress:
+    """Add a task to ``bar``; the result moves it."""
+    task = bar.add_task(description, total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    return advance
 
 
 def _parse_splits(text: str) -> tuple[str, ...]:

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fptk.cli import main
+from fptk.data import open_training
+from fptk.data.synthetic import SyntheticFaces
 
 
 def run(monkeypatch, capsys, *arguments: str | Path) -> tuple[int, str, str]:
@@ -70,6 +73,25 @@ def test_convert_refuses_splits_that_do_not_exist(tmp_path, monkeypatch, capsys,
     code, _, err = run(monkeypatch, capsys, "convert", tmp_path, "--out", tmp_path / "out", "--splits", splits)
     assert code == 2
     assert "is not a list of train, val, test" in err
+
+
+def test_synth_draws_a_data_set_that_trains_and_inspects_clean(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "faces"
+    arguments = ("synth", "--out", out, "--count", "6", "--val", "2", "--size", "64", "--seed", "5")
+    code, text, _ = run(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert "6 faces of 64x64" in text
+    train, val = open_training([out])
+    assert (len(train), len(val)) == (6, 2)
+    expected = SyntheticFaces(8, (64, 64), seed=5)
+    for index in range(6):
+        assert np.array_equal(train[index].mask, expected[index].mask)
+    assert np.array_equal(val[0].mask, expected[6].mask)
+    code, text, _ = run(monkeypatch, capsys, "inspect", out, "--jobs", "1")
+    assert code == 0
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "not empty" in err
 
 
 def test_command_loads_nothing_heavy_before_it_runs():
