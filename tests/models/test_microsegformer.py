@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fptk.models import create_model
+from fptk.models.microsegformer import Dropout
 
 
 @pytest.mark.parametrize("lmsa", ["compact", "multiscale", None])
@@ -35,3 +36,15 @@ def test_every_parameter_learns() -> None:
     # The key bias adds a constant to every score of a query: softmax does not see it.
     still = [key for key, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().max() > 0)]
     assert [key for key in still if not key.endswith("attention.k.bias")] == []
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.15).train()
+    x = torch.ones(3, 101, 1001)
+    y = dropout(x)
+    assert abs(float((y == 0).float().mean()) - 0.15) < 0.003
+    assert abs(float(y.mean()) - 1.0) < 0.005
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(dropout.eval()(x), x)
