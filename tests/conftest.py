@@ -1,0 +1,82 @@
+"""Fixtures that all tests share: the command line in-process, a small checkpoint, a small data set, real faces."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command line left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def fptk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Run ``fptk ARGS...`` in this process, through the same entry point as the script."""
+    from fptk.cli import main
+
+    def call(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["fptk", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def faces_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the CE7454 layout: 12 training and 4 validation synthetic faces of 64x64."""
+    from fptk.data.synthetic import SyntheticFaces
+    from fptk.data.writer import write_dataset
+
+    folder = tmp_path_factory.mktemp("faces")
+    write_dataset(SyntheticFaces(12, (64, 64)), folder, "train")
+    write_dataset(SyntheticFaces(4, (64, 64), start=12), folder, "val")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained MicroSegFormer for 64x64 images."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from fptk.models import CheckpointCard, count_parameters, create_model, save_checkpoint
+    from fptk.preprocess import PreprocessSpec
+
+    torch.manual_seed(0)
+    model = create_model("microsegformer")
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    card = CheckpointCard(
+        model=model.name,
+        options=model.options,
+        num_parameters=count_parameters(model),
+        preprocess=PreprocessSpec(size=(64, 64)),
+    )
+    save_checkpoint(path, model.state_dict(), card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_faces() -> Path:
+    """Folder with the CelebAMask-HQ subsets; the test is skipped where they are absent."""
+    folder = Path(os.environ.get("FPTK_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "celebamask-3k").is_dir():
+        pytest.skip(f"no real faces in {folder}; set FPTK_DATA to the folder that holds celebamask-3k")
+    return folder
