@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fptk.errors import InputError, missing_package
 
@@ -38,7 +40,69 @@ def load_float_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
     refuse_quantised(model, str(path))
     _name_nodes(model)
+    return fold_constants(model)
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace what does not depend on the input by constants, in place.
+
+    A product of two weights that is left in the graph would be taken for a layer and rounded once as one, and once more
+    as the weight of the next.
+    """
+    from onnx import ModelProto, numpy_helper
+
+    fixed = {constant.name for constant in model.graph.initializer}
+    foldable = []
+    for node in model.graph.node:
+        if all(name in fixed or not name for name in node.input) and not node.op_type.startswith("Random"):
+            foldable.append(node)
+            fixed.update(node.output)
+    if not foldable:
+        return model
+    kept = [node for node in model.graph.node if node.name not in {folded.name for folded in foldable}]
+    made = {name for node in foldable for name in node.output}
+    needed = [name for name in dict.fromkeys(name for node in kept for name in node.input) if name in made]
+    part = ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.input[:]
+    part.graph.node.extend(foldable)
+    values = open_session(part, needed).run(needed, {}) if needed else []
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(needed, values, strict=True)
+    )
+    drop_unused_constants(model)
     return model
+
+
+def drop_unused_constants(model: onnx.ModelProto) -> None:
+    """Remove, in place, the constants that no node reads."""
+    read = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    used = [constant for constant in model.graph.initializer if constant.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(used)
+
+
+def open_session(model: onnx.ModelProto, outputs: Sequence[str], *, arena: bool = True) -> Any:
+    """An ONNX Runtime session on the CPU that computes the tensors ``outputs`` of ``model`` and nothing else.
+
+    Args:
+        model: any model; it is not changed.
+        outputs: names of tensors in the graph.
+        arena: keep freed memory for the next run: faster, but the peak of the largest run is kept for good.
+    """
+    import onnxruntime
+    from onnx import ModelProto, ValueInfoProto
+
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
+    return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def refuse_quantised(model: onnx.ModelProto, name: str) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fptk.calibration.cache import RangeCache
 from fptk.calibration.graph import float_tensors, load_float_model, quantisable_nodes
 from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
@@ -66,17 +67,6 @@ class OnnxQuantSettings:
     """Where given, every other node is kept in float."""
 
 
-class RangeStore:
-    """Where measured ranges are kept between runs; this one forgets. See ``fptk.calibration.cache``."""
-
-    def fetch(self, key: dict[str, Any]) -> RangeTable | None:
-        """The ranges stored under ``key``, if any."""
-        return None
-
-    def store(self, key: dict[str, Any], table: RangeTable) -> None:
-        """Keep ``table`` under ``key``."""
-
-
 def quantise_onnx(
     source: Path,
     destination: Path,
@@ -84,7 +74,7 @@ def quantise_onnx(
     settings: OnnxQuantSettings | None = None,
     *,
     calibration_sha256: str | None = None,
-    store: RangeStore | None = None,
+    cache: RangeCache | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> QuantReport:
     """Quantise the float model ``source`` and write ``destination``.
@@ -95,9 +85,8 @@ def quantise_onnx(
         images: starts a pass over the calibration images, uint8 (1, H, W, 3) each; at most two passes are made, three
             with SmoothQuant.
         settings: how; ``None`` is the default recipe.
-        calibration_sha256: hash of the calibration list, kept in the report and in the key of ``store``; without it
-            measured ranges are not stored.
-        store: keeps measured ranges between runs.
+        calibration_sha256: hash of the calibration list, for the report.
+        cache: keeps measured ranges between runs; it must have been made for these images.
         progress: called with the number of images done.
 
     Raises:
@@ -113,13 +102,7 @@ def quantise_onnx(
         from fptk.calibration.smoothing import smooth
 
         model = smooth(model, chosen, images, settings.smooth_alpha)
-    key = _range_key(source_sha256, calibration_sha256, settings)
-    table = store.fetch(key) if store and calibration_sha256 else None
-    if table is None:
-        tensors = tensors_to_measure(model, settings)
-        table = measure_ranges(model, tensors, images, settings.range_estimator, settings.percentile, progress)
-        if store and calibration_sha256:
-            store.store(key, table)
+    table = measured_ranges(model, source_sha256, images, settings, cache, progress)
     quantised = insert_qdq(model, table.ranges, settings, chosen)
     del quantised.metadata_props[:]  # the quantiser adds marks of its own
     quantised.metadata_props.extend(model.metadata_props)
@@ -136,6 +119,44 @@ def quantise_onnx(
         seconds=round(time.monotonic() - started, 3),
         versions=tool_versions("onnx", "onnxruntime"),
     )
+
+
+def measured_ranges(
+    model: onnx.ModelProto,
+    source_sha256: str,
+    images: Images,
+    settings: OnnxQuantSettings,
+    cache: RangeCache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RangeTable:
+    """Ranges of the activations that the recipe quantises, from the cache where it has them.
+
+    Args:
+        model: float model (after SmoothQuant, where the settings ask for it).
+        source_sha256: hash of the file that ``model`` came from.
+        images: starts a pass over the calibration images.
+        settings: recipe and estimator.
+        cache: keeps tables between runs.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: the set is empty or an activation is not finite.
+    """
+    depends_on = {"recipe", "op_types", "range_estimator", "percentile"}
+    if settings.smooth_quant:  # smoothing rewrites the chosen layers only
+        depends_on |= {"smooth_quant", "smooth_alpha", "float_nodes", "only_nodes"}
+    key = {
+        "weights": source_sha256,
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name in depends_on},
+        "versions": tool_versions("fptk", "onnx", "onnxruntime"),
+    }
+    table = cache.fetch(key) if cache else None
+    if table is None:
+        tensors = tensors_to_measure(model, settings)
+        table = measure_ranges(model, tensors, images, settings.range_estimator, settings.percentile, progress)
+        if cache:
+            cache.store(key, table)
+    return table
 
 
 def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[list[str], list[FloatLayer]]:
@@ -213,6 +234,7 @@ def insert_qdq(
             _extra_options(settings),
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()  # it appends the pairs after their readers, which the checker refuses
     result: onnx.ModelProto = quantizer.model.model
     check_qdq(result)
     return result
@@ -247,20 +269,6 @@ def _extra_options(settings: OnnxQuantSettings) -> dict[str, Any]:
         "QuantizeBias": False,
         "DedicatedQDQPair": True,
         "OpTypesToExcludeOutputQuantization": list(settings.op_types),
-    }
-
-
-def _range_key(source_sha256: str, calibration_sha256: str | None, settings: OnnxQuantSettings) -> dict[str, Any]:
-    """Everything that measured ranges depend on."""
-    fields = {"recipe", "op_types", "range_estimator", "percentile", "smooth_quant", "smooth_alpha"}
-    if settings.smooth_quant:  # smoothing rewrites the chosen layers only
-        fields |= {"float_nodes", "only_nodes"}
-    dependencies = {name: value for name, value in dataclasses.asdict(settings).items() if name in fields}
-    return {
-        "weights": source_sha256,
-        "list": calibration_sha256,
-        "settings": dependencies,
-        "versions": tool_versions("fptk", "onnx", "onnxruntime"),
     }
 
 

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, missing_package
+from fptk.metrics import ConfusionMatrix
 
 Images = Callable[[], Iterable[UInt8Array]]
 
@@ -109,6 +110,75 @@ def quantise_openvino(
     return quantised, report
 
 
+def quantise_openvino_with_accuracy_control(
+    model: Any,
+    images: Images,
+    validation: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]],
+    max_miou_drop: float,
+    settings: OpenVinoQuantSettings | None = None,
+    *,
+    calibration_sha256: str | None = None,
+) -> tuple[Any, QuantReport]:
+    """Quantise, then let NNCF put layers back to float, the costliest first, until mIoU is within the allowed drop.
+
+    The last resort: every layer that is tried costs a pass over the validation images.
+
+    Args:
+        model: as for :func:`quantise_openvino`.
+        images: as for :func:`quantise_openvino`.
+        validation: starts a pass over pairs of image, uint8 (1, H, W, 3), and truth, uint8 (H, W). Not the evaluation
+            split: an engine that was chosen on it is not judged by it.
+        max_miou_drop: allowed drop of mIoU against the float model, in points.
+        settings: how; ``None`` is the default.
+        calibration_sha256: hash of the calibration list, for the report.
+
+    Raises:
+        InputError: as for :func:`quantise_openvino`.
+    """
+    nncf = _nncf()
+    started = time.monotonic()
+    settings = settings or OpenVinoQuantSettings()
+    refuse_quantised_openvino(model)
+    source = _Source(images, settings.max_images, None)
+    arguments = nncf_arguments(settings)
+    arguments["advanced_quantization_parameters"] = arguments.pop("advanced_parameters")
+    with quiet_nncf():
+        quantised = nncf.quantize_with_accuracy_control(
+            model.clone(),
+            nncf.Dataset(source),
+            nncf.Dataset(_Pairs(validation), lambda pair: pair[0]),
+            lambda compiled, pairs: (_miou(compiled, pairs), None),
+            max_drop=max_miou_drop / 100,
+            drop_type=nncf.DropType.ABSOLUTE,
+            subset_size=settings.max_images,
+            **arguments,
+        )
+    int8, kept = layers_by_precision(quantised, settings.ignored_names, "put back to float by accuracy control")
+    report = QuantReport(
+        engine="openvino",
+        settings={**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop},
+        quantised=tuple(int8),
+        kept_float=tuple(kept),
+        images=source.images,
+        calibration_sha256=calibration_sha256,
+        source_sha256=model_sha256(model),
+        seconds=round(time.monotonic() - started, 3),
+        versions=tool_versions("openvino", "nncf"),
+    )
+    return quantised, report
+
+
+def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ...]:
+    """Friendly names of the OpenVINO layers that the ONNX nodes of these names became.
+
+    The converter keeps a node's name, or adds a suffix where one node becomes several layers (``NAME/WithoutBiases``);
+    nodes that it folded away or fused are left out.
+    """
+    wanted = set(onnx_names)
+    names = (operation.get_friendly_name() for operation in model.get_ordered_ops())
+    return tuple(name for name in names if name in wanted or name.partition("/")[0] in wanted)
+
+
 def nncf_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
     """The keyword arguments of ``nncf.quantize`` that ``settings`` stands for."""
     nncf = _nncf()
@@ -167,7 +237,9 @@ def refuse_quantised_openvino(model: Any) -> None:
             )
 
 
-def layers_by_precision(model: Any, ignored: Iterable[str] = ()) -> tuple[list[str], list[FloatLayer]]:
+def layers_by_precision(
+    model: Any, ignored: Iterable[str] = (), otherwise: str = "NNCF found no int8 form for it"
+) -> tuple[list[str], list[FloatLayer]]:
     """Convolutions and matrix products of a quantised model: int8 names, and float ones with the reason."""
     ignored = set(ignored)
     int8, kept = [], []
@@ -178,7 +250,7 @@ def layers_by_precision(model: Any, ignored: Iterable[str] = ()) -> tuple[list[s
         if _reads_fake_quantize(operation):
             int8.append(name)
         else:
-            reason = "kept in float by the settings" if name in ignored else "NNCF found no int8 form for it"
+            reason = "kept in float by the settings" if name in ignored else otherwise
             kept.append(FloatLayer(name=name, op_type=kind, reason=reason))
     return int8, kept
 
@@ -231,6 +303,30 @@ class _Source:
             if self._progress:
                 self._progress(self._read)
             yield image
+
+
+class _Pairs:
+    """Validation pairs that can be iterated more than once."""
+
+    def __init__(self, start: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]]) -> None:
+        self._start = start
+        self._length: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[UInt8Array, UInt8Array]]:
+        yield from self._start()
+
+    def __len__(self) -> int:
+        if self._length is None:  # NNCF ranks layers on a subset and must know of how many
+            self._length = sum(1 for _ in self._start())
+        return self._length
+
+
+def _miou(compiled: Any, pairs: Iterable[tuple[UInt8Array, UInt8Array]]) -> float:
+    """Mean IoU of a compiled model, 0-1."""
+    matrix = ConfusionMatrix()
+    for image, truth in pairs:
+        matrix.add(truth, compiled(image)[0][0])
+    return matrix.scores().miou
 
 
 def _reads_fake_quantize(operation: Any) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fptk.calibration.graph import open_session
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
 
@@ -253,22 +254,15 @@ def _session(
     nodes: Sequence[onnx.NodeProto],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto] = (),
-) -> onnxruntime.InferenceSession:  # type: ignore[name-defined]  # noqa: F821
+) -> Any:
     """A session of ``model`` with measuring ``nodes`` appended and only ``outputs`` computed."""
     import onnx
-    import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.node.extend(nodes)
     probe.graph.initializer.extend(constants)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Each image must free what it used: with the arena the peak of the largest pass would be kept for good.
-    options.enable_cpu_mem_arena = False
-    return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(probe, outputs, arena=False)
 
 
 def _rank(model: onnx.ModelProto, name: str) -> int:

@@ -1,0 +1,156 @@
+"""Choosing calibration images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fptk.calibration.calibration_set import (
+    CalibrationSet,
+    load_calibration_set,
+    refuse_overlap,
+    select_calibration_set,
+)
+from fptk.classes import CLASSES
+from fptk.dataset import Sample
+from fptk.errors import InputError
+from fptk.preprocess import PreprocessSpec
+
+from .networks import Faces, striped
+
+COMMON = [0, 1, 2, 13, 17]
+
+
+@pytest.fixture
+def faces() -> Faces:
+    """300 faces: the common classes everywhere, each rare class in three of them."""
+    samples = []
+    rare = [k for k in range(19) if k not in COMMON]
+    for seed in range(300):
+        extra = [rare[seed // 20]] if seed % 20 < 3 and seed // 20 < len(rare) else []
+        samples.append(striped(seed, COMMON + extra))
+    return Faces(samples, "train")
+
+
+def test_coverage_finds_every_rare_class_where_random_misses_some(faces: Faces) -> None:
+    covered = select_calibration_set(faces, 40, min_images_per_class=2, min_pixels=100)
+    drawn = select_calibration_set(faces, 40, strategy="random")
+    assert len(covered) == len(drawn) == 40
+    assert covered.absent_classes() == ()
+    assert all(row.images >= 2 and row.pixels >= 100 for row in covered.coverage.values())
+    assert drawn.absent_classes() != ()
+
+
+def test_coverage_counts_are_those_of_the_masks(faces: Faces) -> None:
+    chosen = select_calibration_set(faces, 25)
+    masks = [faces.samples[image.index].mask for image in chosen.images]
+    for index, name in enumerate(CLASSES):
+        assert chosen.coverage[name].images == sum(bool((mask == index).any()) for mask in masks)
+        assert chosen.coverage[name].pixels == sum(int((mask == index).sum()) for mask in masks)
+
+
+def test_choice_depends_on_the_seed_alone(faces: Faces) -> None:
+    first, again = select_calibration_set(faces, 30, seed=3), select_calibration_set(faces, 30, seed=3)
+    other = select_calibration_set(faces, 30, seed=4)
+    assert first == again
+    assert first.sha256 == again.sha256
+    assert first.sha256 != other.sha256
+
+
+def test_no_image_is_chosen_twice_even_under_two_names() -> None:
+    twin = striped(1, [0, 1])
+    dataset = Faces([twin, twin._replace(key="copy"), striped(2, [0, 1])])
+    assert len(select_calibration_set(dataset, 3)) == 2
+
+
+def test_reading_is_bounded_by_the_pool(faces: Faces) -> None:
+    steps: list[tuple[int, int]] = []
+    select_calibration_set(faces, 10, pool=60, progress=lambda done, total: steps.append((done, total)))
+    assert faces.reads <= 120
+    assert steps[0] == (1, 60)
+    assert steps[-1] == (60, 60)
+
+
+@pytest.mark.parametrize(("count", "samples", "message"), [(0, 1, "at least 1"), (4, 0, "is empty")])
+def test_impossible_requests_are_refused(count: int, samples: int, message: str) -> None:
+    dataset = Faces([striped(seed, [0, 1]) for seed in range(samples)])
+    with pytest.raises(InputError, match=message):
+        select_calibration_set(dataset, count)
+
+
+def test_stream_yields_one_preprocessed_batch_at_a_time_and_can_be_restarted(faces: Faces) -> None:
+    chosen = select_calibration_set(faces, 5)
+    start = chosen.stream(faces, PreprocessSpec(size=(64, 64)))
+    faces.reads = 0
+    first = next(start())
+    assert faces.reads == 1
+    assert (first.shape, first.dtype) == ((1, 64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(first, next(start()))
+    assert len(list(start())) == 5
+
+
+def test_stream_notices_that_the_data_set_changed(faces: Faces) -> None:
+    chosen = select_calibration_set(faces, 5)
+    other = Faces([sample._replace(key=f"new-{sample.key}") for sample in faces.samples])
+    with pytest.raises(InputError, match="no longer at index"):
+        next(chosen.stream(other, PreprocessSpec(size=(32, 32)))())
+
+
+def test_overlap_with_the_evaluation_set_is_named_by_content(faces: Faces) -> None:
+    chosen = select_calibration_set(faces, 5)
+    image = faces.samples[chosen.images[2].index]
+    evaluation = Faces([striped(1000, [0, 1]), Sample(image.image, image.mask, "renamed")], "val")
+    with pytest.raises(InputError, match=rf"'{image.key}' is also image 'renamed' of the evaluation set val"):
+        refuse_overlap(chosen, evaluation)
+    refuse_overlap(chosen, Faces([striped(1000, [0, 1])]))
+
+
+def test_manifest_survives_a_round_trip(faces: Faces, tmp_path: Path) -> None:
+    chosen = select_calibration_set(faces, 8)
+    path = tmp_path / "calibration.json"
+    chosen.save(path)
+    assert load_calibration_set(path) == chosen
+    assert json.loads(path.read_text())["sha256"] == chosen.sha256
+    listed = CalibrationSet.from_list(path, faces)
+    assert listed.sha256 == chosen.sha256
+    assert listed.coverage == chosen.coverage
+
+
+def test_edited_manifest_is_refused(faces: Faces, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    value = select_calibration_set(faces, 3).manifest()
+    value["images"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="was edited"):
+        load_calibration_set(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema_version": 1, "images": 3}', "no json"])
+def test_broken_manifest_is_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_calibration_set(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_list_takes_keys_and_paths(faces: Faces, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("# chosen by hand\nface-7\ntrain/images/face-3.jpg  # by path\n\nface-7\n")
+    assert [image.key for image in CalibrationSet.from_list(path, faces).images] == ["face-7", "face-3"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("face-9999\n", "'face-9999'"), ("# nothing\n", "names no image")])
+def test_text_list_that_fits_nothing_is_refused(text: str, message: str, faces: Faces, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        CalibrationSet.from_list(path, faces)
+
+
+def test_missing_list_is_refused(faces: Faces, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        CalibrationSet.from_list(tmp_path / "none.txt", faces)
