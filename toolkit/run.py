@@ -16,7 +16,8 @@ from fptk.export.targets.base import Precision
 from fptk.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.pipeline import ExportPlan, Outcome, export_bundles, gate_policy
 from fptk.recipes import Recipe
-from fptk.runs import BEST, BUNDLES, find_source
+from fptk.runs import BUNDLES, find_source
+from fptk.training.runs import RunFolder
 
 STAGES = "stages.json"
 BENCH = "bench.json"
@@ -79,19 +80,20 @@ def _train(request: RunRequest, stages: _Stages) -> None:
     recipe = request.recipe.model_dump(mode="json")
     training = {name: value for name, value in recipe.items() if name not in ("export", "bench", "description")}
     key = sha256_json([training, [str(path.resolve()) for path in request.data]])
-    if stages.done("train", key) and (request.out / BEST).is_file():
-        log.print(f"train: kept from before ({request.out / BEST})")
+    run = RunFolder(request.out)
+    if stages.done("train", key) and run.best.is_file():
+        log.print(f"train: kept from before ({run.best})")
         return
     log.print("[bold]train[/bold]")
     # A folder with a half-finished training resumes; the trainer refuses one that belongs to another recipe.
-    train(request.recipe, request.data, request.out, resume=(request.out / "run.json").is_file())
+    train(request.recipe, request.data, request.out, resume=True)
     stages.finish("train", key)
 
 
 def _export(request: RunRequest, stages: _Stages) -> list[Outcome]:
     section = request.recipe.export
     key = sha256_json(
-        [section.model_dump(mode="json"), request.targets, request.precisions, sha256_file(request.out / BEST)]
+        [section.model_dump(mode="json"), request.targets, request.precisions, sha256_file(RunFolder(request.out).best)]
     )
     if stages.done("export", key):
         log.print(f"export: kept from before ({request.out / BUNDLES})")

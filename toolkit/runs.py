@@ -15,15 +15,10 @@ from fptk.data import open_evaluation, open_training
 from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError, missing_package
-from fptk.files import read_json
 from fptk.recipes import Recipe, load_recipe
 from fptk.session import Session
+from fptk.training.runs import DEFAULT_ROOT, RunFolder
 
-RUNS = Path("runs")
-"""Folder below the working directory that runs are looked for and created in."""
-
-RUN_FILE = "run.json"
-BEST = "best.safetensors"
 BUNDLES = "bundles"
 REJECTED = "rejected"
 """Folder for engines that the accuracy gate refused."""
@@ -67,16 +62,16 @@ def open_run_data(recipe: Recipe, data: tuple[Path, ...]) -> tuple[FaceParsingDa
     )
 
 
-def find_source(weights: Path | None, runs: Path = RUNS) -> Source:
+def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
     """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
 
     Raises:
         InputError: there is nothing, or ``weights`` is neither.
     """
     if weights is None:
-        folder = newest_run(runs)
-        if folder:
-            return _from_run(folder, folder / BEST)
+        run = newest_trained_run(runs)
+        if run:
+            return _from_run(run, run.best)
         shipped = shipped_weights()
         if shipped is None:
             raise InputError(
@@ -84,18 +79,19 @@ def find_source(weights: Path | None, runs: Path = RUNS) -> Source:
             )
         weights = shipped
     if weights.is_dir():
-        return _from_run(weights, weights / BEST)
+        return _from_run(RunFolder(weights), RunFolder(weights).best)
     if not weights.is_file():
         raise InputError(f"weights {weights} do not exist; give a .safetensors checkpoint or a run folder")
-    if (weights.parent / RUN_FILE).is_file():
-        return _from_run(weights.parent, weights)
+    run = RunFolder(weights.parent)
+    if run.card.is_file():
+        return _from_run(run, weights)
     return Source(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
 
 
-def newest_run(runs: Path = RUNS) -> Path | None:
+def newest_trained_run(runs: Path = DEFAULT_ROOT) -> RunFolder | None:
     """The run below ``runs`` whose best checkpoint is newest; ``None`` where no run has one."""
-    checkpoints = list(runs.glob(f"*/{BEST}"))
-    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent if checkpoints else None
+    trained = [run for card in runs.glob("*/run.json") if (run := RunFolder(card.parent)).best.is_file()]
+    return max(trained, key=lambda run: run.best.stat().st_mtime, default=None)
 
 
 def shipped_weights() -> Path | None:
@@ -104,15 +100,10 @@ def shipped_weights() -> Path | None:
     return path if path.is_file() else None
 
 
-def _from_run(folder: Path, weights: Path) -> Source:
+def _from_run(run: RunFolder, weights: Path) -> Source:
     if not weights.is_file():
-        raise InputError(f"run {folder} holds no {weights.name}: its training has not reached a first validation yet")
-    run = read_json(folder / RUN_FILE, "run file")
-    try:
-        recipe, data = Recipe.model_validate(run["recipe"]), tuple(Path(path) for path in run["data"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / RUN_FILE} is not the run file of this version of fptk: {error}") from error
-    return Source(weights, folder, recipe, data, is_run=True)
+        raise InputError(f"{run.path} holds no {weights.name}: no training has reached its first validation there")
+    return Source(weights, run.path, run.recipe(), tuple(run.data()), is_run=True)
 
 
 def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, Source | None]:
@@ -139,5 +130,5 @@ def open_session(bundle: Path | None, weights: Path | None, threads: int | None)
 
 def run_of(bundle: Path) -> Source | None:
     """The run that a bundle folder stands in; ``None`` for one that was copied elsewhere."""
-    run = bundle.resolve().parent.parent
-    return _from_run(run, run / BEST) if (run / RUN_FILE).is_file() and (run / BEST).is_file() else None
+    run = RunFolder(bundle.resolve().parent.parent)
+    return _from_run(run, run.best) if run.card.is_file() and run.best.is_file() else None

@@ -42,12 +42,12 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     from fptk.export.targets.base import Precision
     from fptk.export.targets.registry import resolve_targets
     from fptk.run import RunRequest, run
-    from fptk.runs import RUNS
+    from fptk.training.runs import DEFAULT_ROOT
 
     request = RunRequest(
         recipe=recipe,
         data=data,
-        out=out or RUNS / recipe.name,
+        out=out or DEFAULT_ROOT / recipe.name,
         targets=resolve_targets(targets or recipe.export.targets),
         precisions=tuple(Precision(name) for name in recipe.export.precisions),
         command=invocation(),
