@@ -56,7 +56,7 @@ class ExportPlan:
     data: Path | None = None
     """Evaluation data; ``None`` takes the validation images of the run."""
     eval_images: int | None = None
-    """Evaluate on the first so many images only; ``None`` is all."""
+    """Evaluate on so many images, evenly spaced; ``None`` is all."""
     calib: Path | None = None
     """Calibration folder or list; ``None`` chooses from the training images of the run."""
     calib_size: int = 64

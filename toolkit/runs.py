@@ -12,12 +12,12 @@ from importlib import resources
 from pathlib import Path
 
 from fptk.data import open_evaluation, open_training
-from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError, missing_package
 from fptk.recipes import Recipe, load_recipe
 from fptk.session import Session
 from fptk.training.runs import DEFAULT_ROOT, RunFolder
+from fptk.training.sources import open_data
 
 BUNDLES = "bundles"
 REJECTED = "rejected"
@@ -42,24 +42,13 @@ class Source:
             return open_evaluation(data)
         if not self.is_run:
             return None
-        return open_run_data(self.recipe, self.data)[1]
+        return open_data(self.recipe, self.data)[1]
 
     def training_set(self, data: Path | None) -> FaceParsingDataset | None:
         """The images that calibration may choose from: never those of :meth:`evaluation_set`."""
         if self.is_run and (self.data or not data):
-            return open_run_data(self.recipe, self.data)[0]
+            return open_data(self.recipe, self.data)[0]
         return open_training([data])[0] if data else None
-
-
-def open_run_data(recipe: Recipe, data: tuple[Path, ...]) -> tuple[FaceParsingDataset, FaceParsingDataset]:
-    """Training and validation set of a run: the folders ``data``, or the synthetic faces of the recipe."""
-    if data:
-        return open_training(data, val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
-    faces = recipe.data.synthetic
-    return (
-        SyntheticFaces(faces.train, faces.size, seed=faces.seed),
-        SyntheticFaces(faces.val, faces.size, seed=faces.seed, start=faces.train),
-    )
 
 
 def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:

@@ -37,7 +37,7 @@ def data_option(function: F) -> F:
 def images_option(function: F) -> F:
     """``--images``: evaluate on fewer images."""
     return click.option(
-        "--images", "eval_images", type=click.IntRange(1), help="Evaluate on the first N images only. Default: all."
+        "--images", "eval_images", type=click.IntRange(1), help="Evaluate on N images, evenly spaced. Default: all."
     )(function)
 
 

@@ -111,8 +111,10 @@ class ConcatDataset:
 
 
 def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
-    """The first ``count`` samples of ``dataset``; all of them for ``None``."""
-    return dataset if count is None else Subset(dataset, range(min(count, len(dataset))))
+    """``count`` samples evenly spaced over ``dataset``; all of them for ``None`` or where it holds no more."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return Subset(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist())
 
 
 def key_of(dataset: FaceParsingDataset, index: int) -> str:

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import FptkError, InputError
 from fptk.evaluate import evaluate
@@ -42,7 +43,7 @@ from fptk.training.progress import ConsoleListener, Listener, Silent
 from fptk.training.runs import RunFolder
 from fptk.training.schedule import learning_rate, make_plan
 from fptk.training.seeds import Stream, torch_seed
-from fptk.training.sources import open_data, validation_subset
+from fptk.training.sources import open_data
 from fptk.training.state import Counters, load_state, save_state
 from fptk.training.statistics import class_pixels, repeat_factors, sqrt_median_frequency
 
@@ -207,7 +208,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.run, self.accelerator, self.listener = recipe, run, accelerator, listener
         self.device: torch.device = accelerator.device
-        self.train_set, self.val_set = train_set, validation_subset(val_set, recipe.data.val_images)
+        self.train_set, self.val_set = train_set, limit(val_set, recipe.data.val_images)
         self.plan = make_plan(recipe, len(train_set))
         self._check_batches()
         self.ema = Ema(model.to(self.device), recipe.optim.ema) if recipe.optim.ema else None

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from fptk.data import Subset, find_duplicates, open_training
+from fptk.data import find_duplicates, open_training
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError
 from fptk.recipes import Recipe
@@ -42,10 +40,3 @@ def synthetic(recipe: Recipe) -> tuple[FaceParsingDataset, FaceParsingDataset]:
     faces = recipe.data.synthetic
     train = SyntheticFaces(faces.train, size=faces.size, seed=faces.seed)
     return train, SyntheticFaces(faces.val, size=faces.size, seed=faces.seed, start=faces.train)
-
-
-def validation_subset(dataset: FaceParsingDataset, images: int | None) -> FaceParsingDataset:
-    """``images`` samples evenly spaced over ``dataset``; all of them where it is None or not smaller."""
-    if images is None or images >= len(dataset):
-        return dataset
-    return Subset(dataset, np.linspace(0, len(dataset) - 1, images).round().astype(int).tolist())
