@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from fptk.calibration.cache import RangeCache
 from fptk.calibration.graph import QUANTISABLE_OPS, load_float_model, open_session
-from fptk.calibration.onnx_quantiser import OnnxQuantSettings, check_qdq, quantise_onnx
+from fptk.calibration.onnx_quantiser import OnnxQuantSettings, check_qdq, cpu_settings, quantise_onnx
 from fptk.calibration.ranges import RangeEstimator
 from fptk.calibration.sensitivity import ratio_db
 from fptk.calibration.smoothing import smooth
@@ -149,6 +149,30 @@ def test_tensorrt_recipe_leaves_biases_and_outputs_in_float(tmp_path: Path, nois
             dq = [producers[name] for name in node.input[:2]]
             assert all(source.op_type == "DequantizeLinear" for source in dq)
             assert all(len(consumers[source.output[0]]) == 1 for source in dq), "Q/DQ pairs are not shared"
+
+
+def test_cpu_recipe_fuses_into_integer_kernels_and_keeps_softmax_in_float(
+    tmp_path: Path, noise_images: list[UInt8Array]
+) -> None:
+    import onnxruntime
+
+    destination, optimised = tmp_path / "int8.onnx", tmp_path / "optimised.onnx"
+    quantise_onnx(attention_network(tmp_path), destination, stream(noise_images), OnnxQuantSettings(recipe="cpu"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimised)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(destination), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(str(optimised)).graph.node]
+    assert kinds.count("QLinearConv") == 3
+    assert kinds.count("QLinearMatMul") + kinds.count("MatMulIntegerToFloat") == 6
+    assert "Softmax" in kinds
+    assert not {"QLinearSoftmax", "Conv", "MatMul", "FusedMatMul", "Gemm"} & set(kinds)
+
+
+def test_cpu_default_gives_weights_seven_bits_where_sums_saturate() -> None:
+    assert cpu_settings(vnni=False).reduce_range
+    assert not cpu_settings(vnni=True).reduce_range
+    assert cpu_settings().recipe == "cpu"
 
 
 def test_metadata_and_interface_are_those_of_the_source(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
