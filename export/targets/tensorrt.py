@@ -91,7 +91,7 @@ class TensorRTTarget(Target):
         options, quantiser = split_options(request.options, self.flavour)
         onnx_path = request.folder / ONNX_FILE
         details: dict[str, Any] = {"simulate_with": ONNX_FILE}
-        details |= write_precision_onnx(request, quantiser, onnx_path)
+        details |= write_precision_onnx(request, options, quantiser, onnx_path)
         findings = check_qdq(onnx_path, options.compute_capabilities(self.flavour))
         refuse_errors(onnx_path, findings)
         graph = Graph.read(onnx_path)

@@ -21,8 +21,6 @@ ENGINE_FILE = "model.engine"
 LOG_FILE = "build.log"
 TIMING_CACHE_FILE = "timing.cache"
 
-_WORKER = "fptk.export.tensorrt.worker"
-
 
 @dataclass(frozen=True)
 class BuiltEngine:
@@ -102,8 +100,7 @@ def build_engine(flavour: Flavour, onnx: Path, folder: Path, options: TensorRTOp
 def _run(flavour: Flavour, job: Job, folder: Path, scratch: Path) -> Outcome:
     path = scratch / "job.json"
     path.write_text(job.model_dump_json(), encoding="utf-8")
-    # -P keeps what lies in the folder from being imported.
-    command = [sys.executable, "-P", "-m", _WORKER, str(path)]
+    command = worker_command(path)
     limit = job.options.timeout
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=limit)
@@ -120,6 +117,11 @@ def _run(flavour: Flavour, job: Job, folder: Path, scratch: Path) -> Outcome:
         shown = "; ".join(outcome.parse_errors[:3])
         raise InputError(f"{flavour.title}'s parser rejects {job.onnx.name}: {shown} (messages in {job.log})")
     return outcome
+
+
+def worker_command(job: Path) -> list[str]:
+    """Command that runs the job file; ``-P`` keeps what lies in the working folder from being imported."""
+    return [sys.executable, "-P", "-m", "fptk.export.tensorrt.worker", str(job)]
 
 
 def _death(done: subprocess.CompletedProcess[str], messages: str) -> str:

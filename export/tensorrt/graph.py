@@ -129,6 +129,15 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     return default
 
 
+def activation_products(graph: Graph) -> list[str]:
+    """Names of the MatMul nodes that multiply two activations: an attention's scores, and its scores by its values."""
+    return [
+        node.name
+        for node in graph.nodes
+        if node.op_type == "MatMul" and not any(graph.is_constant(name) for name in node.input)
+    ]
+
+
 def is_dequantised(graph: Graph, name: str) -> bool:
     """Whether a tensor comes from a DequantizeLinear, directly or through nodes that only move data."""
     node = graph.producer.get(name)

@@ -33,7 +33,7 @@ SOFTMAX_RANGE = 64.0
 """Above this the spacing of float16 is 1/16 or more: a score rounded there moves its weight by over 3 %."""
 SOFTMAX_LENGTH = 2048
 """A half-precision sum of this many terms near each other rounds new terms away (11 bits of precision)."""
-RANGE_IMAGES = 16
+RANGE_IMAGES = 8
 """Calibration images that the range analysis reads."""
 
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool")
@@ -75,12 +75,15 @@ def convert_to_half(source: Path, destination: Path, images: Images | None = Non
     import onnx
 
     model = load_float_model(source)
+    graph = Graph(model)
     ranges: dict[str, Range] = {}
     count = 0
     if images is not None:
-        table = measure_ranges(model, sorted(float_tensors(model)), _first(images))
+        # The exporter's value_info also names tensors that its optimiser has removed.
+        tensors = sorted(float_tensors(model) & set(graph.producer))
+        table = measure_ranges(model, tensors, _first(images))
         ranges, count = table.ranges, table.images
-    kept = choose_float_nodes(Graph(model), ranges)
+    kept = choose_float_nodes(graph, ranges)
     half = half_model(model, {layer.name for layer in kept})
     onnx.checker.check_model(half, full_check=True)
     with atomic_file(destination) as temporary:

@@ -9,15 +9,19 @@ from typing import Any
 
 from fptk.errors import InputError
 from fptk.export.targets.base import BuildRequest, Precision
-from fptk.export.tensorrt.options import quantiser_settings
+from fptk.export.tensorrt.graph import Graph, activation_products
+from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
 from fptk.files import atomic_file
 
 
-def write_precision_onnx(request: BuildRequest, quantiser: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def write_precision_onnx(
+    request: BuildRequest, options: TensorRTOptions, quantiser: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
     """Write the ONNX file that a strongly typed network of ``request.precision`` is parsed from.
 
     Args:
         request: the build; INT8 needs its calibration images, FP16 uses them for its range analysis where given.
+        options: the builder's settings, of which ``attention_int8`` concerns the file.
         quantiser: fields of ``OnnxQuantSettings``; only INT8 takes any.
         path: file to write, whole or not at all.
 
@@ -30,6 +34,9 @@ def write_precision_onnx(request: BuildRequest, quantiser: Mapping[str, Any], pa
     if request.precision is Precision.INT8:
         from fptk.calibration.onnx_quantiser import quantise_onnx
 
+        if not options.attention_int8:
+            products = activation_products(Graph.read(request.onnx_path))
+            quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
         settings = quantiser_settings(quantiser)
         report = quantise_onnx(request.onnx_path, path, request.calibration_images(), settings)
         return {"quantiser": report.model_dump(mode="json")}

@@ -108,7 +108,7 @@ def write_quantised_conv(
     *,
     activation: type = np.int8,
     zero_point: int = 0,
-    scale: Any = np.float32(0.01),
+    scale: Any = 0.01,
     bias: str = "float",
     weight_scale: Any = None,
     quantise_weight: bool = True,
@@ -120,6 +120,7 @@ def write_quantised_conv(
     """
     writer = GraphWriter()
     image = open_image(writer)
+    scale = np.asarray(scale, np.float32)
     axis = {} if np.ndim(scale) == 0 else {"axis": 1}
     pair = (writer.constant("scale", scale), writer.constant("zero", np.full(np.shape(scale), zero_point, activation)))
     quantised = writer.add("QuantizeLinear", "input_q", image, *pair, **axis)

@@ -1,0 +1,236 @@
+"""Real engines by TensorRT-RTX, which needs no GPU; running them needs one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
+from fptk.export.targets.base import Artefact, BuildRequest, Precision
+from fptk.export.targets.tensorrt import EngineNotBuiltError, TensorRTRTXTarget, TensorRTTarget
+from fptk.export.tensorrt.build import BuildFailedError, build_engine
+from fptk.export.tensorrt.flavour import TENSORRT_RTX
+from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.files import sha256_file
+from fptk.models.registry import list_models
+from fptk.preprocess import PreprocessSpec
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="the package tensorrt_rtx is not installed; run: pip install 'fptk[trt-rtx]'",
+)
+SPEC = PreprocessSpec(size=(64, 64))
+ONE_GPU = TensorRTOptions(sm=(86,))
+
+
+def build(
+    target: TensorRTTarget, source: Path, folder: Path, precision: Precision, images: Any, **options: Any
+) -> Artefact:
+    folder.mkdir(exist_ok=True)
+    return target.build(BuildRequest(source, precision, folder, SPEC, images, options))
+
+
+@needs_rtx
+def test_int8_engine_runs_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
+    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "int8", Precision.INT8, images, sm=(86,))
+    layers = artefact.details["layers"]
+    assert layers["int8_share"] == 1.0
+    assert layers["counts"] == {"Int8": layers["total"]}
+    assert layers["absorbed"] == []
+    assert [path.name for path in artefact.files] == [
+        "model.engine",
+        "engine.json",
+        "model.onnx",
+        "layers.json",
+        "build.log",
+    ]
+    assert artefact.files[0].stat().st_size > 100_000
+    assert str(tmp_path) not in artefact.files[4].read_text()
+    assert artefact.details["bound_to"]["compute_capabilities"] == ["8.6"]
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "kernel"), [(Precision.FP32, "Float"), (Precision.FP16, "Half")])
+def test_float_engines_run_in_the_precision_of_their_file(
+    precision: Precision, kernel: str, face_net: Path, images: Any, tmp_path: Path
+) -> None:
+    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "float", precision, images)
+    assert set(artefact.details["layers"]["counts"]) == {kernel}
+    assert artefact.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_fp16_builds_for_turing(face_net: Path, images: Any, tmp_path: Path) -> None:
+    build(TensorRTRTXTarget(), face_net, tmp_path / "sm75", Precision.FP16, images, sm=(75,))
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_float_layers_in_an_int8_engine_are_counted_and_refused(face_net: Path, images: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sm": (86,), "float_nodes": ("query", "head")}
+    with pytest.raises(GateRefusedError, match=r"query .*no Q/DQ on") as caught:
+        build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
+    assert caught.value.exit_code == 4
+    options["min_int8_layers"] = 0.5
+    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
+    fallen = {node for layer in artefact.details["layers_in_float"] for node in layer["onnx"]}
+    assert fallen == {"query", "head"}
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_open_batch_builds_for_a_range(write_net: Callable[..., Path], tmp_path: Path) -> None:
+    source = write_net(tmp_path / "open.onnx", batch="batch")
+    artefact = build(TensorRTRTXTarget(), source, tmp_path / "open", Precision.FP32, None, dynamic_batch=(1, 2, 4))
+    assert "--maxShapes=images:4x64x64x3" in artefact.details["rebuild"]
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "node"),
+    [
+        ({"zero_point": 5}, "input_q"),
+        ({"bias": "int32"}, "bias_dq"),
+        ({"scale": 0.0}, "input_q"),
+        ({"activation": np.int16, "opset": 21}, "zero"),
+    ],
+    ids=["asymmetric", "int32-bias", "bad-scale", "int16"],
+)
+def test_the_parser_rejects_what_the_checker_calls_an_error(
+    broken: dict[str, Any], node: str, write_conv: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=node):
+        build_engine(TENSORRT_RTX, write_conv(tmp_path / "broken.onnx", **broken), tmp_path, ONE_GPU)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_uint8_is_taken_for_int8_with_nothing_but_a_warning(write_conv: Callable[..., Path], tmp_path: Path) -> None:
+    """Why the checker has to call it an error: the builder does not."""
+    source = write_conv(tmp_path / "uint8.onnx", activation=np.uint8)
+    built = build_engine(TENSORRT_RTX, source, tmp_path, ONE_GPU)
+    assert any("Defaulting to INT8" in warning for warning in built.warnings)
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_float32_for_turing_fails_in_the_builder_too(face_net: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildFailedError, match="FP32 GEMM is not supported"):
+        build_engine(TENSORRT_RTX, face_net, tmp_path, TensorRTOptions(sm=(75,)))
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_a_builder_that_fails_or_crashes_leaves_one_error(attention_file: Path, tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7 ends with a segmentation fault on this Attention operator; the caller lives on."""
+    with pytest.raises((BuildFailedError, InputError)):
+        build_engine(TENSORRT_RTX, attention_file, tmp_path, ONE_GPU)
+    assert not (tmp_path / "model.engine").exists()
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_same_request_builds_the_same_graph(face_net: Path, images: Any, tmp_path: Path) -> None:
+    first, second = (
+        build(TensorRTRTXTarget(), face_net, tmp_path / name, Precision.INT8, images, sm=(86,)) for name in "ab"
+    )
+    assert sha256_file(first.files[2]) == sha256_file(second.files[2])
+    assert first.details["layers"] == second.details["layers"]
+
+
+def export_deploy_form(name: str, size: int, path: Path) -> Path:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from fptk.export.onnx_export import export_onnx
+    from fptk.models import create_model
+    from fptk.models.deploy import to_deploy
+    from fptk.models.serving import Serving
+
+    torch.manual_seed(0)
+    spec = PreprocessSpec(size=(size, size))
+    return export_onnx(Serving(to_deploy(create_model(name)), spec), path, spec)
+
+
+def smooth_images(size: int) -> Callable[[], Iterator[Any]]:
+    def stream() -> Iterator[Any]:
+        ramp = np.linspace(0, 255, size)
+        for shift in range(3):
+            plane = np.add.outer(np.roll(ramp, 97 * shift), ramp) / 2
+            yield np.stack([plane, plane.T, 255 - plane], axis=-1)[None].astype(np.uint8)
+
+    return stream
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_builds_in_float_and_int8(name: str, tmp_path: Path) -> None:
+    size = 256
+    source = export_deploy_form(name, size, tmp_path / "net.onnx")
+    for precision in (Precision.FP32, Precision.INT8):
+        folder = tmp_path / precision
+        folder.mkdir()
+        spec = PreprocessSpec(size=(size, size))
+        request = BuildRequest(source, precision, folder, spec, smooth_images(size), {"sm": (86,)})
+        layers = TensorRTRTXTarget().build(request).details["layers"]
+        assert layers["total"] > 10
+        assert precision is Precision.FP32 or layers["int8_share"] >= 0.9
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) -> None:
+    source = export_deploy_form("microsegformer", 512, tmp_path / "net.onnx")
+    shares = {}
+    for precision in Precision:
+        folder = tmp_path / precision
+        folder.mkdir()
+        request = BuildRequest(source, precision, folder, PreprocessSpec(), smooth_images(512))
+        artefact = TensorRTRTXTarget().build(request)
+        shares[precision] = artefact.details["layers"]["counts"]
+        assert artefact.details["warnings"] == []
+    assert set(shares[Precision.FP32]) == {"Float"}
+    assert set(shares[Precision.FP16]) == {"Half"}
+    assert shares[Precision.INT8].get("Int8", 0) >= 0.9 * sum(shares[Precision.INT8].values())
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_an_engine_of_ours_is_not_loaded_where_it_would_crash(face_net: Path, images: Any, tmp_path: Path) -> None:
+    """Deserialising without a driver ends the process, so the driver is asked for first."""
+    target = TensorRTRTXTarget()
+    if target.probe().can_run:
+        pytest.skip("this host can run the engine")
+    artefact = build(target, face_net, tmp_path / "fp32", Precision.FP32, images, sm=(86,))
+    with pytest.raises(TargetUnavailableError, match="cannot run"):
+        target.load(artefact.files[0], SPEC)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", [TensorRTTarget(), TensorRTRTXTarget()], ids=lambda target: target.name)
+@pytest.mark.parametrize("precision", list(Precision))
+def test_engine_gives_the_labels_of_its_onnx_file(
+    target: TensorRTTarget, precision: Precision, face_net: Path, images: Any, tmp_path: Path
+) -> None:
+    probe = target.probe()
+    if not probe.can_run:
+        pytest.skip(f"{target.name}: {probe.reason}; {probe.remedy}")
+    try:
+        artefact = build(target, face_net, tmp_path / "gpu", precision, images)
+    except EngineNotBuiltError as error:
+        pytest.fail(f"a host that can run should build: {error}")
+    reference = ort.InferenceSession(str(tmp_path / "gpu" / "model.onnx"), providers=["CPUExecutionProvider"])
+    for cuda_graph in (False, True):
+        with target.load(artefact.files[0], SPEC, cuda_graph=cuda_graph) as session:
+            for image in images():
+                expected = reference.run(None, {"images": image})[0]
+                assert (session(image) == expected).mean() > 0.97
