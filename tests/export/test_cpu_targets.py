@@ -1,0 +1,143 @@
+"""ONNX export and the two CPU targets: what they build runs, agrees with PyTorch, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fptk.dataset import UInt8Array
+from fptk.errors import InputError
+from fptk.export.onnx_export import OPSET, export_onnx
+from fptk.export.targets.base import BuildRequest, Precision, batched
+from fptk.export.targets.registry import get_target, list_targets, resolve_targets
+from fptk.models import TorchSession, load_checkpoint
+from fptk.preprocess import PreprocessSpec
+
+SPEC = PreprocessSpec(size=(64, 64))
+CPU_TARGETS = ("onnx", "openvino")
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path, images: UInt8Array) -> UInt8Array:
+    """Labels of the network in PyTorch."""
+    network, card = load_checkpoint(checkpoint)
+    return TorchSession(network, card.preprocess)(images)
+
+
+def test_graph_has_the_shipped_interface(graph: Path) -> None:
+    import onnx
+
+    model = onnx.load(graph)
+    (entry,), (result,) = model.graph.input, model.graph.output
+    assert (entry.name, result.name) == ("images", "labels")
+    assert entry.type.tensor_type.elem_type == result.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [side.dim_value for side in entry.type.tensor_type.shape.dim] == [1, 64, 64, 3]
+    assert [side.dim_value for side in result.type.tensor_type.shape.dim] == [1, 64, 64]
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [OPSET]
+    assert {entry.key: entry.value for entry in model.metadata_props}["fptk.model"] == "microsegformer"
+
+
+@pytest.mark.parametrize("name", CPU_TARGETS)
+def test_fp32_engine_gives_the_labels_of_pytorch(
+    name: str, graph: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
+) -> None:
+    target = get_target(name)
+    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    with target.load(artefact.files[0], SPEC, threads=1) as session:
+        labels = session(images)
+    assert labels.dtype == np.uint8
+    assert np.mean(labels == reference) >= 0.9999
+
+
+@pytest.mark.parametrize("name", CPU_TARGETS)
+def test_session_results_do_not_alias(name: str, graph: Path, images: UInt8Array, tmp_path: Path) -> None:
+    """An engine that reuses its output buffer must hand out copies."""
+    target = get_target(name)
+    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    with target.load(artefact.files[0], SPEC) as session:
+        first = session(images[:1])
+        kept = first.copy()
+        second = session(images[1:2])
+    assert np.array_equal(first, kept)
+    assert not np.array_equal(first, second)
+
+
+def test_int8_engine_of_onnx_is_smaller_and_close(
+    graph: Path,
+    images: UInt8Array,
+    reference: UInt8Array,
+    stream: Callable[[], Iterable[UInt8Array]],
+    tmp_path: Path,
+) -> None:
+    target = get_target("onnx")
+    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=stream))
+    assert artefact.files[0].stat().st_size < 0.6 * graph.stat().st_size
+    with target.load(artefact.files[0], SPEC) as session:
+        assert np.mean(session(images) == reference) > 0.8
+
+
+@pytest.mark.slow
+def test_int8_engine_of_openvino_is_smaller_and_close(
+    graph: Path,
+    images: UInt8Array,
+    reference: UInt8Array,
+    stream: Callable[[], Iterable[UInt8Array]],
+    tmp_path: Path,
+) -> None:
+    target = get_target("openvino")
+    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=stream))
+    assert sum(path.stat().st_size for path in artefact.files) < 0.6 * graph.stat().st_size
+    with target.load(artefact.files[0], SPEC) as session:
+        assert np.mean(session(images) == reference) > 0.8
+
+
+def test_int8_without_calibration_images_is_refused(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--calib"):
+        get_target("onnx").build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC))
+
+
+def test_onnx_says_that_it_has_no_fp16(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16"):
+        get_target("onnx").build(BuildRequest(graph, Precision.FP16, tmp_path, SPEC))
+
+
+@pytest.mark.parametrize("name", CPU_TARGETS)
+def test_load_refuses_a_damaged_file_and_another_size(name: str, graph: Path, tmp_path: Path) -> None:
+    target = get_target(name)
+    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    with pytest.raises(InputError, match="64"):
+        target.load(artefact.files[0], PreprocessSpec(size=(96, 64)))
+    artefact.files[0].write_bytes(b"not an engine")
+    with pytest.raises(InputError, match="cannot load"):
+        target.load(artefact.files[0], SPEC)
+
+
+def test_open_batch_takes_any_number_of_images(
+    checkpoint: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
+) -> None:
+    from fptk.export.targets.onnx import OnnxRuntimeSession
+    from fptk.pipeline import serving_module
+
+    network, _ = load_checkpoint(checkpoint)
+    path = export_onnx(serving_module(network, SPEC, "naive"), tmp_path / "open.onnx", SPEC, batch=None)
+    with OnnxRuntimeSession(path, SPEC) as session:
+        assert np.mean(session(images[:3]) == reference[:3]) >= 0.9999
+        assert session(images[:1]).shape == (1, 64, 64)
+
+
+def test_batched_cuts_only_what_divides(images: UInt8Array) -> None:
+    assert [len(part) for part in batched(images, 2)] == [2, 2]
+    assert [len(part) for part in batched(images, None)] == [4]
+    with pytest.raises(ValueError, match="multiple"):
+        list(batched(images, 3))
+
+
+def test_registry_names_what_there_is() -> None:
+    assert set(list_targets()) >= {"onnx", "openvino", "trt", "trt-rtx"}
+    assert resolve_targets(["openvino", "onnx", "openvino"]) == ("openvino", "onnx")
+    assert set(resolve_targets(["all"])) >= set(CPU_TARGETS)
+    with pytest.raises(InputError, match="choose from"):
+        get_target("tflite")
