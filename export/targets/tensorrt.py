@@ -81,7 +81,9 @@ class TensorRTTarget(Target):
         """Build the engine; see :meth:`Target.build`.
 
         ``details`` hold ``simulate_with`` (name of the ONNX file whose accuracy ONNX Runtime can tell), ``rebuild``,
-        ``findings``, ``layers`` (:class:`LayerReport`), ``versions``, ``build_seconds`` and ``warnings``.
+        ``findings``, ``options``, ``layers`` (counts of :class:`LayerReport`), ``layers_not_int8`` with reasons,
+        ``versions``, ``bound_to``, ``build_seconds`` and ``warnings``; INT8 adds ``quantiser`` (and ``rest`` where its
+        float part is FP16), FP16 ``kept_float``.
 
         Raises:
             EngineNotBuiltError: this host cannot build; the checked ONNX file is kept and named.
@@ -96,7 +98,7 @@ class TensorRTTarget(Target):
         refuse_errors(onnx_path, findings)
         graph = Graph.read(onnx_path)
         details["findings"] = [finding.as_dict() for finding in findings]
-        details["options"] = options.model_dump(mode="json")
+        details["options"] = options.model_dump(mode="json", exclude={"timing_cache", "timeout"})
         details["rebuild"] = rebuild = self._rebuild(graph, options, request.spec)
         _check_batch(graph, options, onnx_path)
         probe = self.probe()
@@ -125,7 +127,7 @@ class TensorRTTarget(Target):
             report.require_int8(options.min_int8_layers)
         details["layers"] = {key: value for key, value in report.as_dict().items() if key != "layers"}
         details["layers"]["summary"] = report.summary
-        details["layers_in_float"] = [
+        details["layers_not_int8"] = [
             {"onnx": list(layer.onnx_nodes), "precision": layer.precision, "reason": layer.reason}
             for layer in report.layers
             if layer.reason

@@ -15,11 +15,11 @@ from fptk.errors import FptkError, InputError, TargetUnavailableError
 from fptk.export.tensorrt.flavour import Flavour
 from fptk.export.tensorrt.layers import EngineLayer, parse_inspector, parse_log
 from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.export.tensorrt.rebuild import TIMING_CACHE_FILE
 from fptk.export.tensorrt.worker import Job, Outcome
 
 ENGINE_FILE = "model.engine"
 LOG_FILE = "build.log"
-TIMING_CACHE_FILE = "timing.cache"
 
 
 @dataclass(frozen=True)

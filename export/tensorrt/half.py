@@ -19,7 +19,7 @@ from fptk.calibration.graph import float_tensors, load_float_model
 from fptk.calibration.ranges import Images, Range, measure_ranges
 from fptk.calibration.report import FloatLayer
 from fptk.dataset import UInt8Array
-from fptk.export.tensorrt.graph import Graph, Node, attribute
+from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node, attribute
 from fptk.files import atomic_file
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HALF_MAX = 65504.0
 """Largest finite float16 (IEEE 754-2019, binary16)."""
+HALF_MIN = np.float16(2**-24)
+"""Smallest positive float16. A scale below it would become 0, which no engine takes."""
 HEADROOM = 4.0
 """A value seen in calibration may be this much larger in use before it overflows."""
 SOFTMAX_RANGE = 64.0
@@ -61,13 +63,17 @@ class HalfReport:
         return {"fp16_nodes": self.converted, "kept_float": kept, "range_images": self.images}
 
 
-def convert_to_half(source: Path, destination: Path, images: Images | None = None) -> HalfReport:
+def convert_to_half(
+    source: Path, destination: Path, images: Images | None = None, *, quantised: Path | None = None
+) -> HalfReport:
     """Write ``destination``, the FP16 form of the float32 ONNX file ``source``; input and output keep their types.
 
     Args:
         source: float32 ONNX, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         destination: file to write, whole or not at all.
         images: starts a pass over calibration images, uint8 (1, H, W, 3) each; the first :data:`RANGE_IMAGES` are read.
+        quantised: the INT8 form of ``source``; where given, it is what is converted, its Q/DQ scales included, by the
+            ranges of ``source``.
 
     Raises:
         InputError: ``source`` is missing, damaged or quantised, or ``onnx`` is not installed.
@@ -84,6 +90,8 @@ def convert_to_half(source: Path, destination: Path, images: Images | None = Non
         table = measure_ranges(model, tensors, _first(images))
         ranges, count = table.ranges, table.images
     kept = choose_float_nodes(graph, ranges)
+    if quantised is not None:
+        model = onnx.load(str(quantised))
     half = half_model(model, {layer.name for layer in kept})
     onnx.checker.check_model(half, full_check=True)
     with atomic_file(destination) as temporary:
@@ -226,18 +234,22 @@ class _HalfConverter:
         for index, name in enumerate(node.input):
             if name in self.graph.initialisers:
                 wanted = to_half and self._is_float(name) and not (node.op_type == "Resize" and index in (1, 2))
-                node.input[index] = self._constant(name, to_half=wanted)
+                scale = node.op_type in QUANTISED_OPS and index == 1
+                node.input[index] = self._constant(name, to_half=wanted, scale=scale)
             elif name and node.op_type != "Cast" and self._is_float(name) and (name in self.half) != to_half:
                 node.input[index] = self._cast(name, to_half=to_half)
 
-    def _constant(self, name: str, *, to_half: bool) -> str:
+    def _constant(self, name: str, *, to_half: bool, scale: bool) -> str:
         from onnx import numpy_helper
 
         new = f"{name}_half" if to_half else name
         if new not in self.constants:
             entry = self.graph.initialisers[name]
             if to_half:
-                entry = numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float16), new)
+                value = numpy_helper.to_array(entry).astype(np.float16)
+                if scale:
+                    value = np.maximum(value, HALF_MIN)
+                entry = numpy_helper.from_array(value, new)
             self.constants[new] = entry
         return new
 

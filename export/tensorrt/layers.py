@@ -25,7 +25,7 @@ _TYPES = (
     (HALF, re.compile(r"half|fp16|float16", re.IGNORECASE)),
     (FLOAT, re.compile(r"float|fp32|tf32", re.IGNORECASE)),
 )
-_ARITHMETIC = re.compile(r"correlation|conv|gemm|matmul|matrix_?multiply|runtime_fusion", re.IGNORECASE)
+_ARITHMETIC = re.compile(r"correlation|conv|gemm|matmul|matrix_?multiply|mha|runtime_fusion", re.IGNORECASE)
 _PLUMBING = re.compile(r"signal|wait|reformat|noop|shape|constant|kgen|pointwise", re.IGNORECASE)
 _LINE = re.compile(r"^(?:\[[^\]]*\] )*Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), (?P<rest>Inputs: \[.*)$")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")

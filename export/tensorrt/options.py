@@ -42,6 +42,8 @@ class TensorRTOptions(BaseModel):
     """Builder optimisation level: higher searches longer."""
     min_int8_layers: float = Field(default=0.9, ge=0, le=1)
     """INT8 only: smallest share of convolution and matrix-product layers that must run in INT8."""
+    int8_rest: Literal["fp32", "fp16"] = "fp32"
+    """INT8 only: type of everything between the quantised products. Strong typing runs it as the file says."""
     attention_int8: bool = True
     """INT8 only: whether the two products of activations in each attention (scores, and scores by values) take Q/DQ."""
     timeout: float = Field(default=1800.0, gt=0)

@@ -10,6 +10,7 @@ from typing import Any
 from fptk.errors import InputError
 from fptk.export.targets.base import BuildRequest, Precision
 from fptk.export.tensorrt.graph import Graph, activation_products
+from fptk.export.tensorrt.half import convert_to_half
 from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
 from fptk.files import atomic_file
 
@@ -38,13 +39,14 @@ def write_precision_onnx(
             products = activation_products(Graph.read(request.onnx_path))
             quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
         settings = quantiser_settings(quantiser)
-        report = quantise_onnx(request.onnx_path, path, request.calibration_images(), settings)
-        return {"quantiser": report.model_dump(mode="json")}
+        images = request.calibration_images()
+        details = {"quantiser": quantise_onnx(request.onnx_path, path, images, settings).model_dump(mode="json")}
+        if options.int8_rest == "fp16":
+            details["rest"] = convert_to_half(request.onnx_path, path, images, quantised=path).as_dict()
+        return details
     if quantiser:
         raise InputError(f"option '{min(quantiser)}' belongs to INT8 and has no meaning for {request.precision}")
     if request.precision is Precision.FP16:
-        from fptk.export.tensorrt.half import convert_to_half
-
         return convert_to_half(request.onnx_path, path, request.calibration).as_dict()
     with atomic_file(path) as temporary:
         shutil.copyfile(request.onnx_path, temporary)

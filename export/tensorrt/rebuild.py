@@ -7,6 +7,9 @@ import shlex
 from fptk.export.tensorrt.flavour import Flavour
 from fptk.export.tensorrt.options import TensorRTOptions
 
+TIMING_CACHE_FILE = "timing.cache"
+"""Name of the timing cache beside an engine."""
+
 _COMPATIBILITY = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
@@ -50,9 +53,7 @@ def rebuild_command(
 def _flavour_flags(flavour: Flavour, options: TensorRTOptions) -> list[str]:
     if flavour.builds_without_gpu:
         return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(flavour))]
-    words = ["--stronglyTyped"]
-    if options.timing_cache:
-        words.append(f"--timingCacheFile={options.timing_cache.name}")
+    words = ["--stronglyTyped", f"--timingCacheFile={TIMING_CACHE_FILE}"]
     if options.hardware_compatibility != "none":
         words.append(f"--hardwareCompatibilityLevel={_COMPATIBILITY[options.hardware_compatibility]}")
     if options.version_compatible:

@@ -146,7 +146,9 @@ class TensorRTSession(Session):
         if self._context is None:
             return
         self._graphs.clear()
-        with self._stream.current():
+        with self._stream.current():  # events, pinned memory and the engine are freed in their own context
+            self._events.clear()
+            del self._host_images, self._host_labels
             self._context = None
         self._stream.close()
 

@@ -81,8 +81,15 @@ def test_float_layers_in_an_int8_engine_are_counted_and_refused(face_net: Path, 
     assert caught.value.exit_code == 4
     options["min_int8_layers"] = 0.5
     artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
-    fallen = {node for layer in artefact.details["layers_in_float"] for node in layer["onnx"]}
+    fallen = {node for layer in artefact.details["layers_not_int8"] for node in layer["onnx"]}
     assert fallen == {"query", "head"}
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_int8_with_an_fp16_rest_keeps_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
+    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "rest", Precision.INT8, images, int8_rest="fp16")
+    assert artefact.details["layers"]["int8_share"] == 1.0
 
 
 @needs_rtx

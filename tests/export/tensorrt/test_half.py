@@ -12,9 +12,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from fptk.calibration.onnx_quantiser import quantise_onnx
 from fptk.errors import InputError
+from fptk.export.tensorrt.check import check_qdq
 from fptk.export.tensorrt.graph import Graph
-from fptk.export.tensorrt.half import choose_float_nodes, convert_to_half
+from fptk.export.tensorrt.half import choose_float_nodes, convert_to_half, half_model
 
 Images = Callable[[], Iterator[Any]]
 
@@ -75,6 +77,31 @@ def test_keeps_nodes_whose_values_leave_float16(write_net: Callable[..., Path], 
     assert "65504" in report.kept_float[0].reason
     image = next(images())
     assert (labels(half, image) == labels(source, image)).mean() > 0.99
+
+
+def test_the_rest_of_an_int8_file_can_be_half(face_net: Path, images: Images, tmp_path: Path) -> None:
+    int8, mixed = tmp_path / "int8.onnx", tmp_path / "mixed.onnx"
+    quantise_onnx(face_net, int8, images)
+    report = convert_to_half(face_net, mixed, images, quantised=int8)
+    assert report.kept_float == ()
+    assert check_qdq(mixed) == []
+    graph = Graph.read(mixed)
+    kinds = {graph.element_type(node.input[1]) for node in graph.nodes if node.op_type == "QuantizeLinear"}
+    assert kinds == {TensorProto.FLOAT16}
+    for image in images():
+        assert (labels(mixed, image) == labels(int8, image)).mean() > 0.99
+
+
+def test_a_scale_below_float16_does_not_become_zero(write_conv: Callable[..., Path], tmp_path: Path) -> None:
+    scales = np.full(19, 0.01, np.float32)
+    scales[3] = 1e-9  # a dead channel
+    int8 = write_conv(tmp_path / "int8.onnx", weight_scale=scales)
+    half = half_model(onnx.load(str(int8)), set())
+    graph = Graph(half)
+    scale = next(graph.constant(node.input[1]) for node in graph.nodes if node.name == "weight_dq")
+    assert scale is not None
+    assert scale.dtype == np.float16
+    assert scale.min() > 0
 
 
 @pytest.mark.parametrize(
