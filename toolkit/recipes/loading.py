@@ -192,14 +192,15 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def explain(error: ValidationError, values: Any) -> str:
     """One line for the first of a validation's errors: the key's path, what was found, what is allowed."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo explains the rest
     keys = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("tuple[", "int")))]
     path = ".".join(keys)
     if first["type"] == "extra_forbidden":
         return _unknown(keys[-1], ".".join(keys[:-1]), _siblings(keys[:-1]))
     if first["type"] == "missing":
         return f"key '{path}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = "expected a section" if first["type"] == "model_type" else first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     found = first["input"]
     if isinstance(found, (dict, BaseModel)) or first["type"] == "value_error":

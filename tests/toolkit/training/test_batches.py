@@ -1,0 +1,124 @@
+"""The stream of batches: order, independence of threads and processes, the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fptk.data.synthetic import SyntheticFaces
+from fptk.dataset import Sample
+from fptk.errors import InputError
+from fptk.recipes import Recipe
+from fptk.training.batches import Batches, DecodedCache, Order
+from fptk.training.schedule import make_plan
+from fptk.training.statistics import class_pixels, repeat_factors, sqrt_median_frequency
+
+
+class Counting:
+    """Counts how often each face is drawn."""
+
+    name = "counting"
+
+    def __init__(self, count: int) -> None:
+        self._faces = SyntheticFaces(count, size=(32, 32))
+        self.reads = np.zeros(count, int)
+
+    def __len__(self) -> int:
+        return len(self._faces)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.reads[index] += 1
+        return self._faces[index]
+
+    def content_hash(self, index: int) -> str:
+        return self._faces.content_hash(index)
+
+
+def make_batches(recipe: Recipe, rank: int = 0, world: int = 1, cache: int = 1 << 30) -> tuple[Batches, Counting]:
+    faces = Counting(12)
+    order = Order(12, recipe.seed)
+    return Batches(recipe, make_plan(recipe, 12), DecodedCache(faces, cache), order, rank, world), faces
+
+
+def test_epoch_holds_each_image_once_in_an_order_of_its_own() -> None:
+    order = Order(50, seed=1)
+    first, second = ([order[epoch * 50 + place] for place in range(50)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first == [Order(50, seed=1)[place] for place in range(50)]
+    assert first != [Order(50, seed=2)[place] for place in range(50)]
+
+
+def test_rare_images_are_drawn_in_proportion() -> None:
+    factors = np.ones(100)
+    factors[:10] = 3.0
+    order = Order(100, 0, factors)
+    counts = np.bincount([order[position] for position in range(100 * 30)], minlength=100)
+    assert counts[:10].mean() / counts[10:].mean() == pytest.approx(3, rel=0.1)
+    assert counts.min() > 0
+
+
+def test_repeat_factor_follows_the_rarest_class_in_the_image() -> None:
+    pixels = np.zeros((100, 19), np.int64)
+    pixels[:, 0] = 10
+    pixels[:4, 14] = 1
+    factors = repeat_factors(pixels, 0.5)
+    assert factors[0] == pytest.approx(np.sqrt(0.5 / 0.04))
+    assert factors[50] == 1.0
+
+
+def test_weights_of_frequent_classes_are_below_one() -> None:
+    pixels = np.zeros((1, 19), np.int64)
+    pixels[0, :3] = (900, 90, 10)
+    weights = sqrt_median_frequency(pixels)
+    np.testing.assert_allclose(weights[:4], [np.sqrt(0.1), 1.0, 3.0, 1.0])
+
+
+def test_class_pixels_counts_masks() -> None:
+    faces = SyntheticFaces(3, size=(32, 32))
+    pixels = class_pixels(faces.__getitem__, 3, workers=2)
+    np.testing.assert_array_equal(pixels[1], np.bincount(faces[1].mask.ravel(), minlength=19))
+
+
+def test_batches_depend_on_the_step_alone(tiny_recipe: Recipe) -> None:
+    whole = list(make_batches(tiny_recipe)[0].iterate(0))
+    tail = list(make_batches(tiny_recipe.with_overrides(["data.workers=3"]))[0].iterate(4))
+    assert [batch.step for batch in whole] == list(range(6))
+    assert [batch.step for batch in tail] == [4, 5]
+    for one, other in zip(whole[4:], tail, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+def test_an_image_is_augmented_differently_in_each_epoch(tiny_recipe: Recipe) -> None:
+    batches, _ = make_batches(tiny_recipe)
+    order = Order(12, tiny_recipe.seed)
+    places = [position for position in range(24) if order[position] == 0]
+    first, second = (batches.warped(position, (32, 32)) for position in places)
+    assert not np.array_equal(first.image, second.image)
+
+
+def test_processes_share_a_batch_without_overlap(tiny_recipe: Recipe) -> None:
+    whole = next(make_batches(tiny_recipe)[0].iterate(1))
+    halves = [next(make_batches(tiny_recipe, rank, 2)[0].iterate(1)) for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.images for half in halves]), whole.images)
+    assert torch.equal(torch.cat([half.masks for half in halves]), whole.masks)
+
+
+def test_cache_reads_once_what_fits(tiny_recipe: Recipe) -> None:
+    batches, faces = make_batches(tiny_recipe)
+    list(batches.iterate(0))
+    assert set(faces.reads) == {1}
+    batches, faces = make_batches(tiny_recipe, cache=5 * 32 * 32 * 4)
+    list(batches.iterate(0))
+    assert sorted(faces.reads) == [1] * 5 + [2] * 7
+
+
+def test_damaged_image_surfaces_as_its_own_error(tiny_recipe: Recipe) -> None:
+    class Damaged(Counting):
+        def __getitem__(self, index: int) -> Sample:
+            raise InputError(f"image {index} is damaged")
+
+    batches = Batches(tiny_recipe, make_plan(tiny_recipe, 12), DecodedCache(Damaged(12), 0), Order(12, 0))
+    with pytest.raises(InputError, match="is damaged"):
+        next(batches.iterate(0))

@@ -1,0 +1,48 @@
+"""One process of a data-parallel training: run under torchrun's variables, or alone; see ``test_distributed.py``.
+
+Usage: worker.py RECIPE.yaml OUT. Writes OUT/gradients-RANK.safetensors with the gradients of every step.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fptk.recipes import load_recipe
+from fptk.training import RunFolder
+from fptk.training.loop import PARAM_BUDGET, Trainer, make_accelerator, make_model
+from fptk.training.progress import Silent
+from fptk.training.sources import open_data
+
+
+def main(recipe_file: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    recipe = load_recipe(recipe_file)
+    accelerator = make_accelerator(recipe)
+    model = make_model(recipe, PARAM_BUDGET, None)
+    run = RunFolder(out / "run")
+    if accelerator.is_main_process:
+        run.start(recipe, [], {})
+    accelerator.wait_for_everyone()
+    trainer = Trainer(recipe, run, model, *open_data(recipe, []), accelerator, Silent())
+    trainer.restore()
+    gradients: dict[str, torch.Tensor] = {}
+    step = trainer.stepper.step
+
+    def record_and_step() -> None:
+        for name, parameter in trainer.model.named_parameters():
+            assert parameter.grad is not None
+            gradients[f"{trainer.counters.step}.{name}"] = parameter.grad.clone()
+        step()
+
+    trainer.stepper.step = record_and_step
+    trainer.run_to(None)
+    save_file(gradients, out / f"gradients-{accelerator.process_index}.safetensors")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
