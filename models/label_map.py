@@ -1,0 +1,91 @@
+"""From logits at stride 4 to the label map: bilinear upsampling by four, then argmax, in the form an engine runs best.
+
+All forms give the same labels as ``interpolate(logits, scale_factor=4, mode="bilinear").argmax(1)``, the lowest
+class where logits are equal; they differ in how the engine walks through the memory. (Interpolation weights are
+multiples of 1/8 and applied to columns first, then rows: a sum may round differently in its last bit, which can
+turn a label only where two classes are equal to within that bit.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SCALE = 4
+
+PHASES = ((0, 0.375), (0, 0.125), (1, 0.875), (1, 0.625))
+"""Output pixel 4 i + p lies between inputs i - 1 + o and i + o and weighs the first of them with w: (o, w) by p."""
+
+
+def plain(coarse: Tensor) -> Tensor:
+    """Upsample, then argmax over the channel axis, as it is usually written.
+
+    float (N, C, h, w) to int64 (N, 4 h, 4 w).
+    """
+    return upsample(coarse).argmax(dim=1)
+
+
+def channels_last(coarse: Tensor) -> Tensor:
+    """Upsample a channels-last map and take the argmax over its innermost axis.
+
+    ONNX Runtime's Resize copies whole channel vectors there, and its ArgMax reads contiguous memory. PyTorch's
+    exporter knows Resize for (N, C, H, W) only, so that the node is written directly when exporting.
+    """
+    maps = coarse.permute(0, 2, 3, 1).contiguous()
+    if torch.onnx.is_in_onnx_export():
+        N, h, w, C = maps.shape
+        maps = torch.onnx.ops.symbolic(
+            "Resize",
+            (maps, None, torch.tensor([1.0, SCALE, SCALE, 1.0])),
+            {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+            dtype=maps.dtype,
+            shape=(N, h * SCALE, w * SCALE, C),
+        )
+    else:
+        maps = upsample(coarse).permute(0, 2, 3, 1)
+    return maps.argmax(dim=-1)
+
+
+def phases(coarse: Tensor) -> Tensor:
+    """Compute the 4 x 4 phases of the upsampled map as separate small images and compare classes one by one.
+
+    Output pixels (4 i + p, 4 j + q) of one phase (p, q) are the same mixture of four shifted copies of the input.
+    The comparisons are element-wise on whole images, which OpenVINO compiles to vector code; its ArgMax is a sort.
+    """
+    padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
+    h, w = coarse.shape[2:]
+    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in PHASES], dim=2)  # (N, C, 4, h + 2, w)
+    rows = [_lowest_argmax(_lerp(columns, 3, h, o, weight)) for o, weight in PHASES]  # 4 of (N, 4, h, w)
+    labels = torch.stack(rows, dim=1)  # (N, row phase, column phase, h, w)
+    return labels.permute(0, 3, 1, 4, 2).reshape(coarse.shape[0], h * SCALE, w * SCALE)
+
+
+def upsample(coarse: Tensor) -> Tensor:
+    """Bilinear upsampling by four, half-pixel centres: float (N, C, h, w) to (N, C, 4 h, 4 w)."""
+    size = (coarse.shape[2] * SCALE, coarse.shape[3] * SCALE)
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+
+
+def _lerp(maps: Tensor, dim: int, length: int, offset: int, weight: float) -> Tensor:
+    first, second = maps.narrow(dim, offset, length), maps.narrow(dim, offset + 1, length)
+    return first * weight + second * (1 - weight)
+
+
+def _lowest_argmax(maps: Tensor) -> Tensor:
+    """Argmax over dimension 1 as uint8, by a chain of comparisons: a later class wins only if it is greater."""
+    classes = maps.unbind(1)
+    best, label = classes[0], torch.zeros((), dtype=torch.uint8)
+    for index, logits in enumerate(classes[1:], start=1):
+        label = torch.where(logits > best, torch.tensor(index, dtype=torch.uint8), label)
+        best = torch.maximum(best, logits)
+    return label
+
+
+LABEL_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": plain,
+    "channels_last": channels_last,
+    "phases": phases,
+}
