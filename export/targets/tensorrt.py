@@ -43,7 +43,8 @@ class EngineNotBuiltError(TargetUnavailableError):
     """
 
     def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, details: dict[str, Any]) -> None:
-        super().__init__(f"{reason}; kept {', '.join(str(path) for path in kept)}; on a host that can, run: {rebuild}")
+        names = " and ".join(path.name for path in kept)
+        super().__init__(f"{reason}; kept {names}; on a host that can, run in its folder: {rebuild}")
         self.reason = reason
         self.kept = kept
         self.rebuild = rebuild

@@ -17,6 +17,7 @@ import numpy as np
 
 from fptk.errors import InputError
 from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTISED_OPS, Graph, Node, attribute, is_dequantised
+from fptk.export.tensorrt.lower import TAKES_UINT8
 
 ERROR = "error"
 WARNING = "warning"
@@ -118,7 +119,7 @@ def _check_types(graph: Graph) -> Iterator[Finding]:
 
     for node in graph.nodes:
         taken = [graph.element_type(name) for name in node.input if name]
-        if onnx.TensorProto.UINT8 in taken and node.op_type not in ("Cast", "Identity", *QUANTISED_OPS):
+        if onnx.TensorProto.UINT8 in taken and node.op_type not in TAKES_UINT8:
             yield _error(
                 "uint8-compute",
                 node,

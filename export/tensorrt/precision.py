@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fptk.errors import InputError
 from fptk.export.targets.base import BuildRequest, Precision
 from fptk.export.tensorrt.graph import Graph, activation_products
 from fptk.export.tensorrt.half import convert_to_half
+from fptk.export.tensorrt.lower import lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
 from fptk.files import atomic_file
 
@@ -32,22 +34,43 @@ def write_precision_onnx(
     Raises:
         InputError: no calibration images for INT8, unknown settings, or the file is no ONNX file.
     """
-    if request.precision is Precision.INT8:
-        from fptk.calibration.onnx_quantiser import quantise_onnx
-
-        if not options.attention_int8:
-            products = activation_products(Graph.read(request.onnx_path))
-            quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
-        settings = quantiser_settings(quantiser)
-        images = request.calibration_images()
-        details = {"quantiser": quantise_onnx(request.onnx_path, path, images, settings).model_dump(mode="json")}
-        if options.int8_rest == "fp16":
-            details["rest"] = convert_to_half(request.onnx_path, path, images, quantised=path).as_dict()
-        return details
-    if quantiser:
+    if quantiser and request.precision is not Precision.INT8:
         raise InputError(f"option '{min(quantiser)}' belongs to INT8 and has no meaning for {request.precision}")
-    if request.precision is Precision.FP16:
-        return convert_to_half(request.onnx_path, path, request.calibration).as_dict()
-    with atomic_file(path) as temporary:
-        shutil.copyfile(request.onnx_path, temporary)
-    return {}
+    with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
+        source = Path(scratch) / "float.onnx"
+        lowered = _write_lowered(request.onnx_path, source)
+        details: dict[str, Any] = {"lowered_from_uint8": lowered} if lowered else {}
+        if request.precision is Precision.INT8:
+            return details | _quantise(source, request, options, quantiser, path)
+        if request.precision is Precision.FP16:
+            return details | convert_to_half(source, path, request.calibration).as_dict()
+        with atomic_file(path) as temporary:
+            shutil.copyfile(source, temporary)
+        return details
+
+
+def _write_lowered(source: Path, destination: Path) -> list[str]:
+    """Write ``source`` without uint8 arithmetic; byte for byte the same where it has none."""
+    graph = Graph.read(source)
+    lowered = lower_uint8(graph.model)
+    if lowered:
+        destination.write_bytes(graph.model.SerializeToString())
+    else:
+        shutil.copyfile(source, destination)
+    return lowered
+
+
+def _quantise(
+    source: Path, request: BuildRequest, options: TensorRTOptions, quantiser: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    from fptk.calibration.onnx_quantiser import quantise_onnx
+
+    if not options.attention_int8:
+        products = activation_products(Graph.read(source))
+        quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
+    settings = quantiser_settings(quantiser)
+    images = request.calibration_images()
+    details = {"quantiser": quantise_onnx(source, path, images, settings).model_dump(mode="json")}
+    if options.int8_rest == "fp16":
+        details["rest"] = convert_to_half(source, path, images, quantised=path).as_dict()
+    return details

@@ -1,0 +1,135 @@
+"""Lowers uint8 arithmetic to types that TensorRT computes in; images and labels stay uint8 at the graph's ends.
+
+Other engines run faster when the image is transposed as bytes or labels are compared as bytes, so the export may do
+so. TensorRT takes uint8 in a Cast only (*TensorRT: Data Types*), and fuses that Cast with what follows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node
+
+if TYPE_CHECKING:
+    import onnx
+
+TAKES_UINT8 = ("Cast", "Identity", *QUANTISED_OPS)
+"""Operators that TensorRT takes on a uint8 tensor."""
+
+
+def lower_uint8(model: onnx.ModelProto) -> list[str]:
+    """Rewrite ``model`` in place so that only Casts at its ends touch uint8; the labels it gives stay the same.
+
+    What comes from a uint8 input becomes float32 (it holds 0-255 exactly), every other uint8 tensor int32.
+
+    Returns:
+        Names of the nodes that computed in uint8; empty where there was nothing to do.
+    """
+    graph = Graph(model)
+    found = [node.name for node in graph.nodes if node.op_type not in TAKES_UINT8 and _takes_uint8(graph, node)]
+    if found:
+        _Lowering(graph).run()
+    return found
+
+
+def _is_uint8(graph: Graph, name: str) -> bool:
+    import onnx
+
+    return graph.element_type(name) == onnx.TensorProto.UINT8
+
+
+def _takes_uint8(graph: Graph, node: Node) -> bool:
+    return any(_is_uint8(graph, name) for name in node.input if name)
+
+
+class _Lowering:
+    def __init__(self, graph: Graph) -> None:
+        import onnx
+
+        self.graph = graph
+        self.outputs = {value.name for value in graph.model.graph.output}
+        self.wide: dict[str, int] = {}
+        """Tensors that were uint8, with their new type."""
+        self.renamed: dict[str, str] = {}
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Any] = {}
+        self.float = int(onnx.TensorProto.FLOAT)
+        self.int32 = int(onnx.TensorProto.INT32)
+
+    def run(self) -> None:
+        for value in self.graph.model.graph.input:
+            if _is_uint8(self.graph, value.name):
+                self._open(value.name)
+        for node in self.graph.nodes:
+            self._lower(node)
+        graph = self.graph.model.graph
+        kept = [entry for entry in graph.initializer if any(entry.name in node.input for node in self.nodes)]
+        for field, entries in ((graph.node, self.nodes), (graph.initializer, [*kept, *self.constants.values()])):
+            del field[:]
+            field.extend(entries)
+        del graph.value_info[:]  # it tells of uint8 tensors that are no more
+
+    def _open(self, name: str) -> None:
+        """Cast a uint8 input to float32 before anything else."""
+        wide = f"{name}_float"
+        self._cast(name, wide, self.float)
+        self.renamed[name] = wide
+        self.wide[wide] = self.float
+
+    def _cast(self, source: str, destination: str, kind: int) -> None:
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node("Cast", [source], [destination], name=f"cast_{destination}", to=kind))
+
+    def _lower(self, node: Node) -> None:
+        narrow = [name for name in node.output if name and _is_uint8(self.graph, name)]
+        if node.op_type == "Cast" and narrow and narrow[0] in self.outputs and not self.graph.consumers[narrow[0]]:
+            self._rename_inputs(node, self.int32)
+            self.nodes.append(node)  # a Cast at the output's end is what TensorRT wants
+            return
+        from_image = any(self.wide.get(self.renamed.get(name, name)) == self.float for name in node.input)
+        kind = self.float if from_image else self.int32
+        self._rename_inputs(node, kind)
+        self.nodes.append(node)
+        for name in narrow:
+            self._widen(node, name, kind)
+
+    def _rename_inputs(self, node: Node, kind: int) -> None:
+        for index, name in enumerate(node.input):
+            if name in self.graph.initialisers and _is_uint8(self.graph, name):
+                node.input[index] = self._constant(name, kind)
+            elif name in self.renamed:
+                node.input[index] = self.renamed[name]
+
+    def _constant(self, name: str, kind: int) -> str:
+        from onnx import numpy_helper
+
+        wide = f"{name}_{'float' if kind == self.float else 'int32'}"
+        value = numpy_helper.to_array(self.graph.initialisers[name])
+        self.constants[wide] = numpy_helper.from_array(
+            value.astype(np.float32 if kind == self.float else np.int32), wide
+        )
+        return wide
+
+    def _widen(self, node: Node, name: str, kind: int) -> None:
+        """Give an output of ``node`` its new type; an output of the graph gets its uint8 back behind a Cast."""
+        import onnx
+
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == onnx.TensorProto.UINT8:
+                attribute.i = kind
+            elif attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.UINT8:
+                value = onnx.numpy_helper.to_array(attribute.t)
+                wide = value.astype(np.float32 if kind == self.float else np.int32)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
+        self.wide[name] = kind
+        if name in self.outputs:
+            wide_name = f"{name}_wide"
+            for index, output in enumerate(node.output):
+                if output == name:
+                    node.output[index] = wide_name
+            self.renamed[name] = wide_name
+            self.wide[wide_name] = kind
+            self._cast(wide_name, name, int(onnx.TensorProto.UINT8))
