@@ -1,6 +1,6 @@
 """Latency of several sessions on one machine, measured in interleaved rounds.
 
-A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the sessions take turns,
+A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the contenders take turns,
 A B C, A B C …, for many short turns, and a drift falls on all of them alike. What is timed is one synchronous call:
 uint8 images in host memory in, label map in host memory out, nothing left running.
 """
@@ -23,22 +23,22 @@ class LatencyPlan:
     """How long and how often to measure."""
 
     rounds: int = 15
-    """Turns that each session takes."""
+    """Turns that each contender takes."""
     calls: int = 4
-    """Timed calls in a turn; one untimed call goes before them, since the session before left the caches full of
+    """Timed calls in a turn; one untimed call goes before them, since the contender before left the caches full of
     its own data and its thread pool may still be spinning."""
     warmup: int = 3
-    """Untimed calls of each session before the first round."""
+    """Untimed calls of each contender before the first round."""
 
     @property
     def samples(self) -> int:
-        """Timed calls of each session."""
+        """Timed calls of each contender."""
         return self.rounds * self.calls
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one session.
+    """Times of one contender.
 
     Attributes:
         milliseconds: float64 (samples,), one per timed call, in the order of measurement.
@@ -46,7 +46,7 @@ class Latency:
     """
 
     milliseconds: npt.NDArray[np.float64]
-    batch: int
+    batch: int = 1
 
     def percentile(self, q: float) -> float:
         """Milliseconds that ``q`` percent of the calls stayed under (linear interpolation)."""
@@ -58,39 +58,45 @@ class Latency:
         return 1e3 * self.batch / self.percentile(50)
 
 
-def measure(
-    sessions: Sequence[Session],
-    image: UInt8Array,
-    *,
-    batch: int = 1,
+def time_in_turns(
+    contenders: Sequence[Callable[[], object]],
     plan: LatencyPlan | None = None,
     on_round: Callable[[int], None] | None = None,
-) -> list[Latency]:
-    """Measure the sessions against each other.
+) -> list[npt.NDArray[np.float64]]:
+    """Time calls against each other.
 
     Args:
-        sessions: at least one; each sees ``image`` through its own preprocessing, which is not timed.
-        image: uint8 (H, W, 3) RGB photograph of any size.
-        batch: copies of the image in one call.
+        contenders: at least one; each returns when its work is done.
         plan: rounds and calls; ``None`` takes the defaults.
         on_round: called with the number of finished rounds.
 
     Returns:
-        One :class:`Latency` per session, in order.
+        float64 (samples,) milliseconds per contender, in order.
     """
     plan = plan or LatencyPlan()
-    inputs = [np.repeat(session.spec.apply(image)[None], batch, axis=0) for session in sessions]
-    for session, images in zip(sessions, inputs, strict=True):
+    for contender in contenders:
         for _ in range(plan.warmup):
-            session(images)
-    times: list[list[float]] = [[] for _ in sessions]
+            contender()
+    times: list[list[float]] = [[] for _ in contenders]
     for done in range(plan.rounds):
-        for session, images, record in zip(sessions, inputs, times, strict=True):
-            session(images)
+        for contender, record in zip(contenders, times, strict=True):
+            contender()
             for _ in range(plan.calls):
                 start = time.perf_counter_ns()
-                session(images)
+                contender()
                 record.append((time.perf_counter_ns() - start) / 1e6)
         if on_round:
             on_round(done + 1)
-    return [Latency(np.array(record), batch) for record in times]
+    return [np.array(record) for record in times]
+
+
+def as_call(session: Session, image: UInt8Array, batch: int = 1) -> Callable[[], object]:
+    """One inference of ``session`` as a contender.
+
+    Args:
+        session: loaded engine.
+        image: uint8 (H, W, 3) RGB photograph of any size; preprocessing is done here, once, and not timed.
+        batch: copies of the image in one call.
+    """
+    images = np.repeat(session.spec.apply(image)[None], batch, axis=0)
+    return lambda: session(images)

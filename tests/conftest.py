@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from fptk.dataset import UInt8Array
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,3 +83,31 @@ def real_faces() -> Path:
     if not (folder / "celebamask-3k").is_dir():
         pytest.skip(f"no real faces in {folder}; set FPTK_DATA to the folder that holds celebamask-3k")
     return folder
+
+
+@pytest.fixture(scope="session")
+def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained network's deploy form as ONNX, with one metadata entry."""
+    from fptk.export.onnx_export import export_onnx
+    from fptk.models import load_checkpoint
+    from fptk.pipeline import serving_module
+
+    network, card = load_checkpoint(checkpoint)
+    path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
+    module = serving_module(network, card.preprocess, "deploy")
+    return export_onnx(module, path, card.preprocess, metadata={"fptk.model": card.model})
+
+
+@pytest.fixture(scope="session")
+def images() -> UInt8Array:
+    """Four synthetic faces, uint8 (4, 64, 64, 3)."""
+    from fptk.data.synthetic import SyntheticFaces
+
+    faces = SyntheticFaces(4, (64, 64), seed=1)
+    return np.stack([faces[i].image for i in range(4)])
+
+
+@pytest.fixture(scope="session")
+def stream(images: UInt8Array) -> Callable[[], Iterable[UInt8Array]]:
+    """The images as a calibration stream."""
+    return lambda: (images[i : i + 1] for i in range(len(images)))

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from fptk.benchmarks.latency import Latency, LatencyPlan, measure
+from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
+from fptk.benchmarks.memory import peak_memory
+from fptk.benchmarks.roofline import gemm_call, gemm_rate
 from fptk.bundle import Bundle, find_bundles, open_bundle, read_bundle
-from fptk.cli.console import counting, log
+from fptk.cli.console import counting, log, track
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.data.synthetic import draw_face
 from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.evaluate import evaluate_all
+from fptk.export.targets.base import NodeTime, Precision
+from fptk.export.targets.registry import get_target
+from fptk.files import sha256_file
 from fptk.host import describe_host, usable_cores
 from fptk.metrics import Scores
 from fptk.recipes.schema import BenchSection
 from fptk.runs import BUNDLES, Source
 from fptk.session import Session
-
-HEADINGS = ("target", "prec.", "mIoU", "f1", "Δ", "FPS", "p50", "p90", "p99", "MB", "verdict")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class BenchPlan:
     """CPU threads of one inference; ``None`` is every core this process may use."""
     batch: int = 1
     latency: LatencyPlan = field(default_factory=LatencyPlan)
+    memory: bool = True
+    """Measure the peak memory of one inference, each engine in a process of its own."""
+    roofline: bool = False
+    """Measure the host's float32 GEMM rate in the same interleaved run, and what share of it each engine reaches."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Row:
     p90_ms: float | None
     p99_ms: float | None
     size_bytes: int
+    peak_bytes: int | None
+    """What one inference adds to the memory of a process that has the engine loaded, at its peak."""
+    macs: int | None
+    """Multiply-adds of one image through the exported graph."""
+    roofline_ms: float | None
+    """Milliseconds that ``macs`` would take at this host's GEMM rate."""
+    roofline_fraction: float | None
+    """``roofline_ms`` over the milliseconds of one image."""
     verdict: str
     accuracy: str
     """``measured`` now, ``manifest`` (measured at export), ``simulated`` by another engine at export, or ``none``."""
@@ -89,11 +101,13 @@ class BenchReport:
 class _Contender:
     """A bundle on its way through the benchmark."""
 
+    folder: Path
     bundle: Bundle
     session: Session | None
     note: str = ""
     scores: Scores | None = None
     latency: Latency | None = None
+    peak_bytes: int | None = None
 
 
 def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchReport:
@@ -114,9 +128,10 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         contenders = [_open(folder, threads, stack) for folder in folders]
         running = [contender for contender in contenders if contender.session is not None]
         reference = _score(running, plan)
-        if plan.fps and running:
-            _time(running, image, plan)
-    rows = [_row(contender, reference) for contender in contenders]
+        rate = _time(running, image, plan, threads) if plan.fps and running else None
+    if plan.fps and plan.memory:
+        _weigh(running, threads)
+    rows = [_row(contender, reference, rate) for contender in contenders]
     known = reference or next((_from_manifest(c.bundle) for c in contenders if c.bundle.evaluation), None)
     conditions = {
         "mode": "latency",
@@ -126,53 +141,21 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         "calls_per_round": plan.latency.calls,
         "dataset": plan.dataset.name if plan.dataset else None,
         "images": len(plan.dataset) if plan.dataset else None,
+        "gemm_gmacs_per_s": rate / 1e9 if rate else None,
     }
     return BenchReport(describe_host(), conditions, known, rows)
-
-
-def render(report: BenchReport) -> Table:
-    """The table that ``fptk bench`` prints."""
-    conditions = report.conditions
-    cpu = f"{report.host['cpu']}, {conditions['threads']} threads, batch {conditions['batch']}"
-    table = Table(
-        title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in HEADINGS:
-        left = heading in ("target", "prec.", "verdict")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    if report.reference:
-        miou, f1 = (f"{100 * report.reference[name]:.2f}" for name in ("miou", "f1"))
-        table.add_row("pytorch", "fp32", miou, f1, "", "", "", "", "", "", "reference")
-    for row in report.rows:
-        name = row.target + (" naive" if row.variant == "naive" else "")
-        accuracy = [_points(row.miou), _points(row.f1), _points(row.delta_miou, signed=True)]
-        if row.accuracy == "simulated":
-            accuracy = [f"{text}*" for text in accuracy]
-        figures = (row.fps, row.p50_ms, row.p90_ms, row.p99_ms)
-        speed = ["-" if value is None else f"{value:.1f}" for value in figures]
-        table.add_row(name, row.precision, *accuracy, *speed, f"{row.size_bytes / 1e6:.2f}", row.verdict)
-    table.caption = "mIoU, f1 and Δ (to the reference) in points; p50, p90, p99 in ms of one call"
-    table.caption_justify = "left"
-    if any(row.accuracy == "simulated" for row in report.rows):
-        table.caption += (
-            "\n* simulated: the graph was scored by ONNX Runtime; the engine itself cannot run on this host"
-        )
-    return table
 
 
 def _open(folder: Path, threads: int, stack: ExitStack) -> _Contender:
     bundle = read_bundle(folder)
     if bundle.engine is None:
-        return _Contender(bundle, None, note=bundle.unavailable or "")
+        return _Contender(folder, bundle, None, note=bundle.unavailable or "")
     try:
         bundle, session = open_bundle(folder, threads=threads)
     except TargetUnavailableError as error:
         log.print(f"{bundle.label}: {error}")
-        return _Contender(bundle, None, note=str(error))
-    return _Contender(bundle, stack.enter_context(session))
+        return _Contender(folder, bundle, None, note=str(error))
+    return _Contender(folder, bundle, stack.enter_context(session))
 
 
 def _score(contenders: list[_Contender], plan: BenchPlan) -> dict[str, float] | None:
@@ -189,12 +172,23 @@ def _score(contenders: list[_Contender], plan: BenchPlan) -> dict[str, float] | 
     return {"miou": scores[-1].miou, "f1": scores[-1].f1} if plan.reference else None
 
 
-def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan) -> None:
-    sessions = [contender.session for contender in contenders if contender.session]
+def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int) -> float | None:
+    """Time every session in turns; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
+    calls = [as_call(contender.session, image, plan.batch) for contender in contenders if contender.session]
+    if plan.roofline:
+        calls.append(gemm_call(threads))
     with counting("timing, in turns", plan.latency.rounds, animated=False) as on_round:
-        results = measure(sessions, image, batch=plan.batch, plan=plan.latency, on_round=on_round)
-    for contender, result in zip(contenders, results, strict=True):
-        contender.latency = result
+        times = time_in_turns(calls, plan.latency, on_round)
+    for contender, milliseconds in zip(contenders, times, strict=False):
+        contender.latency = Latency(milliseconds, plan.batch)
+    return gemm_rate(Latency(times[-1]).percentile(50)) if plan.roofline else None
+
+
+def _weigh(contenders: list[_Contender], threads: int) -> None:
+    for contender in track(contenders, "measuring memory"):
+        bundle = contender.bundle
+        assert bundle.engine is not None
+        contender.peak_bytes = peak_memory(bundle.target, contender.folder / bundle.engine, bundle.preprocess, threads)
 
 
 def _from_manifest(bundle: Bundle) -> dict[str, float]:
@@ -202,8 +196,9 @@ def _from_manifest(bundle: Bundle) -> dict[str, float]:
     return {name: float(bundle.evaluation.reference[name]) for name in ("miou", "f1")}
 
 
-def _row(contender: _Contender, reference: dict[str, float] | None) -> Row:
+def _row(contender: _Contender, reference: dict[str, float] | None, rate: float | None) -> Row:
     bundle, latency = contender.bundle, contender.latency
+    roofline_ms = 1e3 * bundle.macs / rate if bundle.macs and rate else None
     miou = f1 = delta = None
     accuracy = "none"
     if contender.scores:
@@ -225,16 +220,14 @@ def _row(contender: _Contender, reference: dict[str, float] | None) -> Row:
         p90_ms=latency.percentile(90) if latency else None,
         p99_ms=latency.percentile(99) if latency else None,
         size_bytes=bundle.size_bytes,
+        peak_bytes=contender.peak_bytes,
+        macs=bundle.macs,
+        roofline_ms=roofline_ms,
+        roofline_fraction=roofline_ms * latency.fps / 1e3 if roofline_ms and latency else None,
         verdict=bundle.verdict,
         accuracy=accuracy,
         note=contender.note,
     )
-
-
-def _points(value: float | None, *, signed: bool = False) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -248,6 +241,9 @@ class BenchRequest:
     threads: int | None = None
     batch: int = 1
     rounds: int | None = None
+    baseline: bool = False
+    """Measure the naive export of each target of the run beside its engines."""
+    roofline: bool = False
 
 
 def bench_source(source: Source, request: BenchRequest) -> BenchReport:
@@ -259,6 +255,8 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
     folders = find_bundles(source.folder / BUNDLES)
     if not folders:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
+    if request.baseline:
+        folders += baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
     reference = None
     if request.accuracy and importlib.util.find_spec("torch"):
         from fptk.models.checkpoint import load_checkpoint
@@ -268,6 +266,50 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
         reference = TorchSession(network, card.preprocess)
     dataset = source.evaluation_set(request.data)
     return _bench(folders, dataset, reference, source.recipe.bench, request)
+
+
+def baseline_bundles(source: Source, request: BenchRequest, targets: list[str]) -> list[Path]:
+    """FP32 engines of the network as it is written, kept in the run's ``baseline/`` while its weights stay."""
+    from fptk.pipeline import ExportPlan, export_bundles
+
+    out = source.folder / "baseline"
+    current = sha256_file(source.weights)
+    kept = {
+        bundle.target: folder
+        for folder in find_bundles(out / BUNDLES)
+        if (bundle := read_bundle(folder)).checkpoint_sha256 == current
+    }
+    missing = tuple(name for name in targets if name not in kept and get_target(name).probe().can_run)
+    if missing:
+        plan = ExportPlan(
+            targets=missing,
+            precisions=(Precision.FP32,),
+            out=out,
+            command=f"fptk export --fp32 --no-deploy-form --target {' --target '.join(missing)}",
+            variant="naive",
+            data=request.data,
+            eval_images=request.eval_images,
+            gate=None,
+        )
+        kept |= {name: outcome.folder for name, outcome in zip(missing, export_bundles(source, plan), strict=True)}
+    return list(kept.values())
+
+
+def profile_source(source: Source, threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
+    """Label and node times of every bundle of a run whose engine fptk can profile here.
+
+    Raises:
+        InputError: the run has no bundle.
+    """
+    image = draw_face(0, 0, (512, 512))[0]
+    for folder in find_bundles(source.folder / BUNDLES):
+        bundle = read_bundle(folder)
+        target = get_target(bundle.target)
+        if bundle.engine is None or not target.probe().can_run:
+            continue
+        images = bundle.preprocess.apply(image)[None]
+        path = folder / bundle.engine
+        yield bundle.label, target.profile(path, bundle.preprocess, images, threads=threads or usable_cores())
 
 
 def bench_folders(folders: Sequence[Path], request: BenchRequest) -> BenchReport:
@@ -295,6 +337,7 @@ def _bench(
         threads=request.threads or section.threads,
         batch=request.batch,
         latency=LatencyPlan(rounds=request.rounds or section.rounds, calls=section.calls),
+        roofline=request.roofline,
     )
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
     return bench([path for folder in folders for path in find_bundles(folder) or [folder]], image, plan)

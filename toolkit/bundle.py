@@ -78,6 +78,8 @@ class Bundle(BaseModel):
     model: str
     options: dict[str, Any]
     parameters: int
+    macs: int | None = None
+    """Multiply-adds of one image through the exported graph; ``None`` where they were not counted."""
     classes: tuple[str, ...] = CLASSES
     palette: tuple[tuple[int, int, int], ...] = PALETTE
     preprocess: PreprocessSpec

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fptk import __version__
+from fptk.benchmarks.roofline import count_macs
 from fptk.bundle import Bundle, Evaluation, TensorRecord, Variant, record_files, write_manifest
 from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, select_calibration_set
 from fptk.calibration.gate import GatePolicy, judge
@@ -142,6 +143,7 @@ class _ExportJob:
             model=self.card.model,
             options=self.card.options,
             parameters=self.card.num_parameters,
+            macs=count_macs(self._onnx(target)),
             preprocess=self.spec,
             preprocess_sha256=self.spec.sha256,
             input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(1, *self.spec.size, 3)),

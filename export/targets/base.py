@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +69,18 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
+class NodeTime:
+    """What one node of an engine's graph took in one inference."""
+
+    name: str
+    type: str
+    """Operator type, in the engine's own word."""
+    kernel: str
+    """Implementation that ran, where the engine tells."""
+    milliseconds: float
+
+
+@dataclass(frozen=True)
 class Artefact:
     """What a build left."""
 
@@ -90,6 +103,19 @@ def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
         raise ValueError(f"the engine's batch is {batch}; {len(images)} images are no multiple of it")
     for start in range(0, len(images), batch):
         yield images[start : start + batch]
+
+
+PROFILED_CALLS = 10
+"""Inferences that a profile takes the median of."""
+
+
+def median_times(runs: Iterable[Iterable[NodeTime]]) -> list[NodeTime]:
+    """Per node the median over several profiled inferences, in the order of the first."""
+    nodes: dict[str, tuple[NodeTime, list[float]]] = {}
+    for run in runs:
+        for node in run:
+            nodes.setdefault(node.name, (node, []))[1].append(node.milliseconds)
+    return [replace(node, milliseconds=statistics.median(times)) for node, times in nodes.values()]
 
 
 class Target(ABC):
@@ -130,3 +156,15 @@ class Target(ABC):
             TargetUnavailableError: this host cannot run it.
             InputError: the file is damaged or of another version.
         """
+
+    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+        """Time of every node, each the median over several inferences.
+
+        Args:
+            path, spec, threads: as for :meth:`load`.
+            images: uint8 (N, H, W, 3), preprocessed.
+
+        Raises:
+            InputError: fptk has no profiler for this engine.
+        """
+        raise InputError(f"target {self.name} cannot be profiled by fptk; use the engine's own profiler")

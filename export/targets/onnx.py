@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +13,17 @@ import numpy as np
 
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
-from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target, batched
+from fptk.export.targets.base import (
+    PROFILED_CALLS,
+    Artefact,
+    BuildRequest,
+    NodeTime,
+    Precision,
+    Probe,
+    Target,
+    batched,
+    median_times,
+)
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
@@ -51,6 +63,15 @@ class OnnxRuntimeTarget(Target):
 
     def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OnnxRuntimeSession(path, spec, threads=threads)
+
+    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+        with tempfile.TemporaryDirectory() as folder:
+            session = OnnxRuntimeSession(path, spec, threads=threads, profile=Path(folder))
+            for _ in range(PROFILED_CALLS + 1):
+                session(images)
+            events = json.loads(session.end_profile().read_text(encoding="utf-8"))
+        # The first inference plans memory; its events come first.
+        return median_times(_node_times(events)[1:])
 
 
 class OnnxRuntimeSession(Session):
@@ -109,6 +130,22 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
+
+
+def _node_times(events: list[dict[str, Any]]) -> list[list[NodeTime]]:
+    """The node events of ONNX Runtime's trace, one list per inference."""
+    runs: list[list[NodeTime]] = []
+    seen: set[str] = set()
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        name = event["name"].removesuffix("_kernel_time")
+        if not runs or name in seen:
+            runs.append([])
+            seen = set()
+        seen.add(name)
+        runs[-1].append(NodeTime(name, event["args"]["op_name"], event["args"]["provider"], event["dur"] / 1e3))
+    return runs
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,17 @@ import numpy as np
 
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
-from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target, batched
+from fptk.export.targets.base import (
+    PROFILED_CALLS,
+    Artefact,
+    BuildRequest,
+    NodeTime,
+    Precision,
+    Probe,
+    Target,
+    batched,
+    median_times,
+)
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
@@ -55,6 +65,15 @@ class OpenVinoTarget(Target):
     def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OpenVinoSession(path, spec, threads=threads)
 
+    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+        runs = []
+        with OpenVinoSession(path, spec, threads=threads, profile=True) as session:
+            session(images)
+            for _ in range(PROFILED_CALLS):
+                session(images)
+                runs.append(session.node_times())
+        return median_times(runs)
+
 
 class OpenVinoSession(Session):
     """A session over an OpenVINO IR or ONNX file, run by the CPU plugin with one stream.
@@ -66,7 +85,7 @@ class OpenVinoSession(Session):
         path: ``.xml`` file with its ``.bin`` beside it, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         spec: preprocessing of the images.
         threads: threads of one inference; ``None`` leaves OpenVINO its default.
-        profile: collect node timings (see :meth:`profile`).
+        profile: collect node timings (see :meth:`node_times`).
         name: what tables call it.
 
     Raises:
@@ -110,10 +129,10 @@ class OpenVinoSession(Session):
         labels: UInt8Array = self._request.infer([images], share_inputs=True)[0].copy()
         return labels
 
-    def profile(self) -> list[tuple[str, str, str, float]]:
-        """Node timings of the last inference: (name, type, kernel, milliseconds) of each node that ran."""
+    def node_times(self) -> list[NodeTime]:
+        """What each node that ran took in the last inference."""
         return [
-            (info.node_name, info.node_type, info.exec_type, info.real_time.total_seconds() * 1e3)
+            NodeTime(info.node_name, info.node_type, info.exec_type, info.real_time.total_seconds() * 1e3)
             for info in self._request.profiling_info
             if info.status == type(info.status).EXECUTED
         ]

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from fptk.benchmarks.latency import Latency, LatencyPlan, measure
+from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
 from fptk.dataset import UInt8Array
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
@@ -30,21 +30,24 @@ class Sleeper(Session):
         return np.zeros(images.shape[:3], np.uint8)
 
 
+IMAGE = np.zeros((10, 10, 3), np.uint8)
+
+
 def test_sessions_take_turns_after_warming_up() -> None:
     diary: list[str] = []
     plan = LatencyPlan(rounds=2, calls=2, warmup=1)
-    measure([Sleeper("a", 0, diary), Sleeper("b", 0, diary)], np.zeros((10, 10, 3), np.uint8), plan=plan)
+    time_in_turns([as_call(Sleeper(name, 0, diary), IMAGE) for name in "ab"], plan)
     assert "".join(diary) == "ab" + "aaabbb" * 2
 
 
 def test_timed_calls_measure_the_call_and_see_the_preprocessed_batch() -> None:
     slow, fast = Sleeper("slow", 0.02, []), Sleeper("fast", 0.005, [])
     plan = LatencyPlan(rounds=3, calls=2, warmup=0)
-    results = measure([slow, fast], np.zeros((10, 10, 3), np.uint8), batch=3, plan=plan)
+    times = time_in_turns([as_call(session, IMAGE, batch=3) for session in (slow, fast)], plan)
     assert slow.shapes == {(3, 32, 64, 3)}
-    assert all(len(result.milliseconds) == plan.samples for result in results)
-    assert results[0].percentile(50) >= 20
-    assert 5 <= results[1].percentile(50) < results[0].percentile(50)
+    assert all(len(milliseconds) == plan.samples for milliseconds in times)
+    assert np.median(times[0]) >= 20
+    assert 5 <= np.median(times[1]) < np.median(times[0])
 
 
 def test_fps_counts_images_at_the_median() -> None:
@@ -56,5 +59,5 @@ def test_fps_counts_images_at_the_median() -> None:
 def test_rounds_are_reported() -> None:
     seen: list[int] = []
     plan = LatencyPlan(rounds=3, calls=1, warmup=0)
-    measure([Sleeper("a", 0, [])], np.zeros((4, 4, 3), np.uint8), plan=plan, on_round=seen.append)
+    time_in_turns([as_call(Sleeper("a", 0, []), IMAGE)], plan, on_round=seen.append)
     assert seen == [1, 2, 3]

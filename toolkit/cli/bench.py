@@ -27,6 +27,15 @@ from fptk.cli.options import (
 @threads_option
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one call.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. Default: the recipe's.")
+@click.option(
+    "--baseline", is_flag=True, help="Add the naive export of each target: what the rewrites are measured by."
+)
+@click.option(
+    "--roofline", is_flag=True, help="Add what share of this processor's float32 GEMM rate each engine reaches."
+)
+@click.option(
+    "--profile", is_flag=True, help="Print instead where the time goes: per operator type, and the slowest nodes."
+)
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -38,6 +47,9 @@ def command(
     threads: int | None,
     batch: int,
     rounds: int | None,
+    baseline: bool,
+    roofline: bool,
+    profile: bool,
     json_path: Path | None,
 ) -> None:
     """Measure BUNDLES (folders; default: all of the newest run) against each other.
@@ -46,10 +58,15 @@ def command(
     call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
     favours none.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, render
+    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_source
+    from fptk.bench_tables import render, render_profile, render_roofline
     from fptk.cli.console import out
     from fptk.runs import find_source
 
+    if profile:
+        for label, nodes in profile_source(find_source(weights), threads):
+            out.print(render_profile(label, nodes))
+        return
     request = BenchRequest(
         fps=fps or not accuracy,
         accuracy=accuracy or data is not None or not fps,
@@ -58,9 +75,13 @@ def command(
         threads=threads,
         batch=batch,
         rounds=rounds,
+        baseline=baseline,
+        roofline=roofline,
     )
     report = bench_folders(bundles, request) if bundles else bench_source(find_source(weights), request)
     if str(json_path) != "-":
         out.print(render(report))
+        if roofline:
+            out.print(render_roofline(report))
     if json_path:
         write_result(json_path, report.as_dict())

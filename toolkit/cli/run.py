@@ -35,7 +35,7 @@ def command(
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
-    from fptk.bench import render
+    from fptk.bench_tables import render
     from fptk.cli import console
     from fptk.cli.export import finish
     from fptk.cli.options import invocation

@@ -1,0 +1,58 @@
+"""Peak memory of one inference, measured in a process of its own.
+
+Run as ``python -m fptk.benchmarks.memory`` with one JSON argument; the answer is one JSON line on stdout. Only in a
+process that has measured nothing else does a peak mean anything.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fptk.export.targets.registry import get_target
+from fptk.preprocess import PreprocessSpec
+
+
+def peak_memory(target: str, engine: Path, spec: PreprocessSpec, threads: int) -> int | None:
+    """Bytes that the first inference of a loaded engine adds to its process at their peak: its activations.
+
+    Neither the engine's libraries nor its weights are counted. ``None`` where the operating system does not tell (not
+    Linux).
+    """
+    if not Path("/proc/self/status").is_file():
+        return None
+    request = {"target": target, "engine": str(engine), "spec": spec.model_dump(mode="json"), "threads": threads}
+    command = [sys.executable, "-m", "fptk.benchmarks.memory", json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the memory measurement of {engine} failed: {done.stderr.strip()}")
+    peak: int = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
+    return peak
+
+
+def _measure(request: dict[str, object]) -> int:
+    """Peak resident bytes during the first inference, minus those just before it."""
+    spec = PreprocessSpec.model_validate(request["spec"])
+    images = np.zeros((1, *spec.size, 3), np.uint8)
+    target = get_target(str(request["target"]))
+    with target.load(Path(str(request["engine"])), spec, threads=int(str(request["threads"]))) as session:
+        # "5" resets the high-water mark of resident memory (proc(5)): compiling the graph must not be counted.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        session(images)
+        return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps({"peak_bytes": _measure(json.loads(sys.argv[1]))}) + "\n")
