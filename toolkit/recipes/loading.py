@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
             seen.add(key)
@@ -40,7 +40,7 @@ for _tag, _pattern, _first in (
     ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
     ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
 ):
-    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), ["" if letter == "\0" else letter for letter in _first]
     )
 
@@ -150,11 +150,10 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe)
     node: Any = values
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
+        index: Any = key
         if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            index: int | str = int(key)
-        elif isinstance(node, dict) and (key in node or keys[:depth] == ["model", "options"]):
-            index = key
-        else:
+            index = int(key)
+        elif not (isinstance(node, dict) and (key in node or keys[:depth] == ["model", "options"])):
             allowed = list(node) if isinstance(node, dict) else []
             where = ".".join(keys[:depth])
             raise InputError(f"--set {'.'.join(keys)}: {_unknown(key, where, allowed, recipe)}")

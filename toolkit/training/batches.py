@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -132,7 +132,7 @@ class Batches:
         first = self._plan.images_before(step) + self._rank * share
         return range(first, first + share)
 
-    def iterate(self, start: int) -> Iterator[Batch]:
+    def iterate(self, start: int) -> Generator[Batch]:
         """Yield the batch of each step from ``start`` on.
 
         Raises:

@@ -213,7 +213,7 @@ class Trainer:
         self._check_batches()
         self.ema = Ema(model.to(self.device), recipe.optim.ema) if recipe.optim.ema else None
         if accelerator.num_processes > 1 and self.device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay, fused=True
@@ -304,13 +304,15 @@ class Trainer:
         target = batch.masks.to(self.device).long()
         count = min(recipe.optim.accumulate, len(images))
         chunks = list(zip(images.tensor_split(count), target.tensor_split(count), strict=True))
+        losses = torch.zeros(2, device=self.device)
         for number, (part, labels) in enumerate(chunks):
             last = number == len(chunks) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
                 loss = self.loss(self.net(part), labels)
                 share = len(part) / len(images)
                 self.accelerator.backward(loss.total * share)
-            self.pending.append(torch.stack([loss.ce, loss.dice]) * share)
+            losses += torch.stack([loss.ce, loss.dice]) * share
+        self.pending.append(losses)
         if recipe.optim.clip is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), recipe.optim.clip)
         self.stepper.step()
@@ -344,7 +346,7 @@ class Trainer:
         if not self.pending:
             return
         ce, dice = (float(value) for value in torch.stack(self.pending).double().sum(dim=0).cpu())
-        steps = len(self.pending) // min(self.recipe.optim.accumulate, self._share())
+        steps = len(self.pending)
         self.pending = []
         if not math.isfinite(ce + dice):
             raise FptkError(
@@ -355,15 +357,11 @@ class Trainer:
         self.counters.window_dice += dice
         self.counters.last_loss = (self.recipe.loss.ce * ce + self.recipe.loss.dice * dice) / steps
 
-    def _share(self) -> int:
-        """Images of this process in the last step."""
-        return self.plan.phase_of(self.counters.step - 1).batch // self.accelerator.num_processes
-
     def validates_after(self, step: int) -> bool:
         """Whether ``step`` ends a validation interval or the training."""
         interval = self.recipe.data.eval_every * self.plan.epoch_images
         before, after = self.plan.images_before(step), self.plan.images_before(step + 1)
-        return after // interval > before // interval or step + 1 == self.plan.total_steps
+        return bool(after // interval > before // interval) or step + 1 == self.plan.total_steps
 
     def validate(self, size: tuple[int, int]) -> None:
         """Score the (averaged) weights, record it, keep them if they are the best so far, and stop if it's time."""

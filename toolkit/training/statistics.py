@@ -49,7 +49,8 @@ def repeat_factors(pixels: npt.NDArray[np.int64], threshold: float) -> Float64Ar
     present = pixels > 0
     share = np.maximum(present.mean(axis=0), 1 / len(pixels))
     factor = np.maximum(1.0, np.sqrt(threshold / share))
-    return np.where(present, factor, 1.0).max(axis=1)
+    factors: Float64Array = np.where(present, factor, 1.0).max(axis=1)
+    return factors
 
 
 def sqrt_median_frequency(pixels: npt.NDArray[np.int64]) -> Float64Array:
