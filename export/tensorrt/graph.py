@@ -111,12 +111,17 @@ class Graph:
                     return np.asarray(onnx.numpy_helper.to_array(attribute.t))
         return None
 
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        known = set(self.initialisers)
+        for node in self.nodes:  # ONNX files list their nodes in topological order
+            if all(name in known for name in node.input if name):
+                known.update(node.output)
+        return frozenset(known)
+
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is known when the engine is built, through any chain of nodes of the file."""
-        if name in self.initialisers:
-            return True
-        node = self.producer.get(name)
-        return node is not None and all(self.is_constant(entry) for entry in node.input if entry)
+        return name in self._known
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:

@@ -122,9 +122,12 @@ class LayerReport:
         """Refuse an engine that runs too much in float.
 
         Raises:
-            GateRefusedError: fewer than ``share`` (0-1) of the layers run in INT8, or there are none; names the first.
+            GateRefusedError: fewer than ``share`` (0-1) of the layers run in INT8; names the first of the others. Also
+                where the builder listed no layers, for then nothing is proven.
         """
-        if self.layers and self.int8_share >= share:
+        if not self.layers:
+            raise GateRefusedError("the builder listed no conv or gemm layers, so that nothing proves the engine INT8")
+        if self.int8_share >= share:
             return
         floats = [layer for layer in self.layers if layer.precision != INT8]
         named = "; ".join(f"{', '.join(layer.onnx_nodes)} ({layer.precision}: {layer.reason})" for layer in floats[:3])

@@ -82,7 +82,9 @@ def run(job: Job) -> Outcome:
         cache = config.get_timing_cache() if job.timing_cache else None
         if job.timing_cache and cache is not None:
             job.timing_cache.write_bytes(bytes(cache.serialize()))
-        inspector = "" if flavour.builds_without_gpu else inspect(trt, logger, data)
+        inspector = ""
+        if not flavour.builds_without_gpu:
+            inspector = inspect(trt, logger, data, version_compatible=job.options.version_compatible)
         return Outcome(version=trt.__version__, seconds=round(seconds, 3), inspector=inspector)
 
 
@@ -153,9 +155,12 @@ def add_profile(builder: Any, network: Any, config: Any, options: TensorRTOption
     config.add_optimization_profile(profile)
 
 
-def inspect(trt: Any, logger: Any, plan: bytes) -> str:
+def inspect(trt: Any, logger: Any, plan: bytes, *, version_compatible: bool) -> str:
     """JSON of the engine inspector. Only where there is a GPU: deserialising without a driver ends the process."""
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(logger)
+    if version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))

@@ -164,7 +164,7 @@ def export_deploy_form(name: str, size: int, path: Path) -> Path:
 
     torch.manual_seed(0)
     spec = PreprocessSpec(size=(size, size))
-    return export_onnx(Serving(to_deploy(create_model(name)), spec), path, spec)
+    return export_onnx(Serving(to_deploy(create_model(name), engine="tensorrt"), spec), path, spec)
 
 
 def smooth_images(size: int) -> Callable[[], Iterator[Any]]:
@@ -197,17 +197,19 @@ def test_every_network_builds_in_float_and_int8(name: str, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) -> None:
     source = export_deploy_form("microsegformer", 512, tmp_path / "net.onnx")
-    shares = {}
+    shares: dict[Precision, dict[str, float]] = {}
     for precision in Precision:
         folder = tmp_path / precision
         folder.mkdir()
         request = BuildRequest(source, precision, folder, PreprocessSpec(), smooth_images(512))
         artefact = TensorRTRTXTarget().build(request)
-        shares[precision] = artefact.details["layers"]["counts"]
+        counts, total = artefact.details["layers"]["counts"], artefact.details["layers"]["total"]
+        shares[precision] = {kind: count / total for kind, count in counts.items()}
         assert artefact.details["warnings"] == []
-    assert set(shares[Precision.FP32]) == {"Float"}
-    assert set(shares[Precision.FP16]) == {"Half"}
-    assert shares[Precision.INT8].get("Int8", 0) >= 0.9 * sum(shares[Precision.INT8].values())
+    assert shares[Precision.FP32] == {"Float": 1.0}
+    # The gate's matrix-vector product is fused with the float32 mean before it.
+    assert shares[Precision.FP16]["Half"] >= 0.95
+    assert shares[Precision.INT8]["Int8"] >= 0.95
 
 
 @needs_rtx
