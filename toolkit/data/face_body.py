@@ -114,18 +114,18 @@ def _paint_collar(canvas: Canvas, patch: Patch, cloth: FloatArray, colour: Colou
 def _paint_necklace(canvas: Canvas, pose: Pose, body: FloatArray, patch: Patch, kind: str, dice: Dice) -> None:
     """A chain, beads or a chain with a pendant, hanging over skin and cloth."""
     low, curve = dice.between(1.98, 2.34), dice.between(0.42, 0.62)
-    thick = 0.085 if kind == "beads" else 0.066
+    thick = 0.112 if kind == "beads" else 0.09
     slope = 2 * curve * patch.p
     line = (patch.q - low + curve * patch.p * patch.p) / np.sqrt(1 + slope * slope)
     distance = np.maximum(np.maximum(np.abs(line) - thick, np.abs(patch.p) - 0.95), body)
     colour = vivid(dice) if kind == "beads" else dice.pick(METALS)
-    canvas.shade(patch, 1 - 0.3 * hump((line - 0.06) * (line - 0.06) * 60) * coverage(patch, body))
-    links = 0.70 + 0.42 * wave(patch.p * (1 + 0.25 * patch.p * patch.p) * (5.5 if kind == "beads" else 8.0))
-    tone = links - 3 * (line + 0.03) * (2 if kind == "beads" else 1)
+    canvas.shade(patch, 1 - 0.3 * hump((line - 0.08) * (line - 0.08) * 50) * coverage(patch, body))
+    links = 0.70 + 0.42 * wave(patch.p * (1 + 0.25 * patch.p * patch.p) * (4.2 if kind == "beads" else 6.5))
+    tone = links - 2.4 * (line + 0.03) * (2 if kind == "beads" else 1)
     canvas.paint(patch, distance, ramp(scale(colour, 0.38), mix(colour, (1, 1, 0.95), 0.45), tone), NECKLACE)
     if kind == "pendant":
-        spot = pose.body.disc(0.0, low + 0.14, 0.3)
-        gem = squircle(spot, (0.0, low + 0.15), (0.15, 0.18))
+        spot = pose.body.disc(0.0, low + 0.17, 0.3)
+        gem = squircle(spot, (0.0, low + 0.17), (0.18, 0.21))
         tone = 0.55 + 0.9 * bump(spot, (-0.05, low + 0.08), (0.12, 0.12))
         jewel = dice.pick(((0.75, 0.1, 0.2), (0.1, 0.35, 0.75), (0.1, 0.6, 0.35), colour))
         canvas.paint(spot, gem, ramp(scale(jewel, 0.5), mix(jewel, (1, 1, 1), 0.3), tone), NECKLACE)

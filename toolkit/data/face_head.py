@@ -38,7 +38,7 @@ def label(name: str, side: int) -> int:
 def ear_place(pose: Pose, side: int) -> tuple[float, float]:
     """Centre of an ear: hidden more on the side that the face turns to."""
     towards = side * pose.yaw
-    return side * (1.03 - 0.40 * max(towards, 0.0)), 0.12
+    return side * (1.04 - 0.28 * max(towards, 0.0)), 0.12
 
 
 def ear_distance(patch: Patch, pose: Pose, side: int) -> FloatArray:
@@ -186,7 +186,7 @@ def _eyeball(patch: Patch, iris: tuple[float, float], lid: FloatArray, looks: Lo
 
 def paint_brows(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     """Both brows: strokes that rise from the nose, bend and taper."""
-    thick, arch = dice.between(0.060, 0.088), dice.between(0.03, 0.12)
+    thick, arch = dice.between(0.074, 0.100), dice.between(0.03, 0.11)
     lift, tilt = dice.between(-0.05, 0.04), dice.between(-0.02, 0.08)
     colour = mix(scale(looks.hair, 0.72), looks.skin, 0.10)
     if sum(looks.hair) > 1.5:

@@ -115,7 +115,7 @@ class Looks:
 
 def draw_pose(dice: Dice, size: tuple[int, int]) -> Pose:
     """Draw scale, place, tilt and turn by lot."""
-    unit = dice.between(0.195, 0.243)
+    unit = dice.between(0.205, 0.246)
     origin = (dice.between(-0.07, 0.07), dice.between(-0.075, -0.02))
     tilt = dice.between(-0.22, 0.22) * dice.between(0.2, 1.0)
     head = Frame(size, origin, unit, tilt)
@@ -153,7 +153,7 @@ def draw_looks(dice: Dice) -> Looks:
         glasses=dice.pick(("clear", "clear", "tinted", "sun")) if dice.chance(0.34) else None,
         earrings=dice.pick(("hoop", "drop", "stud")) if dice.chance(0.5) else None,
         necklace=dice.pick(("chain", "beads", "pendant")) if dice.chance(0.48) else None,
-        occluder=dice.pick(("strand", "hand", "object")) if dice.chance(0.14) else None,
+        occluder=dice.pick(("strand", "hand", "object")) if dice.chance(0.12) else None,
     )
 
 

@@ -93,12 +93,12 @@ def paint_earrings(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None
 def _earring(patch: Patch, lobe: tuple[float, float], kind: str, size: float) -> FloatArray:
     p, q = lobe
     if kind == "hoop":
-        radius = 0.20 * size
-        return np.abs(squircle(patch, (p, q + radius * 0.9), (radius * 0.85, radius))) - 0.062
+        radius = 0.21 * size
+        return np.abs(squircle(patch, (p, q + radius * 0.9), (radius * 0.85, radius))) - 0.085
     if kind == "drop":
-        bead = squircle(patch, (p, q + 0.30 * size), (0.13 * size, 0.19 * size))
-        return np.minimum(bead, capsule(patch, (p, q - 0.02), (p, q + 0.2), 0.06))
-    return squircle(patch, (p - 0.0, q), (0.15 * size, 0.15 * size))
+        bead = squircle(patch, (p, q + 0.30 * size), (0.16 * size, 0.22 * size))
+        return np.minimum(bead, capsule(patch, (p, q - 0.02), (p, q + 0.2), 0.075))
+    return squircle(patch, (p, q), (0.18 * size, 0.18 * size))
 
 
 def paint_hat(canvas: Canvas, pose: Pose, looks: Looks, volume: float, dice: Dice) -> None:

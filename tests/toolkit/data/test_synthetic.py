@@ -21,7 +21,7 @@ from fptk.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.errors import InputError
 
 FACES = 300
-PINNED = "3c0d6421c1b6d4a9623f6347fc3b7d15db1b9e8f294c4d4908e447588175d638"
+PINNED = "ebe63a3552ed9664127acad3bceffd96c1aa37d49466491d43def2981f1d634c"
 
 
 @pytest.fixture(scope="module")
