@@ -82,9 +82,9 @@ class TensorRTTarget(Target):
         """Build the engine; see :meth:`Target.build`.
 
         ``details`` hold ``simulate_with`` (name of the ONNX file whose accuracy ONNX Runtime can tell), ``rebuild``,
-        ``findings``, ``options``, ``layers`` (counts of :class:`LayerReport`), ``layers_not_int8`` with reasons,
-        ``versions``, ``bound_to``, ``build_seconds`` and ``warnings``; INT8 adds ``quantiser`` (and ``rest`` where its
-        float part is FP16), FP16 ``kept_float``.
+        ``lowered`` (nodes rewritten for TensorRT), ``findings``, ``options``, ``layers`` (counts of
+        :class:`LayerReport`), ``layers_not_int8`` with reasons, ``versions``, ``bound_to``, ``build_seconds`` and
+        ``warnings``; INT8 adds ``quantiser`` (and ``rest`` where its float part is FP16), FP16 ``kept_float``.
 
         Raises:
             EngineNotBuiltError: this host cannot build; the checked ONNX file is kept and named.

@@ -1,7 +1,12 @@
-"""Lowers uint8 arithmetic to types that TensorRT computes in; images and labels stay uint8 at the graph's ends.
+"""Rewrites what TensorRT has no kernels for into what it has, without changing what the graph computes.
 
-Other engines run faster when the image is transposed as bytes or labels are compared as bytes, so the export may do
-so. TensorRT takes uint8 in a Cast only (*TensorRT: Data Types*), and fuses that Cast with what follows.
+**uint8 arithmetic** becomes float32 or int32; images and labels stay uint8 at the graph's ends. Other engines run
+faster when the image is transposed as bytes or labels are compared as bytes, so the export may do so. TensorRT takes
+uint8 in a Cast only (*TensorRT: Data Types*), and fuses that Cast with what follows.
+
+**Transposed convolutions** run in float even behind Q/DQ (TensorRT-RTX 1.7, built and listed). One whose kernel is its
+stride writes every output pixel once: it is a 1x1 convolution to k·k times the channels and a DepthToSpace, which do
+run in INT8.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node
+from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +47,74 @@ def _is_uint8(graph: Graph, name: str) -> bool:
 
 def _takes_uint8(graph: Graph, node: Node) -> bool:
     return any(_is_uint8(graph, name) for name in node.input if name)
+
+
+def lower_transposed(model: onnx.ModelProto) -> list[str]:
+    """Rewrite in place every ConvTranspose whose kernel is its stride as Conv 1x1 and DepthToSpace.
+
+    The Conv takes over the node's name. ``weight[c k k + i k + j, d] = transposed[d, c, i, j]``: the order of channels
+    that DepthToSpace's mode ``CRD`` takes apart.
+
+    Returns:
+        Names of the nodes rewritten.
+    """
+    graph = Graph(model)
+    nodes: list[Node] = []
+    found = []
+    for node in graph.nodes:
+        factor = _upsampling_factor(graph, node) if node.op_type == "ConvTranspose" else None
+        if factor is None:
+            nodes.append(node)
+        else:
+            nodes += _as_shuffled_conv(graph, node, factor)
+            found.append(node.name)
+    if found:
+        kept = [entry for entry in model.graph.initializer if any(entry.name in node.input for node in nodes)]
+        for field, entries in ((model.graph.node, nodes), (model.graph.initializer, kept)):
+            del field[:]
+            field.extend(entries)
+    return found
+
+
+def _upsampling_factor(graph: Graph, node: Node) -> int | None:
+    """k where the node is a k x k transposed convolution with stride k and nothing else to it."""
+    weight = graph.constant(node.input[1])
+    if weight is None or weight.ndim != 4 or weight.dtype != np.float32 or weight.shape[2] != weight.shape[3]:
+        return None
+    if len(node.input) > 2 and node.input[2] and graph.constant(node.input[2]) is None:
+        return None
+    size = int(weight.shape[2])
+    plain = (
+        list(attribute(node, "strides", [1, 1])) == [size, size]
+        and not any(attribute(node, "pads", []))
+        and not any(attribute(node, "output_padding", []))
+        and list(attribute(node, "dilations", [1, 1])) == [1, 1]
+        and attribute(node, "group", 1) == 1
+        and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+        and not attribute(node, "output_shape", [])
+    )
+    return size if plain else None
+
+
+def _as_shuffled_conv(graph: Graph, node: Node, factor: int) -> list[Node]:
+    from onnx import helper, numpy_helper
+
+    weight = graph.constant(node.input[1])
+    assert weight is not None
+    inputs, outputs = weight.shape[:2]
+    constants = {f"{node.name}_weight": weight.transpose(1, 2, 3, 0).reshape(outputs * factor**2, inputs, 1, 1)}
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if bias is not None:
+        constants[f"{node.name}_bias"] = np.repeat(bias, factor**2)
+    for name, value in constants.items():
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    dense = f"{node.name}_dense"
+    return [
+        helper.make_node("Conv", [node.input[0], *constants], [dense], name=node.name),
+        helper.make_node(
+            "DepthToSpace", [dense], list(node.output), name=f"{node.name}_shuffle", blocksize=factor, mode="CRD"
+        ),
+    ]
 
 
 class _Lowering:
@@ -117,13 +190,13 @@ class _Lowering:
         """Give an output of ``node`` its new type; an output of the graph gets its uint8 back behind a Cast."""
         import onnx
 
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == onnx.TensorProto.UINT8:
-                attribute.i = kind
-            elif attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.UINT8:
-                value = onnx.numpy_helper.to_array(attribute.t)
+        for entry in node.attribute:
+            if entry.name == "to" and entry.i == onnx.TensorProto.UINT8:
+                entry.i = kind
+            elif entry.name == "value" and entry.t.data_type == onnx.TensorProto.UINT8:
+                value = onnx.numpy_helper.to_array(entry.t)
                 wide = value.astype(np.float32 if kind == self.float else np.int32)
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
+                entry.t.CopyFrom(onnx.numpy_helper.from_array(wide))
         self.wide[name] = kind
         if name in self.outputs:
             wide_name = f"{name}_wide"

@@ -12,7 +12,7 @@ from fptk.errors import InputError
 from fptk.export.targets.base import BuildRequest, Precision
 from fptk.export.tensorrt.graph import Graph, activation_products
 from fptk.export.tensorrt.half import convert_to_half
-from fptk.export.tensorrt.lower import lower_uint8
+from fptk.export.tensorrt.lower import lower_transposed, lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
 from fptk.files import atomic_file
 
@@ -38,8 +38,7 @@ def write_precision_onnx(
         raise InputError(f"option '{min(quantiser)}' belongs to INT8 and has no meaning for {request.precision}")
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
         source = Path(scratch) / "float.onnx"
-        lowered = _write_lowered(request.onnx_path, source)
-        details: dict[str, Any] = {"lowered_from_uint8": lowered} if lowered else {}
+        details: dict[str, Any] = {"lowered": _write_lowered(request.onnx_path, source, request.precision)}
         if request.precision is Precision.INT8:
             return details | _quantise(source, request, options, quantiser, path)
         if request.precision is Precision.FP16:
@@ -49,10 +48,12 @@ def write_precision_onnx(
         return details
 
 
-def _write_lowered(source: Path, destination: Path) -> list[str]:
-    """Write ``source`` without uint8 arithmetic; byte for byte the same where it has none."""
+def _write_lowered(source: Path, destination: Path, precision: Precision) -> list[str]:
+    """Write ``source`` without what TensorRT has no kernels for; byte for byte the same where there is nothing."""
     graph = Graph.read(source)
     lowered = lower_uint8(graph.model)
+    if precision is Precision.INT8:
+        lowered += lower_transposed(graph.model)
     if lowered:
         destination.write_bytes(graph.model.SerializeToString())
     else:

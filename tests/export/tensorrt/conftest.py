@@ -165,6 +165,17 @@ def face_net(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def upsampling_net(tmp_path: Path) -> Path:
+    """Two convolutions around a transposed one (node ``up``) that doubles the size."""
+    writer = GraphWriter()
+    image = open_image(writer)
+    small = writer.add("Conv", "shrink", image, writer.weight("shrink_weight", 32, 3, 8, 8), strides=[8, 8])
+    large = writer.add("ConvTranspose", "up", small, writer.weight("up_weight", 32, 16, 2, 2), strides=[2, 2])
+    logits = writer.add("Conv", "head", large, writer.weight("head_weight", 19, 16, 1, 1))
+    return writer.save(tmp_path / "up.onnx", close_labels(writer, logits))
+
+
+@pytest.fixture
 def write_net() -> Callable[..., Path]:
     """:func:`write_face_net`."""
     return write_face_net

@@ -94,6 +94,15 @@ def test_int8_with_an_fp16_rest_keeps_every_product_in_int8(face_net: Path, imag
 
 @needs_rtx
 @pytest.mark.slow
+def test_upsampling_by_a_transposed_convolution_runs_in_int8(images: Any, upsampling_net: Path, tmp_path: Path) -> None:
+    """TensorRT-RTX has no INT8 kernel for ConvTranspose; the target rewrites it."""
+    artefact = build(TensorRTRTXTarget(), upsampling_net, tmp_path / "up", Precision.INT8, images, sm=(86,))
+    assert artefact.details["lowered"] == ["up"]
+    assert artefact.details["layers"]["counts"] == {"Int8": 3}
+
+
+@needs_rtx
+@pytest.mark.slow
 def test_open_batch_builds_for_a_range(write_net: Callable[..., Path], tmp_path: Path) -> None:
     source = write_net(tmp_path / "open.onnx", batch="batch")
     artefact = build(TensorRTRTXTarget(), source, tmp_path / "open", Precision.FP32, None, dynamic_batch=(1, 2, 4))

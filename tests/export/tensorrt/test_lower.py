@@ -1,4 +1,4 @@
-"""uint8 arithmetic of an export is lowered for TensorRT without a change of a single label."""
+"""What TensorRT has no kernels for is rewritten without a change of what the graph computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fptk.export.tensorrt.check import check_qdq
-from fptk.export.tensorrt.lower import lower_uint8
+from fptk.export.tensorrt.lower import lower_transposed, lower_uint8
 
 Images = Callable[[], Iterator[Any]]
 
@@ -89,4 +89,51 @@ def test_leaves_a_file_that_needs_nothing_alone(face_net: Path) -> None:
     model = onnx.load(str(face_net))
     before = model.SerializeToString()
     assert lower_uint8(model) == []
+    assert model.SerializeToString() == before
+
+
+def upsampler(**changed: Any) -> onnx.ModelProto:
+    """A transposed convolution 6 -> 4 channels with kernel and stride 2, or with what ``changed`` says."""
+    random = np.random.default_rng(0)
+    size, bias, attributes = changed.pop("size", 2), changed.pop("bias", True), {"strides": [2, 2], **changed}
+    shape = (6, 4 // attributes.get("group", 1), size, size)
+    constants = [numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), "w")]
+    if bias:
+        constants.append(numpy_helper.from_array(random.standard_normal(4).astype(np.float32), "b"))
+    node = helper.make_node("ConvTranspose", ["x", "w", *(["b"] if bias else [])], ["y"], name="up", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "up",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6, 5, 7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def run(model: onnx.ModelProto, value: Any) -> Any:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": value})[0]
+
+
+@pytest.mark.parametrize("changed", [{}, {"bias": False}, {"size": 4, "strides": [4, 4]}], ids=["2", "no-bias", "4"])
+def test_upsampling_by_the_kernels_size_becomes_a_convolution(changed: dict[str, Any]) -> None:
+    model = upsampler(**changed)
+    value = np.random.default_rng(1).standard_normal((2, 6, 5, 7)).astype(np.float32)
+    expected = run(model, value)
+    assert lower_transposed(model) == ["up"]
+    assert [node.op_type for node in model.graph.node] == ["Conv", "DepthToSpace"]
+    assert "w" not in {entry.name for entry in model.graph.initializer}
+    np.testing.assert_allclose(run(model, value), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"size": 3}, {"pads": [1, 1, 0, 0]}, {"group": 2}, {"output_padding": [1, 1]}, {"auto_pad": "SAME_UPPER"}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_other_transposed_convolutions_stay(changed: dict[str, Any]) -> None:
+    model = upsampler(**changed)
+    before = model.SerializeToString()
+    assert lower_transposed(model) == []
     assert model.SerializeToString() == before
