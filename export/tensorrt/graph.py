@@ -70,6 +70,19 @@ class Graph:
         return max(versions, default=0)
 
     @cached_property
+    def _names(self) -> set[str]:
+        graph = self.model.graph
+        tensors = {name for node in self.nodes for name in (*node.input, *node.output)}
+        return tensors | set(self.initialisers) | {value.name for value in (*graph.input, *graph.output)}
+
+    def fresh(self, name: str) -> str:
+        """A tensor name like ``name`` that the file has not used and that is not given out again."""
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+    @cached_property
     def types(self) -> dict[str, tuple[int, tuple[int | None, ...] | None]]:
         """Element type and shape (``None`` for an open dimension, or for an unknown rank) of every typed tensor."""
         import onnx

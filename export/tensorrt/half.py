@@ -206,7 +206,7 @@ class _HalfConverter:
     def __init__(self, graph: Graph, kept: Collection[str]) -> None:
         self.graph = graph
         self.kept = kept
-        self.constants: dict[str, Any] = {}
+        self.constants: dict[tuple[str, bool], Any] = {}
         self.nodes: list[Node] = []
         self.half: set[str] = set()
         """Activations that are float16 so far."""
@@ -242,23 +242,23 @@ class _HalfConverter:
     def _constant(self, name: str, *, to_half: bool, scale: bool) -> str:
         from onnx import numpy_helper
 
-        new = f"{name}_half" if to_half else name
-        if new not in self.constants:
+        if (name, to_half) not in self.constants:
             entry = self.graph.initialisers[name]
             if to_half:
+                new = self.graph.fresh(f"{name}_half")
                 value = numpy_helper.to_array(entry).astype(np.float16)
                 if scale:
                     value = np.maximum(value, HALF_MIN)
                 entry = numpy_helper.from_array(value, new)
-            self.constants[new] = entry
-        return new
+            self.constants[name, to_half] = entry
+        return str(self.constants[name, to_half].name)
 
     def _cast(self, name: str, *, to_half: bool) -> str:
         import onnx
 
         if (name, to_half) not in self.casts:
             kind = onnx.TensorProto.FLOAT16 if to_half else onnx.TensorProto.FLOAT
-            new = f"{name}_{'half' if to_half else 'float'}"
+            new = self.graph.fresh(f"{name}_{'half' if to_half else 'float'}")
             self.nodes.append(onnx.helper.make_node("Cast", [name], [new], name=f"cast_{new}", to=kind))
             self.casts[(name, to_half)] = new
         return self.casts[(name, to_half)]
@@ -269,7 +269,7 @@ class _HalfConverter:
 
         for value in self.graph.model.graph.output:
             if value.name in self.half:
-                inner = f"{value.name}_before_cast"
+                inner = self.graph.fresh(f"{value.name}_before_cast")
                 for node in self.nodes:
                     for names in (node.input, node.output):
                         for index, name in enumerate(names):

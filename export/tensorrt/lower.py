@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node, attribute
 
@@ -102,13 +103,14 @@ def _as_shuffled_conv(graph: Graph, node: Node, factor: int) -> list[Node]:
     weight = graph.constant(node.input[1])
     assert weight is not None
     inputs, outputs = weight.shape[:2]
-    constants = {f"{node.name}_weight": weight.transpose(1, 2, 3, 0).reshape(outputs * factor**2, inputs, 1, 1)}
+    dense_weight = weight.transpose(1, 2, 3, 0).reshape(outputs * factor**2, inputs, 1, 1)
+    constants: dict[str, npt.NDArray[Any]] = {graph.fresh(f"{node.name}_weight"): dense_weight}
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if bias is not None:
-        constants[f"{node.name}_bias"] = np.repeat(bias, factor**2)
+        constants[graph.fresh(f"{node.name}_bias")] = np.repeat(bias, factor**2)
     for name, value in constants.items():
         graph.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    dense = f"{node.name}_dense"
+    dense = graph.fresh(f"{node.name}_dense")
     return [
         helper.make_node("Conv", [node.input[0], *constants], [dense], name=node.name),
         helper.make_node(
@@ -127,7 +129,7 @@ class _Lowering:
         """Tensors that were uint8, with their new type."""
         self.renamed: dict[str, str] = {}
         self.nodes: list[Node] = []
-        self.constants: dict[str, Any] = {}
+        self.constants: dict[tuple[str, int], Any] = {}
         self.float = int(onnx.TensorProto.FLOAT)
         self.int32 = int(onnx.TensorProto.INT32)
 
@@ -146,7 +148,7 @@ class _Lowering:
 
     def _open(self, name: str) -> None:
         """Cast a uint8 input to float32 before anything else."""
-        wide = f"{name}_float"
+        wide = self.graph.fresh(f"{name}_float")
         self._cast(name, wide, self.float)
         self.renamed[name] = wide
         self.wide[wide] = self.float
@@ -179,12 +181,12 @@ class _Lowering:
     def _constant(self, name: str, kind: int) -> str:
         from onnx import numpy_helper
 
-        wide = f"{name}_{'float' if kind == self.float else 'int32'}"
-        value = numpy_helper.to_array(self.graph.initialisers[name])
-        self.constants[wide] = numpy_helper.from_array(
-            value.astype(np.float32 if kind == self.float else np.int32), wide
-        )
-        return wide
+        if (name, kind) not in self.constants:
+            wide = self.graph.fresh(f"{name}_{'float' if kind == self.float else 'int32'}")
+            value = numpy_helper.to_array(self.graph.initialisers[name])
+            kept = value.astype(np.float32 if kind == self.float else np.int32)
+            self.constants[name, kind] = numpy_helper.from_array(kept, wide)
+        return str(self.constants[name, kind].name)
 
     def _widen(self, node: Node, name: str, kind: int) -> None:
         """Give an output of ``node`` its new type; an output of the graph gets its uint8 back behind a Cast."""
@@ -199,7 +201,7 @@ class _Lowering:
                 entry.t.CopyFrom(onnx.numpy_helper.from_array(wide))
         self.wide[name] = kind
         if name in self.outputs:
-            wide_name = f"{name}_wide"
+            wide_name = self.graph.fresh(f"{name}_wide")
             for index, output in enumerate(node.output):
                 if output == name:
                     node.output[index] = wide_name
