@@ -94,7 +94,7 @@ def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     network, card = load_checkpoint(checkpoint)
     path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
-    module = serving_module(network, card.preprocess, "deploy")
+    module = serving_module(network, card.preprocess, "deploy", "onnxruntime")
     return export_onnx(module, path, card.preprocess, metadata={"fptk.model": card.model})
 
 

@@ -23,10 +23,10 @@ from fptk.cli.console import counting, log
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset
-from fptk.errors import InputError, TargetUnavailableError
+from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.evaluate import evaluate
 from fptk.export.onnx_export import INPUT_NAME, OUTPUT_NAME, export_onnx
-from fptk.export.targets.base import Artefact, BuildRequest, Precision, Target
+from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Target
 from fptk.export.targets.onnx import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.files import replace_folder, sha256_file, sha256_json, temporary_folder
@@ -64,6 +64,8 @@ class ExportPlan:
     gate: GatePolicy | None = field(default_factory=GatePolicy)
     """``None`` builds without judging."""
     threads: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of the builders, by name; each target gets those in its :attr:`Target.option_names`."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,27 @@ class _ExportJob:
         return Outcome(bundle.label, final, bundle.verdict, _message(bundle))
 
     def _build(self, target: Target, precision: Precision, folder: Path) -> Bundle:
-        quantised = precision is Precision.INT8
+        calibrated = precision in target.calibrated
         request = BuildRequest(
             onnx_path=self._onnx(target),
             precision=precision,
             folder=folder,
             spec=self.spec,
-            calibration=self.calibration_set.stream(self._calibration_data, self.spec) if quantised else None,
+            calibration=self.calibration_set.stream(self._calibration_data, self.spec) if calibrated else None,
+            options={key: value for key, value in self.plan.options.items() if key in target.option_names},
         )
-        artefact, unavailable = Artefact(()), None
+        artefact, unavailable, refusal = Artefact(()), None, None
         try:
             artefact = target.build(request)
+        except EngineNotBuiltError as error:
+            artefact, unavailable = Artefact((), error.details), str(error)
         except TargetUnavailableError as error:
             unavailable = str(error)
-        evaluation, gate = self._judge(target, artefact)
+        except GateRefusedError as error:
+            refusal = str(error)
+        evaluation, gate = self._judge(target, artefact, folder)
+        if refusal:
+            gate = {"passed": False, "summary": refusal}
         return Bundle(
             created=datetime.now(UTC),
             target=target.name,
@@ -152,7 +161,7 @@ class _ExportJob:
             files=record_files(folder),
             unavailable=unavailable,
             checkpoint_sha256=self.checkpoint_sha256,
-            calibration=self.calibration_set.manifest() if quantised else None,
+            calibration=self.calibration_set.manifest() if calibrated else None,
             tools={**tool_versions(), **target.probe().versions},
             host=describe_host(),
             build=artefact.details,
@@ -161,11 +170,13 @@ class _ExportJob:
             command=self.plan.command,
         )
 
-    def _judge(self, target: Target, artefact: Artefact) -> tuple[Evaluation | None, dict[str, Any] | None]:
+    def _judge(
+        self, target: Target, artefact: Artefact, folder: Path
+    ) -> tuple[Evaluation | None, dict[str, Any] | None]:
         """Score the engine as built and ask the gate; ``None`` for what cannot be had here."""
-        if self.dataset is None or not artefact.files:
+        if self.dataset is None or not (artefact.files or "simulate_with" in artefact.details):
             return None, None
-        scores, simulated_by = self._score(target, artefact)
+        scores, simulated_by = self._score(target, artefact, folder)
         evaluation = Evaluation(
             dataset=self.dataset.name,
             images=scores.images,
@@ -178,18 +189,15 @@ class _ExportJob:
         verdict = judge(self.reference, scores, policy).model_dump(mode="json") if policy else None
         return evaluation, verdict
 
-    def _score(self, target: Target, artefact: Artefact) -> tuple[Scores, str | None]:
-        """Scores of the engine, or of its graph in ONNX Runtime where this host cannot run the engine."""
+    def _score(self, target: Target, artefact: Artefact, folder: Path) -> tuple[Scores, str | None]:
+        """Scores of the engine, or of its graph in ONNX Runtime where this host cannot build or run the engine."""
         assert self.dataset is not None
-        engine, simulated_by = artefact.files[0], None
-        try:
-            session = target.load(engine, self.spec, threads=self.plan.threads)
-        except TargetUnavailableError:
-            graph = artefact.details.get("simulate_with")
-            if graph is None:
-                raise
-            session = OnnxRuntimeSession(engine.parent / graph, self.spec, threads=self.plan.threads)
+        graph, simulated_by = artefact.details.get("simulate_with"), None
+        if graph and not (artefact.files and target.probe().can_run):
+            session: Session = OnnxRuntimeSession(folder / graph, self.spec, threads=self.plan.threads)
             simulated_by = "onnxruntime"
+        else:
+            session = target.load(artefact.files[0], self.spec, threads=self.plan.threads)
         with session:
             return score(session, self.dataset, f"scoring {target.name}"), simulated_by
 
@@ -243,6 +251,7 @@ class _ExportJob:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
+            batch = None if "dynamic_batch" in self.plan.options else 1
             metadata = {
                 "fptk.version": __version__,
                 "fptk.model": self.card.model,
@@ -251,17 +260,25 @@ class _ExportJob:
                 "fptk.preprocess": self.spec.model_dump_json(),
                 "fptk.preprocess_sha256": self.spec.sha256,
             }
-            export_onnx(serving_module(self.network, self.spec, self.plan.variant), path, self.spec, metadata=metadata)
+            module = serving_module(self.network, self.spec, self.plan.variant, target.graph_form)
+            export_onnx(module, path, self.spec, metadata=metadata, batch=batch)
         return path
 
 
-def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant) -> torch.nn.Module:
-    """What is exported: uint8 images to uint8 labels, around the rewritten network or around the one as written."""
+def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant, engine: str) -> torch.nn.Module:
+    """What is exported: uint8 images to uint8 labels, around the rewritten network or around the one as written.
+
+    Args:
+        network: as loaded from a checkpoint.
+        spec: normalisation, put inside.
+        variant: ``deploy`` or ``naive``.
+        engine: :attr:`fptk.export.targets.base.Target.graph_form`, for the deploy form.
+    """
     from fptk.models.deploy import to_deploy
     from fptk.models.serving import Serving
 
     if variant == "deploy":
-        return Serving(to_deploy(network), spec)
+        return Serving(to_deploy(network, engine=engine), spec)
     naive = copy.deepcopy(network)
     setattr(naive, "efficient", False)  # noqa: B010 - networks without an efficient form have no such attribute
     return Serving(naive, spec)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fptk.dataset import UInt8Array
-from fptk.errors import InputError
+from fptk.errors import InputError, TargetUnavailableError
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
@@ -53,7 +53,7 @@ class BuildRequest:
     """Folder that the engine's files are written into."""
     spec: PreprocessSpec
     calibration: ImageStream | None = None
-    """Calibration images; required for INT8."""
+    """Calibration images; given for the precisions in :attr:`Target.calibrated`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Target-specific settings, e.g. the rung of the fallback ladder; recorded in the bundle."""
 
@@ -118,6 +118,25 @@ def median_times(runs: Iterable[Iterable[NodeTime]]) -> list[NodeTime]:
     return [replace(node, milliseconds=statistics.median(times)) for node, times in nodes.values()]
 
 
+class EngineNotBuiltError(TargetUnavailableError):
+    """The ONNX file was made and checked, the engine wasn't built (exit code 3).
+
+    Attributes:
+        reason: why, in one line.
+        kept: files that were made and stay of use.
+        rebuild: command that builds the engine from them on a host that can.
+        details: what the bundle would have recorded of the build so far.
+    """
+
+    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, details: dict[str, Any]) -> None:
+        names = " and ".join(path.name for path in kept)
+        super().__init__(f"{reason}; kept {names}; on a host that can, run in its folder: {rebuild}")
+        self.reason = reason
+        self.kept = kept
+        self.rebuild = rebuild
+        self.details = details
+
+
 class Target(ABC):
     """An inference engine that fptk can build for.
 
@@ -129,6 +148,12 @@ class Target(ABC):
     """Name on the command line, e.g. ``openvino``."""
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
     """Precisions that :meth:`build` accepts."""
+    calibrated: ClassVar[tuple[Precision, ...]] = (Precision.INT8,)
+    """Precisions that measure value ranges on calibration images."""
+    option_names: ClassVar[frozenset[str]] = frozenset()
+    """Keys of :attr:`BuildRequest.options` that the command line may set."""
+    graph_form: ClassVar[str] = "onnxruntime"
+    """Form of the deploy graph that this engine runs fastest: a key of :data:`fptk.models.deploy.ENGINES`."""
 
     @abstractmethod
     def probe(self) -> Probe:

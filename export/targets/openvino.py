@@ -33,6 +33,7 @@ class OpenVinoTarget(Target):
 
     name: ClassVar[str] = "openvino"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
+    graph_form: ClassVar[str] = "openvino"
 
     def probe(self) -> Probe:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fptk.errors import InputError, TargetUnavailableError
-from fptk.export.targets.base import Artefact, BuildRequest, Precision, Probe, Target
+from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Probe, Target
 from fptk.export.tensorrt.binding import BINDING_FILE, EngineBinding, dotted
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.check import check_qdq, refuse_errors
@@ -32,30 +32,14 @@ ONNX_FILE = "model.onnx"
 LAYERS_FILE = "layers.json"
 
 
-class EngineNotBuiltError(TargetUnavailableError):
-    """The ONNX file was made and checked, the engine wasn't built (exit code 3).
-
-    Attributes:
-        reason: why, in one line.
-        kept: files that were made and stay of use.
-        rebuild: command that builds the engine from them on a host that can.
-        details: what the bundle would have recorded of the build so far.
-    """
-
-    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, details: dict[str, Any]) -> None:
-        names = " and ".join(path.name for path in kept)
-        super().__init__(f"{reason}; kept {names}; on a host that can, run in its folder: {rebuild}")
-        self.reason = reason
-        self.kept = kept
-        self.rebuild = rebuild
-        self.details = details
-
-
 class TensorRTTarget(Target):
     """TensorRT 10.12 to 11.x: builds for the GPU of this host and runs on it."""
 
     name: ClassVar[str] = "trt"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
+    calibrated: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
+    graph_form: ClassVar[str] = "tensorrt"
+    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields)
     flavour: ClassVar[Flavour] = TENSORRT
 
     def probe(self) -> Probe:

@@ -103,6 +103,6 @@ def test_memory_grows_with_the_image(checkpoint: Path, tmp_path: Path) -> None:
     peaks = []
     for side in (256, 512):
         spec = PreprocessSpec(size=(side, side))
-        path = export_onnx(serving_module(network, spec, "naive"), tmp_path / f"{side}.onnx", spec)
+        path = export_onnx(serving_module(network, spec, "naive", "onnxruntime"), tmp_path / f"{side}.onnx", spec)
         peaks.append(peak_memory("onnx", path, spec, threads=1) or 0)
     assert peaks[1] > 2 * peaks[0] > 0

@@ -122,7 +122,7 @@ def test_open_batch_takes_any_number_of_images(
     from fptk.pipeline import serving_module
 
     network, _ = load_checkpoint(checkpoint)
-    path = export_onnx(serving_module(network, SPEC, "naive"), tmp_path / "open.onnx", SPEC, batch=None)
+    path = export_onnx(serving_module(network, SPEC, "naive", "onnxruntime"), tmp_path / "open.onnx", SPEC, batch=None)
     with OnnxRuntimeSession(path, SPEC) as session:
         assert np.mean(session(images[:3]) == reference[:3]) >= 0.9999
         assert session(images[:1]).shape == (1, 64, 64)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fptk.cli.options import PathType, data_option, images_option, threads_option, weights_option
-from fptk.errors import GateRefusedError, TargetUnavailableError
+from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 
 if TYPE_CHECKING:
     from fptk.pipeline import Outcome
@@ -37,6 +37,19 @@ if TYPE_CHECKING:
 @click.option("--no-deploy-form", is_flag=True, help="Export the network as it is written, without the exact rewrites.")
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
 @threads_option
+@click.option("--sm", multiple=True, type=int, help="trt-rtx: compute capability to build for, e.g. 86 (repeatable).")
+@click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="trt, trt-rtx: batch sizes of the optimisation profile.")
+@click.option("--workspace", type=click.IntRange(1), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
+@click.option("--min-int8-layers", type=click.FloatRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
+@click.option("--int8-rest", type=click.Choice(["fp32", "fp16"]), help="trt, trt-rtx: type of INT8's float rest.")
+@click.option("--dla", type=click.IntRange(0), help="trt on Jetson: deep-learning accelerator to build for.")
+@click.option("--version-compatible", is_flag=True, default=None, help="trt: let later versions run the engine.")
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["ampere_plus", "same_compute_capability"]),
+    help="trt: let other GPUs run the engine.",
+)
+@click.option("--check", type=PathType, help="Only check this ONNX file for what TensorRT rejects or mis-scales.")
 def command(
     targets: tuple[str, ...],
     fp32: bool,
@@ -53,6 +66,15 @@ def command(
     no_deploy_form: bool,
     out: Path | None,
     threads: int | None,
+    sm: tuple[int, ...],
+    dynamic_batch: str | None,
+    workspace: int | None,
+    min_int8_layers: float | None,
+    int8_rest: str | None,
+    dla: int | None,
+    version_compatible: bool | None,
+    hardware_compatibility: str | None,
+    check: Path | None,
 ) -> None:
     """Build engines from trained weights, and prove each on the evaluation images.
 
@@ -66,12 +88,26 @@ def command(
     from fptk.pipeline import ExportPlan, export_bundles, gate_policy
     from fptk.runs import find_source
 
+    if check:
+        check_onnx(check)
+        return
+    options = {
+        "sm": sm or None,
+        "dynamic_batch": parse_batches(dynamic_batch) if dynamic_batch else None,
+        "workspace_mib": workspace,
+        "min_int8_layers": min_int8_layers,
+        "int8_rest": int8_rest,
+        "dla_core": dla,
+        "version_compatible": version_compatible,
+        "hardware_compatibility": hardware_compatibility,
+    }
+    names = resolve_targets(targets or ("onnx", "openvino"))
     source = find_source(weights)
     section = source.recipe.export
     asked = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.INT8: int8}
     chosen = tuple(precision for precision, wanted in asked.items() if wanted)
     plan = ExportPlan(
-        targets=resolve_targets(targets or ("onnx", "openvino")),
+        targets=names,
         precisions=chosen or (Precision.FP32, Precision.INT8),
         out=make_folder(out or source.folder),
         command=invocation(),
@@ -82,6 +118,7 @@ def command(
         calib_size=calib_size or section.calibration_images,
         gate=None if no_gate else gate_policy(section, max_miou_drop, max_class_drop),
         threads=threads,
+        options=used_options(options, names),
     )
     finish(export_bundles(source, plan))
 
@@ -102,3 +139,46 @@ def finish(outcomes: list[Outcome]) -> None:
         hit = [outcome for outcome in outcomes if outcome.verdict == verdict]
         if hit:
             raise error("; ".join(f"{outcome.label}: {outcome.message}; kept in {outcome.folder}" for outcome in hit))
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """``1:4:8`` as numbers.
+
+    Raises:
+        InputError: it is not three whole numbers.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise InputError(f"--dynamic-batch {text}: expected MIN:OPT:MAX, e.g. 1:4:8")
+    return tuple(int(part) for part in parts)
+
+
+def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
+    """The options that were given; one that no chosen target knows is a mistake.
+
+    Raises:
+        InputError: an option fits none of the targets.
+    """
+    from fptk.export.targets.registry import get_target
+
+    given = {key: value for key, value in options.items() if value is not None}
+    known = frozenset().union(*(get_target(name).option_names for name in targets))
+    for key in given.keys() - known:
+        raise InputError(f"the option for {key} does not apply to target {', '.join(targets)}; leave it out")
+    return given
+
+
+def check_onnx(path: Path) -> None:
+    """Print what TensorRT would reject or silently mis-scale in an ONNX file.
+
+    Raises:
+        InputError: there is something that it would reject.
+    """
+    from fptk.cli.console import out
+    from fptk.export.tensorrt.check import check_qdq, refuse_errors
+
+    findings = check_qdq(path)
+    for finding in findings:
+        out.print(str(finding), markup=False, soft_wrap=True)
+    refuse_errors(path, findings)
+    out.print(f"{path}: nothing that TensorRT rejects", soft_wrap=True)

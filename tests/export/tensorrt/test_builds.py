@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
-from fptk.export.targets.base import Artefact, BuildRequest, Precision
-from fptk.export.targets.tensorrt import EngineNotBuiltError, TensorRTRTXTarget, TensorRTTarget
+from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.flavour import TENSORRT_RTX
 from fptk.export.tensorrt.options import TensorRTOptions

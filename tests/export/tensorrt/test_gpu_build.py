@@ -11,8 +11,8 @@ import pytest
 
 from fptk.errors import GateRefusedError
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import Artefact, BuildRequest, Precision
-from fptk.export.targets.tensorrt import EngineNotBuiltError, TensorRTTarget
+from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision
+from fptk.export.targets.tensorrt import TensorRTTarget
 from fptk.export.tensorrt.host import CudaHost, Gpu
 from fptk.preprocess import PreprocessSpec
 

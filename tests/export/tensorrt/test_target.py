@@ -14,9 +14,9 @@ import pytest
 
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import BuildRequest, Precision
+from fptk.export.targets.base import BuildRequest, EngineNotBuiltError, Precision
 from fptk.export.targets.registry import get_target
-from fptk.export.targets.tensorrt import EngineNotBuiltError, TensorRTRTXTarget, TensorRTTarget
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.binding import EngineBinding
 from fptk.export.tensorrt.check import check_qdq
 from fptk.export.tensorrt.host import CudaHost, Gpu
