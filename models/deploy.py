@@ -201,7 +201,9 @@ class Standardise(nn.Module):
 class FoldedAttention(nn.Module):
     """Rewrite 3, with the LayerNorms before it (rewrite 5) if ``fold_norms``.
 
-    The scores are n . keys(y) + term(y); the term stands as an additive mask (N, 1, 1, Nk).
+    The scores are n . K y + t . y; the second stands as an additive mask (N, 1, 1, Nk). Keys, values and mask come out
+    of one Linear: from three of them, OpenVINO 2026.4.1 builds a fused attention that returns wrong numbers as soon as
+    a residual is added to its result.
     """
 
     def __init__(self, block: Block, form: EngineForm, fold_norms: bool) -> None:
@@ -211,10 +213,7 @@ class FoldedAttention(nn.Module):
         self.reduce, self.reduce_norm = attention.reduce, attention.reduce_norm
         if fold_norms:
             maps = self._fold_norms(block.norm1, maps)
-        dtype = attention.k.weight.dtype
-        self.keys = exact.dense(maps.keys, None, dtype)
-        self.term = exact.dense(maps.term[None], None, dtype)
-        self.values = exact.dense(maps.values, maps.bias, dtype)
+        self.project = exact.project_sources(maps, attention.k.weight.dtype)
 
     def _fold_norms(self, norm: nn.LayerNorm, maps: exact.AttentionMaps) -> exact.AttentionMaps:
         maps = exact.fold_query_norm(maps, norm)
@@ -227,9 +226,9 @@ class FoldedAttention(nn.Module):
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         source = reduced(tokens, height, width, self.reduce, self.reduce_norm)
-        keys = self.keys(source).transpose(-1, -2)  # (N, 1, C, Nk)
-        values = self.values(source)
-        mask = self.term(source).transpose(-1, -2)  # (N, 1, 1, Nk)
+        channels = int(tokens.shape[2])
+        keys, values, term = torch.split(self.project(source), [channels, channels, 1], dim=-1)
+        keys, mask = keys.transpose(-1, -2), term.transpose(-1, -2)  # (N, 1, C, Nk), (N, 1, 1, Nk)
         queries = tokens.unsqueeze(1)
         length = int(tokens.shape[1])
         tiled = self.tile is not None and length > 4 * self.tile
@@ -313,7 +312,9 @@ class Head(nn.Module):
         gates = self.gate(torch.cat(means, dim=1)).chunk(len(maps), dim=1)
         weight = self.classifier.weight[:, :, 0, 0]
         for each, gate, mix, shift in zip(maps, gates, self.mixes, self.shifts, strict=True):
-            matrix = (weight * gate[:, None, :]) @ mix  # (N, 19, 128)
+            # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
+            # takes the packed copy of the one product for the other, whose transpose it is.
+            matrix = weight @ (gate[:, :, None] * mix)  # (N, 19, 128)
             mixed = matrix @ each.flatten(2) + F.linear(gate * shift, weight)[:, :, None]
             logits = logits + mixed.reshape(logits.shape)
         return logits

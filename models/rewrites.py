@@ -131,6 +131,13 @@ def fold_norm_into_linear(norm: nn.LayerNorm, linear: nn.Linear) -> nn.Linear:
     return dense(weight * g, linear.bias.detach().double() + weight @ h, linear.weight.dtype)
 
 
+def project_sources(maps: AttentionMaps, dtype: torch.dtype) -> nn.Linear:
+    """One Linear C to 2 C + 1 that maps a source token y to its key K y, its value V y + b and its term t . y."""
+    weight = torch.cat([maps.keys, maps.values, maps.term[None]])
+    zeros = torch.zeros_like(maps.bias)
+    return dense(weight, torch.cat([zeros, maps.bias, zeros[:1]]), dtype)
+
+
 def layernorm_affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """g and h, float64 (C)."""
     return norm.weight.detach().double(), norm.bias.detach().double()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 import pytest
 import torch
 from torch import nn
 
-from fptk.models.network import FaceParsingNetwork
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors: several threads only wait for each other, above all beside other test processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class TrainedLike(Protocol):
     """Fill a network with weights that look trained and return it in evaluation mode."""
 
-    def __call__(self, model: FaceParsingNetwork, seed: int = 0) -> FaceParsingNetwork: ...
+    def __call__(self, model: NetworkT, seed: int = 0) -> NetworkT: ...
 
 
 @pytest.fixture
@@ -23,7 +33,7 @@ def trained_like() -> TrainedLike:
     return _trained_like
 
 
-def _trained_like(model: FaceParsingNetwork, seed: int = 0) -> FaceParsingNetwork:
+def _trained_like(model: NetworkT, seed: int = 0) -> NetworkT:
     """Fill ``model`` with random weights whose activations stay of order one, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
 
