@@ -115,7 +115,7 @@ class _ExportJob:
         name = f"{target.name}-{precision}{suffix}"
         log.print(f"[bold]{name}[/bold]: building")
         with temporary_folder(self.plan.out, name) as folder:
-            bundle = self._build(target, precision, folder)
+            bundle = self._build(target, precision, folder.resolve())
             write_manifest(bundle, folder)
             home = REJECTED if bundle.verdict == "refused" else BUNDLES
             final = self.plan.out / home / name
