@@ -20,7 +20,7 @@ from fptk.export.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
 from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.host import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.layers import LayerReport, report_layers
-from fptk.export.tensorrt.options import TensorRTOptions, split_options
+from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.rebuild import rebuild_command
 from fptk.export.tensorrt.runner import TensorRTSession, open_context
@@ -39,7 +39,7 @@ class TensorRTTarget(Target):
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
     calibrated: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
     graph_form: ClassVar[str] = "tensorrt"
-    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields)
+    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_RTX
     flavour: ClassVar[Flavour] = TENSORRT
 
     def probe(self) -> Probe:
@@ -207,6 +207,7 @@ class TensorRTRTXTarget(TensorRTTarget):
     """TensorRT-RTX: builds for a list of compute capabilities on any x86-64 host, runs on RTX GPUs."""
 
     name: ClassVar[str] = "trt-rtx"
+    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_TENSORRT
     flavour: ClassVar[Flavour] = TENSORRT_RTX
 
 

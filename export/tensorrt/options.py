@@ -69,8 +69,8 @@ class TensorRTOptions(BaseModel):
         return (self.sm or DEFAULT_SM) if flavour.builds_without_gpu else ()
 
 
-_ONLY_TENSORRT = ("timing_cache", "hardware_compatibility", "version_compatible", "dla_core")
-_ONLY_RTX = ("sm",)
+ONLY_TENSORRT = frozenset({"timing_cache", "hardware_compatibility", "version_compatible", "dla_core"})
+ONLY_RTX = frozenset({"sm"})
 
 
 def split_options(options: Mapping[str, Any], flavour: Flavour) -> tuple[TensorRTOptions, dict[str, Any]]:
@@ -88,8 +88,8 @@ def split_options(options: Mapping[str, Any], flavour: Flavour) -> tuple[TensorR
         parsed = TensorRTOptions(**own)
     except ValidationError as error:
         raise InputError(_first_error(flavour.title, error)) from error
-    refused = _ONLY_TENSORRT if flavour.builds_without_gpu else _ONLY_RTX
-    for key in refused:
+    refused = ONLY_TENSORRT if flavour.builds_without_gpu else ONLY_RTX
+    for key in sorted(refused):
         if getattr(parsed, key) != TensorRTOptions.model_fields[key].get_default():
             raise InputError(f"{flavour.title} has no option '{key}'; leave it out or build the other target")
     return parsed, rest
