@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def command(
     else:
         chosen, folders = _recipe(recipe or ("microsegformer" if data else "demo"), changes), list(data)
         out = out or default_folder(chosen)
-    if not folders:
+    if not folders and os.environ.get("RANK", "0") == "0":
         log.print("no --data given: training on synthetic faces")
     result = train(
         chosen,

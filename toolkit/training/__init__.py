@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fptk.training.loop import PARAM_BUDGET, TrainResult, train
-    from fptk.training.runs import RunFolder, default_folder, newest_run
+    from fptk.training.runs import RunFolder, TrainResult, default_folder, newest_run
     from fptk.training.sources import open_data
+    from fptk.training.start import PARAM_BUDGET, train
 
 _LAZY = {
-    "PARAM_BUDGET": "fptk.training.loop",
-    "TrainResult": "fptk.training.loop",
-    "train": "fptk.training.loop",
+    "PARAM_BUDGET": "fptk.training.start",
+    "TrainResult": "fptk.training.runs",
+    "train": "fptk.training.start",
     "RunFolder": "fptk.training.runs",
     "default_folder": "fptk.training.runs",
     "newest_run": "fptk.training.runs",

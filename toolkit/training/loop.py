@@ -1,196 +1,41 @@
-"""The training itself: a recipe and images in, a run folder with the best weights out."""
+"""The loop: steps, validations and saves of one training in one process."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import FptkError, InputError
-from fptk.evaluate import evaluate
-from fptk.files import sha256_file
-from fptk.metrics import Scores
-from fptk.models import (
-    CheckpointCard,
-    TorchSession,
-    count_parameters,
-    create_model,
-    load_weights,
-    save_checkpoint,
-)
+from fptk.models import count_parameters
 from fptk.models.network import FaceParsingNetwork
 from fptk.recipes import Recipe
-from fptk.training.allocator import keep_freed_memory
 from fptk.training.augment import normalised
 from fptk.training.batches import Batch, Batches, DecodedCache, Order, default_workers
 from fptk.training.curves import draw_curves
 from fptk.training.ema import Ema
 from fptk.training.interrupt import Interrupt, TrainingInterruptedError
 from fptk.training.losses import SegmentationLoss
-from fptk.training.progress import ConsoleListener, Listener, Silent
-from fptk.training.runs import RunFolder
+from fptk.training.processes import by_first
+from fptk.training.progress import Listener
+from fptk.training.runs import RunFolder, TrainResult
 from fptk.training.schedule import learning_rate, make_plan
+from fptk.training.scoring import SCORES, save_weights, score
 from fptk.training.seeds import Stream, torch_seed
-from fptk.training.sources import open_data
 from fptk.training.state import Counters, load_state, save_state
 from fptk.training.statistics import class_pixels, repeat_factors, sqrt_median_frequency
 
-PARAM_BUDGET = 1_821_085
-"""Parameters that the CE7454 challenge, and so the paper, allows."""
-
 LOG_EVERY = 10
 """Steps between looks at the loss: each look waits for the device."""
-
-SCORES = ("f1", "f1_challenge", "miou", "f1_nobg", "pixel_accuracy")
-"""Validation scores that are recorded."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a call of :func:`train` ended."""
-
-    out: Path
-    """The run folder."""
-    finished: bool
-    """False where ``stop_after`` ended it; it can be resumed."""
-    step: int
-    """Optimiser steps done, over all calls."""
-    parameters: int
-    """Of the network."""
-    best_f1: float
-    """Highest validation f1; -1 before the first validation."""
-    best_step: int
-    """Step of it."""
-    scores: dict[str, float]
-    """All scores of that validation."""
-    seconds: float
-    """Training time over all calls, validation included."""
-
-    @property
-    def best(self) -> Path:
-        """Checkpoint of the best validation."""
-        return RunFolder(self.out).best
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint of the end."""
-        return RunFolder(self.out).last
-
-
-def train(
-    recipe: Recipe,
-    data: Sequence[Path],
-    out: Path,
-    *,
-    resume: bool = False,
-    init_weights: Path | None = None,
-    param_budget: int = PARAM_BUDGET,
-    stop_after: int | None = None,
-    listener: Listener | None = None,
-) -> TrainResult:
-    """Train a network.
-
-    Under ``torchrun`` or ``accelerate launch`` every process calls this; the batch is divided among them.
-
-    Args:
-        recipe: what to do.
-        data: data set roots or split folders; empty for the recipe's synthetic faces.
-        out: run folder, new or empty.
-        resume: go on with the run in ``out`` where there is one (a finished one is only reported).
-        init_weights: checkpoint, or run folder with a ``best`` one, to start from instead of random weights.
-        param_budget: largest number of parameters allowed.
-        stop_after: end after this many steps of this call, with the state saved.
-        listener: told of the progress; None for log lines and a bar on stderr.
-
-    Raises:
-        InputError: data, recipe, weights or folder are not usable, or the network is over the budget.
-        TrainingInterruptedError: SIGINT or SIGTERM came; the state is saved.
-        FptkError: the loss is no longer finite.
-    """
-    keep_freed_memory()
-    accelerator = make_accelerator(recipe)
-    run = RunFolder(out)
-    resume = resume and run.card.exists()
-    if resume:
-        run.check_same(recipe, data)
-        if (result := run.read()["result"]) is not None:
-            return TrainResult(out=out, **result)
-    else:
-        run.check_free()
-    model = make_model(recipe, param_budget, None if resume else init_weights)
-    train_set, val_set = open_data(recipe, data)
-    if accelerator.is_main_process and not resume:
-        run.start(recipe, data, _facts(model, train_set, val_set, init_weights))
-    accelerator.wait_for_everyone()
-    speaker: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
-    trainer = Trainer(recipe, run, model, train_set, val_set, accelerator, speaker)
-    trainer.restore()
-    return trainer.run_to(stop_after)
-
-
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Device, arithmetic and process group for this recipe.
-
-    Raises:
-        InputError: fp16 was asked for on a CPU.
-    """
-    cpu = not torch.cuda.is_available()
-    amp = {"auto": "no" if cpu else "fp16", "off": "no"}.get(recipe.precision.amp, recipe.precision.amp)
-    if cpu and amp == "fp16":
-        raise InputError("precision.amp fp16 needs a CUDA GPU; on this CPU use bf16, auto or off")
-    # accelerate keeps one state per process and would refuse a second training of another precision.
-    AcceleratorState._reset_state()
-    return Accelerator(cpu=cpu, mixed_precision=amp)
-
-
-def make_model(recipe: Recipe, param_budget: int, init_weights: Path | None) -> FaceParsingNetwork:
-    """The recipe's network, with seeded or given weights, inside the budget.
-
-    Raises:
-        InputError: unknown network or option, over the budget, or weights that do not fit.
-    """
-    torch.manual_seed(torch_seed(recipe.seed, Stream.WEIGHTS))
-    model = create_model(recipe.model.name, **recipe.model.options)
-    count = count_parameters(model)
-    if count > param_budget:
-        raise InputError(
-            f"{recipe.model.name} has {count:,} parameters, {count - param_budget:,} over the budget of "
-            f"{param_budget:,}; choose a smaller network, or allow it with --param-budget {count}"
-        )
-    if init_weights is not None:
-        load_weights(model, checkpoint_of(init_weights))
-    return model
-
-
-def checkpoint_of(path: Path) -> Path:
-    """``path`` itself, or the best checkpoint of the run folder ``path``."""
-    return RunFolder(path).best if path.is_dir() else path
-
-
-def _facts(
-    model: FaceParsingNetwork, train_set: FaceParsingDataset, val_set: FaceParsingDataset, init_weights: Path | None
-) -> dict[str, Any]:
-    return {
-        "parameters": count_parameters(model),
-        "train_set": train_set.name,
-        "train_images": len(train_set),
-        "val_set": val_set.name,
-        "val_images": len(val_set),
-        "init_weights": None if init_weights is None else str(init_weights),
-        "init_sha256": None if init_weights is None else sha256_file(checkpoint_of(init_weights)),
-    }
 
 
 class Trainer:
@@ -249,7 +94,7 @@ class Trainer:
     def restore(self) -> None:
         """Go back to the saved state, or save the state of step 0 so that even a run killed at once can be resumed."""
         average = self.ema.model if self.ema else None
-        if self.run.resume.exists():
+        if by_first(self.accelerator, self.run.resume.exists):
             self.counters = load_state(self.run.resume, self.model, average, self.optimizer)
             if self.accelerator.scaler is not None and self.counters.scaler:
                 self.accelerator.scaler.load_state_dict(self.counters.scaler)
@@ -271,13 +116,13 @@ class Trainer:
         """Train to the end, or for ``stop_after`` steps."""
         self.listener.say(self.describe())
         first = self.counters.step
-        limit = self.plan.total_steps if stop_after is None else min(self.plan.total_steps, first + stop_after)
+        end = self.plan.total_steps if stop_after is None else min(self.plan.total_steps, first + stop_after)
         self.listener.start(self.plan.total_images, self.plan.images_before(first))
         try:
             with Interrupt() as interrupt, contextlib.closing(self.batches.iterate(first)) as batches:
                 self.model.train()
                 started = time.perf_counter()
-                while self.counters.step < limit and not self.counters.stopped:
+                while self.counters.step < end and not self.counters.stopped:
                     self.step(next(batches))
                     now = time.perf_counter()
                     self.counters.seconds += now - started
@@ -367,7 +212,9 @@ class Trainer:
         """Score the (averaged) weights, record it, keep them if they are the best so far, and stop if it's time."""
         started = time.perf_counter()
         counters = self.counters
-        values = self._score()
+        values = by_first(
+            self.accelerator, lambda: score(self.averaged, self.recipe, self.val_set, self.device, self.listener)
+        )
         best = values["f1"] > counters.best_f1
         counters.stale = 0 if best else counters.stale + 1
         record = {**self._window_record(size), **values}
@@ -383,25 +230,6 @@ class Trainer:
             draw_curves(self.run.records(), self.run.curves)
         self.listener.validated(record, best)
         counters.reset_window()
-
-    def _score(self) -> dict[str, float]:
-        """Scores of the current weights, computed by the first process."""
-        found: list[dict[str, float] | None] = [None]
-        if self.accelerator.is_main_process:
-            spec = self.recipe.spec
-            if self.recipe.data.eval_size:
-                spec = spec.model_copy(update={"size": self.recipe.data.eval_size})
-            model = self.ema.model if self.ema else self.model
-            total = len(self.val_set)
-            with TorchSession(model, spec, device=str(self.device)) as session:
-                scores: Scores = evaluate(
-                    session, self.val_set, on_image=lambda done: self.listener.step(0, f"validating {done}/{total}")
-                )
-            found = [{name: getattr(scores, name) for name in SCORES}]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        assert found[0] is not None
-        return found[0]
 
     def _window_record(self, size: tuple[int, int]) -> dict[str, Any]:
         """What is known of the steps since the last validation."""
@@ -421,31 +249,14 @@ class Trainer:
             "seconds": round(counters.seconds, 1),
         }
 
+    @property
+    def averaged(self) -> FaceParsingNetwork:
+        """The network that is validated and saved: the moving average where there is one."""
+        return cast(FaceParsingNetwork, self.ema.model) if self.ema else self.model
+
     def save_weights(self, path: Path, scores: dict[str, float]) -> None:
-        """Write a checkpoint of the (averaged) weights with its card."""
-        counters, model = self.counters, self.ema.model if self.ema else self.model
-        card = CheckpointCard(
-            model=self.recipe.model.name,
-            options=self.model.options,
-            num_parameters=count_parameters(self.model),
-            preprocess=self.recipe.spec,
-            epoch=int(self.plan.epoch_before(counters.step)),
-            step=counters.step,
-            metrics=scores,
-            recipe=self.recipe.model_dump(mode="json"),
-            weights="ema" if self.ema else "raw",
-            training={
-                "train_set": self.train_set.name,
-                "train_images": len(self.train_set),
-                "val_set": self.val_set.name,
-                "val_images": len(self.val_set),
-                "images_seen": self.plan.images_before(counters.step),
-                "seconds": round(counters.seconds, 1),
-                "device": str(self.device),
-                "processes": self.accelerator.num_processes,
-            },
-        )
-        save_checkpoint(path, model.state_dict(), card)
+        """Write a checkpoint of :attr:`averaged`."""
+        save_weights(path, self.averaged, self.recipe, self.plan, self.run, self.counters, scores)
 
     def leave(self, number: int) -> None:
         """Save and end because of a signal."""

@@ -22,6 +22,9 @@ from fptk.recipes import Recipe, differing_keys, recipe_from
 SCHEMA_VERSION = 1
 DEFAULT_ROOT = Path("runs")
 
+NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
+"""Keys of a recipe that may change between the parts of one training: they do not touch its weights."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -110,13 +113,25 @@ class RunFolder:
         }
         write_json(self.card, card)
 
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a finished run, None of an unfinished one.
+
+        Raises:
+            InputError: it is finished, but its weights have gone.
+        """
+        result: dict[str, Any] | None = self.read()["result"]
+        missing = [path.name for path in (self.best, self.last) if result is not None and not path.exists()]
+        if missing:
+            raise InputError(f"{self.path} is a finished run without its {missing[0]}; start anew in another --out")
+        return result
+
     def check_same(self, recipe: Recipe, data: Sequence[Path]) -> None:
         """Refuse to resume with anything but what the run was started with: the result would be neither.
 
         Raises:
             InputError: recipe or data differ.
         """
-        differing = differing_keys(self.recipe(), recipe)
+        differing = [key for key in differing_keys(self.recipe(), recipe) if not key.startswith(NOT_TRAINING)]
         if differing:
             raise InputError(
                 f"cannot resume {self.path}: the recipe differs in {', '.join(differing[:3])}; resume with the same "
@@ -150,6 +165,38 @@ class RunFolder:
         """Drop the metrics of steps after ``step``: they'll be written again."""
         kept = [record for record in self.records() if record["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of :func:`train` ended."""
+
+    out: Path
+    """The run folder."""
+    finished: bool
+    """False where ``stop_after`` ended it; it can be resumed."""
+    step: int
+    """Optimiser steps done, over all calls."""
+    parameters: int
+    """Of the network."""
+    best_f1: float
+    """Highest validation f1; -1 before the first validation."""
+    best_step: int
+    """Step of it."""
+    scores: dict[str, float]
+    """All scores of that validation."""
+    seconds: float
+    """Training time over all calls, validation included."""
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best validation."""
+        return RunFolder(self.out).best
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the end."""
+        return RunFolder(self.out).last
 
 
 def default_folder(recipe: Recipe, root: Path = DEFAULT_ROOT) -> Path:

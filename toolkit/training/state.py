@@ -105,6 +105,8 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module | None, optimizer: t
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.exists():
+        raise InputError(f"resume state {path} is not there; put --out on a disk that all processes see")
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads((handle.metadata() or {})[_KEY])

@@ -19,19 +19,18 @@ from fptk.training import RunFolder
 WORKER = Path(__file__).with_name("worker.py")
 
 
-def launch(recipe: Path, out: Path, world: int) -> None:
-    """Run the worker in ``world`` processes, as torchrun would."""
+def launch(arguments: list[str], world: int) -> None:
+    """Run Python with these arguments in ``world`` processes, as torchrun would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    out.mkdir()
     processes = []
     for rank in range(world):
         env = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
         if world > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, str(WORKER), str(recipe), str(out)]
+        command = [sys.executable, *arguments]
         processes.append(
             subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -61,7 +60,7 @@ def test_two_processes_get_the_losses_and_gradients_of_one(
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(values))
     for world in (1, 2):
-        launch(recipe, tmp_path / str(world), world)
+        launch([str(WORKER), str(recipe), str(tmp_path / str(world))], world)
     for one, two in zip(*(RunFolder(tmp_path / world / "run").records() for world in "12"), strict=True):
         for key in ("ce", "dice", "f1", "miou"):
             assert two[key] == pytest.approx(one[key], rel=1e-4), key
@@ -72,3 +71,14 @@ def test_two_processes_get_the_losses_and_gradients_of_one(
         for name, gradient in alone.items():
             scale = float(gradient.abs().max()) + 1e-6
             torch.testing.assert_close(together[name], gradient, rtol=1e-3, atol=2e-3 * scale, msg=name)
+
+
+@pytest.mark.slow
+def test_command_under_two_processes_leaves_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--size=32", "--batch=4", "--set=data.synthetic={train: 12, val: 2, size: 32}", f"--out={out}"]
+    launch(["-m", "fptk", "train", *options, "--set=optim.max_steps=3", "--stop-after=2"], 2)
+    launch(["-m", "fptk", "train", "--resume", f"--out={out}"], 2)
+    assert RunFolder(out).read()["result"]["step"] == 3
+    with pytest.raises(AssertionError, match="add --resume"):
+        launch(["-m", "fptk", "train", *options], 2)

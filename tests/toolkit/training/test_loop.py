@@ -221,3 +221,17 @@ def test_bf16_autocast_trains_on_a_cpu(tiny_recipe: Recipe, tmp_path: Path) -> N
 def test_fp16_on_a_cpu_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fp16 needs a CUDA GPU"):
         train(tiny_recipe.with_overrides(["precision.amp=fp16"]), [], tmp_path / "run")
+
+
+def test_keys_that_do_not_touch_the_weights_may_change_on_resume(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    train(tiny_recipe, [], tmp_path / "run", stop_after=1, listener=Silent())
+    other = tiny_recipe.with_overrides(["export.targets=[onnx]", "data.workers=2", "checkpoint.every_steps=1"])
+    assert train(other, [], tmp_path / "run", resume=True, stop_after=1, listener=Silent()).step == 2
+
+
+def test_finished_run_without_its_weights_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe.with_overrides(["optim.max_steps=1"])
+    result = train(recipe, [], tmp_path / "run", listener=Silent())
+    result.best.unlink()
+    with pytest.raises(InputError, match=r"without its best\.safetensors"):
+        train(recipe, [], tmp_path / "run", resume=True)

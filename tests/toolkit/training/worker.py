@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from fptk.recipes import load_recipe
 from fptk.training import RunFolder
-from fptk.training.loop import PARAM_BUDGET, Trainer, make_accelerator, make_model
+from fptk.training.loop import Trainer
 from fptk.training.progress import Silent
 from fptk.training.sources import open_data
+from fptk.training.start import PARAM_BUDGET, make_accelerator, make_model
 
 
 def main(recipe_file: Path, out: Path) -> None:

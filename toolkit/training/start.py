@@ -1,0 +1,137 @@
+"""Starting a training: checks first, then a run folder with the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from fptk.dataset import FaceParsingDataset
+from fptk.errors import InputError
+from fptk.files import sha256_file
+from fptk.models import count_parameters, create_model, load_weights
+from fptk.models.network import FaceParsingNetwork
+from fptk.recipes import Recipe
+from fptk.training.allocator import keep_freed_memory
+from fptk.training.loop import Trainer
+from fptk.training.processes import by_first
+from fptk.training.progress import ConsoleListener, Listener, Silent
+from fptk.training.runs import RunFolder, TrainResult
+from fptk.training.seeds import Stream, torch_seed
+from fptk.training.sources import open_data
+
+PARAM_BUDGET = 1_821_085
+"""Parameters that the CE7454 challenge, and so the paper, allows."""
+
+
+def train(
+    recipe: Recipe,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    resume: bool = False,
+    init_weights: Path | None = None,
+    param_budget: int = PARAM_BUDGET,
+    stop_after: int | None = None,
+    listener: Listener | None = None,
+) -> TrainResult:
+    """Train a network.
+
+    Under ``torchrun`` or ``accelerate launch`` every process calls this; the batch is divided among them.
+
+    Args:
+        recipe: what to do.
+        data: data set roots or split folders; empty for the recipe's synthetic faces.
+        out: run folder, new or empty.
+        resume: go on with the run in ``out`` where there is one (a finished one is only reported).
+        init_weights: checkpoint, or run folder with a ``best`` one, to start from instead of random weights.
+        param_budget: largest number of parameters allowed.
+        stop_after: end after this many steps of this call, with the state saved.
+        listener: told of the progress; None for log lines and a bar on stderr.
+
+    Raises:
+        InputError: data, recipe, weights or folder are not usable, or the network is over the budget.
+        TrainingInterruptedError: SIGINT or SIGTERM came; the state is saved.
+        FptkError: the loss is no longer finite.
+    """
+    keep_freed_memory()
+    accelerator = make_accelerator(recipe)
+    run = RunFolder(by_first(accelerator, lambda: out))  # a name made of the time may differ between processes
+    resume = by_first(accelerator, lambda: _resumes(run, recipe, data, resume))
+    if resume and (finished := by_first(accelerator, run.finished)) is not None:
+        return TrainResult(out=run.path, **finished)
+    model = make_model(recipe, param_budget, None if resume else init_weights)
+    train_set, val_set = open_data(recipe, data)
+    if not resume:
+        facts = _facts(model, train_set, val_set, init_weights)
+        by_first(accelerator, lambda: run.start(recipe, data, facts))
+    speaker: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
+    trainer = Trainer(recipe, run, model, train_set, val_set, accelerator, speaker)
+    trainer.restore()
+    return trainer.run_to(stop_after)
+
+
+def _resumes(run: RunFolder, recipe: Recipe, data: Sequence[Path], wanted: bool) -> bool:
+    """Whether there is a run to go on with, checked to be this one; otherwise the folder is checked to be free."""
+    if wanted and run.card.exists():
+        run.check_same(recipe, data)
+        return True
+    run.check_free()
+    return False
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Device, arithmetic and process group for this recipe.
+
+    Raises:
+        InputError: fp16 was asked for on a CPU.
+    """
+    cpu = not torch.cuda.is_available()
+    amp = {"auto": "no" if cpu else "fp16", "off": "no"}.get(recipe.precision.amp, recipe.precision.amp)
+    if cpu and amp == "fp16":
+        raise InputError("precision.amp fp16 needs a CUDA GPU; on this CPU use bf16, auto or off")
+    # accelerate keeps one state per process and would refuse a second training of another precision.
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=cpu, mixed_precision=amp)
+
+
+def make_model(recipe: Recipe, param_budget: int, init_weights: Path | None) -> FaceParsingNetwork:
+    """The recipe's network, with seeded or given weights, inside the budget.
+
+    Raises:
+        InputError: unknown network or option, over the budget, or weights that do not fit.
+    """
+    torch.manual_seed(torch_seed(recipe.seed, Stream.WEIGHTS))
+    model = create_model(recipe.model.name, **recipe.model.options)
+    count = count_parameters(model)
+    if count > param_budget:
+        raise InputError(
+            f"{recipe.model.name} has {count:,} parameters, {count - param_budget:,} over the budget of "
+            f"{param_budget:,}; choose a smaller network, or allow it with --param-budget {count}"
+        )
+    if init_weights is not None:
+        load_weights(model, checkpoint_of(init_weights))
+    return model
+
+
+def checkpoint_of(path: Path) -> Path:
+    """``path`` itself, or the best checkpoint of the run folder ``path``."""
+    return RunFolder(path).best if path.is_dir() else path
+
+
+def _facts(
+    model: FaceParsingNetwork, train_set: FaceParsingDataset, val_set: FaceParsingDataset, init_weights: Path | None
+) -> dict[str, Any]:
+    return {
+        "parameters": count_parameters(model),
+        "train_set": train_set.name,
+        "train_images": len(train_set),
+        "val_set": val_set.name,
+        "val_images": len(val_set),
+        "init_weights": None if init_weights is None else str(init_weights),
+        "init_sha256": None if init_weights is None else sha256_file(checkpoint_of(init_weights)),
+    }
