@@ -129,7 +129,7 @@ class Trainer:
                     self.counters.window_seconds += now - started
                     self.after_step()
                     started = time.perf_counter()
-                    if (number := interrupt.agreed(self.device)) is not None:
+                    if self._asks_the_others() and (number := interrupt.agreed(self.device)) is not None:
                         self.leave(number)
             if self.counters.step < self.plan.total_steps and not self.counters.stopped:
                 self.flush()
@@ -138,6 +138,10 @@ class Trainer:
             return self.finish()
         finally:
             self.listener.stop()
+
+    def _asks_the_others(self) -> bool:
+        """Whether to look for a signal now: with several processes it waits for the device, so not after each step."""
+        return self.accelerator.num_processes == 1 or self.counters.step % LOG_EVERY == 0
 
     def step(self, batch: Batch) -> None:
         """One optimiser step."""
