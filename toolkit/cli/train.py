@@ -73,6 +73,9 @@ def command(
     weights as if it had never been interrupted.
     """
     _require("torch", "accelerate", "safetensors", "matplotlib")
+    from fptk.training.threads import wait_without_spinning
+
+    wait_without_spinning()
     from fptk.cli.console import log
     from fptk.training import default_folder, train
 
