@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from fptk.cli.options import (
     weights_option,
     write_result,
 )
+
+if TYPE_CHECKING:
+    from fptk.runs import Source
 
 
 @click.command("bench")
@@ -36,6 +40,12 @@ from fptk.cli.options import (
 @click.option(
     "--profile", is_flag=True, help="Print instead where the time goes: per operator type, and the slowest nodes."
 )
+@click.option(
+    "--rewrites",
+    "document",
+    type=PathType,
+    help="Measure instead what each rewrite of the deploy form gives, and write the table to this Markdown file.",
+)
 @json_option
 def command(
     bundles: tuple[Path, ...],
@@ -50,6 +60,7 @@ def command(
     baseline: bool,
     roofline: bool,
     profile: bool,
+    document: Path | None,
     json_path: Path | None,
 ) -> None:
     """Measure BUNDLES (folders; default: all of the newest run) against each other.
@@ -63,6 +74,9 @@ def command(
     from fptk.cli.console import out
     from fptk.runs import find_source
 
+    if document:
+        write_rewrites(document, find_source(weights), threads, rounds)
+        return
     if profile:
         for label, nodes in profile_source(find_source(weights), threads):
             out.print(render_profile(label, nodes))
@@ -85,3 +99,24 @@ def command(
             out.print(render_roofline(report))
     if json_path:
         write_result(json_path, report.as_dict())
+
+
+def write_rewrites(document: Path, source: Source, threads: int | None, rounds: int | None) -> None:
+    """Measure the rewrites on the run's network and write the table."""
+    from fptk.benchmarks.latency import LatencyPlan
+    from fptk.cli.console import counting, out
+    from fptk.cli.options import invocation
+    from fptk.files import write_text
+    from fptk.host import usable_cores
+    from fptk.models.checkpoint import load_checkpoint
+    from fptk.rewrites_table import markdown, measure_rewrites
+
+    network, card = load_checkpoint(source.weights)
+    plan = LatencyPlan(rounds=rounds or source.recipe.bench.rounds, calls=source.recipe.bench.calls)
+    with counting("timing, in turns", plan.rounds, animated=False) as on_round:
+        table = measure_rewrites(
+            network, card.preprocess, threads=threads or usable_cores(), plan=plan, on_round=on_round
+        )
+    text = markdown(table, invocation())
+    write_text(document, text)
+    out.print(text, markup=False, soft_wrap=True)
