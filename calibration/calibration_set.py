@@ -329,13 +329,9 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _indices_by_key(dataset: FaceParsingDataset) -> dict[str, int]:
-    """Index of every key; a data set without a ``keys`` attribute has to be read through once."""
-    keys = getattr(dataset, "keys", None)
-    if callable(keys):
-        keys = keys()
-    if keys is None:
-        keys = [dataset[index].key for index in range(len(dataset))]
-    return {str(key): index for index, key in enumerate(keys)}
+    """Index of every key; a data set without a method ``key`` has to be read through once."""
+    key = getattr(dataset, "key", None) or (lambda index: dataset[index].key)
+    return {str(key(index)): index for index in range(len(dataset))}
 
 
 def _parse_manifest(path: Path, value: Any) -> CalibrationSet:

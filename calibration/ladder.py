@@ -167,7 +167,8 @@ def openvino_rungs(
         yield Rung(base.name, base)
     if not first.transformer:
         yield _openvino_rung(base, "transformer", transformer=True)
-    yield _openvino_rung(base, "percentile ranges", range_estimator="percentile")
+    if first.range_estimator != "percentile":
+        yield _openvino_rung(base, "percentile ranges", range_estimator="percentile")
     if first.smooth_quant_alpha is None:
         yield _openvino_rung(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
     if sensitivity is not None:

@@ -10,7 +10,7 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,14 +42,17 @@ class OpenVinoQuantSettings:
     """NNCF's ``model_type=TRANSFORMER``: keeps the attention's sensitive products in float."""
     smooth_quant_alpha: float | None = None
     """SmoothQuant's migration strength (0-1) for matrix products; ``None`` switches it off."""
-    range_estimator: Literal["default", "minmax", "percentile", "mean_minmax"] = "default"
-    """Statistics of activations over images; ``default`` is NNCF's choice for the preset."""
+    range_estimator: Literal["default", "minmax", "percentile", "mean_minmax"] = "minmax"
+    """Statistics of activations over images; ``default`` is NNCF's choice for the preset, the mean of the images'
+    extremes, which cut a class (clothes) by 3.5 points where the extremes over all images cut it by 0.4."""
     percentile: float = Field(default=0.001, ge=0, lt=0.5)
     """Share cut from each tail by ``percentile``, as a fraction."""
     fast_bias_correction: bool = True
     """Correct the shift of the mean that rounding causes from one pass of statistics."""
+    float_gates: bool = True
+    """Keep the matrix products behind a global average in float (see :func:`gate_layers`)."""
     ignored_names: tuple[str, ...] = ()
-    """Layers kept in float, by friendly name."""
+    """Further layers kept in float, by friendly name."""
     max_images: int = Field(default=1000, ge=1)
     """Images read at most."""
     seed: int = 0
@@ -83,19 +86,23 @@ def quantise_openvino(
     settings = settings or OpenVinoQuantSettings()
     refuse_quantised_openvino(model)
     _check_names(model, settings.ignored_names)
+    ignored = _ignored(model, settings)
     source = _Source(images, settings.max_images, progress)
     random.seed(settings.seed)
     np.random.seed(settings.seed)  # NNCF draws from numpy's legacy generator
     try:
         with quiet_nncf():
             quantised = nncf.quantize(
-                model.clone(), nncf.Dataset(source), subset_size=settings.max_images, **nncf_arguments(settings)
+                model.clone(),
+                nncf.Dataset(source),
+                subset_size=settings.max_images,
+                **nncf_arguments(settings, ignored),
             )
     except nncf.ValidationError:
         if source.images == 0:
             raise InputError("the calibration set is empty: no ranges can be measured") from None
         raise
-    int8, kept = layers_by_precision(quantised, settings.ignored_names)
+    int8, kept = layers_by_precision(quantised, ignored)
     report = QuantReport(
         engine="openvino",
         settings=dataclasses.asdict(settings),
@@ -139,8 +146,9 @@ def quantise_openvino_with_accuracy_control(
     started = time.monotonic()
     settings = settings or OpenVinoQuantSettings()
     refuse_quantised_openvino(model)
+    ignored = _ignored(model, settings)
     source = _Source(images, settings.max_images, None)
-    arguments = nncf_arguments(settings)
+    arguments = nncf_arguments(settings, ignored)
     arguments["advanced_quantization_parameters"] = arguments.pop("advanced_parameters")
     with quiet_nncf():
         quantised = nncf.quantize_with_accuracy_control(
@@ -153,7 +161,7 @@ def quantise_openvino_with_accuracy_control(
             subset_size=settings.max_images,
             **arguments,
         )
-    int8, kept = layers_by_precision(quantised, settings.ignored_names, "put back to float by accuracy control")
+    int8, kept = layers_by_precision(quantised, ignored, "put back to float by accuracy control")
     report = QuantReport(
         engine="openvino",
         settings={**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop},
@@ -179,8 +187,32 @@ def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ..
     return tuple(name for name in names if name in wanted or name.partition("/")[0] in wanted)
 
 
-def nncf_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
-    """The keyword arguments of ``nncf.quantize`` that ``settings`` stands for."""
+def gate_layers(model: Any) -> tuple[str, ...]:
+    """Friendly names of the matrix products that depend on a mean over a whole map: squeeze-and-excite gates and the like.
+
+    They cost next to nothing in float, and OpenVINO 2026.4.1 computes their int8 form wrongly or crashes on it: the
+    mIoU of one network fell by 0.3 to 18 points, depending on its other fusions, and by 0.0 with its int8 execution
+    (``LP_TRANSFORMS_MODE``) switched off.
+    """
+    tainted: set[str] = set()
+    names = []
+    for operation in model.get_ordered_ops():
+        sources = {port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()}
+        kind, name = operation.get_type_name(), operation.get_friendly_name()
+        if kind in ("ReduceMean", "ReduceSum") or not tainted.isdisjoint(sources):
+            tainted.add(name)
+            if kind == "MatMul":
+                names.append(name)
+    return tuple(names)
+
+
+def _ignored(model: Any, settings: OpenVinoQuantSettings) -> tuple[str, ...]:
+    gates = gate_layers(model) if settings.float_gates else ()
+    return tuple(dict.fromkeys((*settings.ignored_names, *gates)))
+
+
+def nncf_arguments(settings: OpenVinoQuantSettings, ignored: Sequence[str] = ()) -> dict[str, Any]:
+    """The keyword arguments of ``nncf.quantize`` that ``settings`` stands for, with the layers ``ignored``."""
     nncf = _nncf()
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
 
@@ -194,7 +226,7 @@ def nncf_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
         "preset": nncf.QuantizationPreset(settings.preset),
         "model_type": nncf.ModelType.TRANSFORMER if settings.transformer else None,
         "fast_bias_correction": settings.fast_bias_correction,
-        "ignored_scope": nncf.IgnoredScope(names=list(settings.ignored_names)) if settings.ignored_names else None,
+        "ignored_scope": nncf.IgnoredScope(names=list(ignored)) if ignored else None,
         "advanced_parameters": advanced,
     }
 

@@ -12,6 +12,7 @@ import pytest
 
 from fptk.calibration.openvino_quantiser import (
     OpenVinoQuantSettings,
+    gate_layers,
     layers_by_precision,
     openvino_layer_names,
     quantise_openvino,
@@ -80,6 +81,16 @@ def test_ignored_layers_stay_float_with_a_reason(tmp_path: Path, noise_images: l
     assert "settings" in kept["fc1"]
     assert "fc1" not in report.quantised
     assert layers_by_precision(quantised, names)[0] == list(report.quantised)
+
+
+def test_products_behind_a_global_average_stay_float(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+    model = convert(attention_network(tmp_path))
+    (gate,) = gate_layers(model)
+    assert gate.startswith("gate")
+    _, report = quantise_openvino(model, stream(noise_images))
+    assert [layer.name for layer in report.kept_float] == [gate]
+    _, report = quantise_openvino(model, stream(noise_images), OpenVinoQuantSettings(float_gates=False))
+    assert report.kept_float == ()
 
 
 def test_bad_requests_are_refused(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
