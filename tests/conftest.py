@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from fptk.dataset import UInt8Array
+
+if TYPE_CHECKING:
+    from fptk.export.targets.base import CalibrationStream
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,6 +112,14 @@ def images() -> UInt8Array:
 
 
 @pytest.fixture(scope="session")
-def stream(images: UInt8Array) -> Callable[[], Iterable[UInt8Array]]:
-    """The images as a calibration stream."""
-    return lambda: (images[i : i + 1] for i in range(len(images)))
+def calibration(images: UInt8Array, tmp_path_factory: pytest.TempPathFactory) -> CalibrationStream:
+    """The images as a calibration set, every pixel of them skin."""
+    from fptk.export.targets.base import CalibrationStream
+
+    return CalibrationStream(
+        images=lambda: (images[i : i + 1] for i in range(len(images))),
+        labelled=lambda: ((images[i : i + 1], np.ones(images.shape[1:3], np.uint8)) for i in range(len(images))),
+        sha256="of four synthetic faces",
+        preprocess_sha256="of 64x64",
+        cache=tmp_path_factory.mktemp("ranges"),
+    )

@@ -13,6 +13,7 @@ from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.roofline import gemm_call, gemm_rate
 from fptk.bundle import Bundle, find_bundles, open_bundle, read_bundle
+from fptk.calibration.isa import has_vnni
 from fptk.cli.console import counting, log, track
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
@@ -95,6 +96,23 @@ class BenchReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+
+def recommend(report: BenchReport) -> str | None:
+    """One sentence: the fastest engine that passed, and what INT8 did on this host; ``None`` without figures."""
+    passed = [row for row in report.rows if row.verdict == "pass" and row.fps]
+    if not passed:
+        return None
+    best = max(passed, key=lambda row: row.fps or 0)
+    sentence = f"fastest here among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
+    by_precision = {row.precision: row.fps for row in passed if row.target == best.target and row.variant == "deploy"}
+    int8, fp32 = by_precision.get("int8"), by_precision.get("fp32")
+    if not (int8 and fp32):
+        return sentence
+    ratio = f"; INT8 runs at {int8 / fp32:.2f}x the speed of FP32 in {best.target}"
+    if has_vnni(report.host["isa"]):
+        return f"{sentence}{ratio} on this processor with VNNI"
+    return f"{sentence}{ratio}: this processor has no VNNI; on AVX-VNNI, AMX or an NPU expect more"
 
 
 @dataclass

@@ -7,8 +7,11 @@ engine in it was scored.
 from __future__ import annotations
 
 import copy
+import itertools
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +21,24 @@ from fptk import __version__
 from fptk.benchmarks.roofline import count_macs
 from fptk.bundle import Bundle, Evaluation, TensorRecord, Variant, record_files, write_manifest
 from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, select_calibration_set
-from fptk.calibration.gate import GatePolicy, judge
-from fptk.cli.console import counting, log
+from fptk.calibration.gate import GatePolicy, Verdict, judge
+from fptk.calibration.ladder import Attempt, Rung, RungSkippedError, climb
+from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
+from fptk.cli.console import counting, log, progress_bar
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
-from fptk.dataset import FaceParsingDataset
+from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.evaluate import evaluate
 from fptk.export.onnx_export import INPUT_NAME, OUTPUT_NAME, export_onnx
-from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Target
+from fptk.export.targets.base import (
+    Artefact,
+    BuildRequest,
+    CalibrationStream,
+    EngineNotBuiltError,
+    Precision,
+    Target,
+)
 from fptk.export.targets.onnx import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.files import replace_folder, sha256_file, sha256_json, temporary_folder
@@ -34,7 +46,7 @@ from fptk.host import describe_host, tool_versions
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
 from fptk.preprocess import PreprocessSpec
-from fptk.runs import BUNDLES, REJECTED, Source
+from fptk.runs import BUNDLES, CACHE, REJECTED, Source
 from fptk.session import Session
 
 if TYPE_CHECKING:
@@ -63,6 +75,12 @@ class ExportPlan:
     calib_size: int = 64
     gate: GatePolicy | None = field(default_factory=GatePolicy)
     """``None`` builds without judging."""
+    fallback: bool = True
+    """Climb the fallback ladder where the gate refuses the first INT8 engine."""
+    explain: bool = False
+    """Measure which layer groups INT8 costs most, and keep the ranking in the bundle."""
+    sensitivity_images: int = 8
+    """Images that the ranking compares logits on."""
     threads: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of the builders, by name; each target gets those in its :attr:`Target.option_names`."""
@@ -96,6 +114,27 @@ def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
         return [job.export(get_target(name), precision) for name in plan.targets for precision in plan.precisions]
 
 
+@dataclass(frozen=True)
+class _Built:
+    """One attempt at an engine."""
+
+    folder: Path
+    artefact: Artefact
+    unavailable: str | None
+    """Why this host could not build it."""
+    refusal: str | None
+    """Why the builder itself refused what it had built."""
+    evaluation: Evaluation | None
+    verdict: Verdict | None
+
+    @property
+    def gate(self) -> dict[str, Any] | None:
+        """What the manifest records of the gate."""
+        if self.refusal:
+            return {"passed": False, "summary": self.refusal}
+        return self.verdict.model_dump(mode="json") if self.verdict else None
+
+
 class _ExportJob:
     """The inputs that the engines of one export share, each made when first needed and then kept."""
 
@@ -114,23 +153,61 @@ class _ExportJob:
         suffix = "-naive" if self.plan.variant == "naive" else ""
         name = f"{target.name}-{precision}{suffix}"
         log.print(f"[bold]{name}[/bold]: building")
-        with temporary_folder(self.plan.out, name) as folder:
-            bundle = self._build(target, precision, folder.resolve())
-            write_manifest(bundle, folder)
+        with ExitStack() as stack:
+            built, ladder = self._build(target, precision, lambda: self._folder(name, stack))
+            bundle = self._describe(target, precision, built)
+            if ladder:
+                bundle.build["ladder"] = ladder
+            write_manifest(bundle, built.folder)
             home = REJECTED if bundle.verdict == "refused" else BUNDLES
             final = self.plan.out / home / name
-            replace_folder(folder, final)
+            replace_folder(built.folder, final)
         return Outcome(bundle.label, final, bundle.verdict, _message(bundle))
 
-    def _build(self, target: Target, precision: Precision, folder: Path) -> Bundle:
+    def _folder(self, name: str, stack: ExitStack) -> Path:
+        """A new folder for one attempt; absolute, since builders run in processes of their own."""
+        return stack.enter_context(temporary_folder(self.plan.out, name)).resolve()
+
+    def _build(
+        self, target: Target, precision: Precision, folder: Callable[[], Path]
+    ) -> tuple[_Built, dict[str, Any] | None]:
+        """The engine, and the record of the fallback ladder where there is one to climb."""
+        rungs = self._rungs(target) if precision is Precision.INT8 else None
+        if rungs is None:
+            return self._attempt(target, precision, folder(), {}), None
+
+        def build(rung: Rung[Any]) -> tuple[_Built, Verdict]:
+            options = asdict(rung.settings) | ({"accuracy_control": True} if rung.accuracy_control else {})
+            built = self._attempt(target, precision, folder(), options)
+            if built.verdict is None:
+                raise RungSkippedError(built.refusal or built.unavailable or "the engine could not be scored")
+            return built, built.verdict
+
+        result = climb(rungs, build, _log_attempt)
+        if result.best is None or result.best.artefact is None:
+            raise InputError(f"no INT8 engine could be built for {target.name}: {result.attempts[-1].skipped}")
+        return result.best.artefact, result.as_dict()
+
+    def _rungs(self, target: Target) -> Iterable[Rung[Any]] | None:
+        """What to try one after the other; ``None`` where nothing is judged, or the target has no ladder."""
+        if self.dataset is None or self.plan.gate is None:
+            return None
+        rungs = target.rungs(lambda: self.sensitivity(target))
+        if rungs is None or self.plan.fallback:
+            return rungs
+        return itertools.islice(rungs, 1)
+
+    def _attempt(self, target: Target, precision: Precision, folder: Path, options: dict[str, Any]) -> _Built:
+        """Build once, score what was built, and ask the gate."""
         calibrated = precision in target.calibrated
+        given = {key: value for key, value in self.plan.options.items() if key in target.option_names}
         request = BuildRequest(
             onnx_path=self._onnx(target),
             precision=precision,
             folder=folder,
             spec=self.spec,
-            calibration=self.calibration_set.stream(self._calibration_data, self.spec) if calibrated else None,
-            options={key: value for key, value in self.plan.options.items() if key in target.option_names},
+            calibration=self._calibration() if calibrated else None,
+            options={**options, **given},
         )
         artefact, unavailable, refusal = Artefact(()), None, None
         try:
@@ -141,9 +218,14 @@ class _ExportJob:
             unavailable = str(error)
         except GateRefusedError as error:
             refusal = str(error)
-        evaluation, gate = self._judge(target, artefact, folder)
-        if refusal:
-            gate = {"passed": False, "summary": refusal}
+        evaluation, verdict = self._judge(target, artefact, folder)
+        return _Built(folder, artefact, unavailable, refusal, evaluation, verdict)
+
+    def _describe(self, target: Target, precision: Precision, built: _Built) -> Bundle:
+        """The manifest of what was built."""
+        artefact, folder = built.artefact, built.folder
+        if self.plan.explain and precision is Precision.INT8:
+            artefact.details["sensitivity"] = self.sensitivity(target).model_dump(mode="json")
         return Bundle(
             created=datetime.now(UTC),
             target=target.name,
@@ -152,27 +234,25 @@ class _ExportJob:
             model=self.card.model,
             options=self.card.options,
             parameters=self.card.num_parameters,
-            macs=count_macs(self._onnx(target)),
+            macs=count_macs(self._onnx(target)) if "dynamic_batch" not in self.plan.options else None,
             preprocess=self.spec,
             preprocess_sha256=self.spec.sha256,
             input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(1, *self.spec.size, 3)),
             output=TensorRecord(name=OUTPUT_NAME, dtype="uint8", shape=(1, *self.spec.size)),
             engine=artefact.files[0].relative_to(folder).as_posix() if artefact.files else None,
             files=record_files(folder),
-            unavailable=unavailable,
+            unavailable=built.unavailable,
             checkpoint_sha256=self.checkpoint_sha256,
-            calibration=self.calibration_set.manifest() if calibrated else None,
+            calibration=self.calibration_set.manifest() if precision in target.calibrated else None,
             tools={**tool_versions(), **target.probe().versions},
             host=describe_host(),
             build=artefact.details,
-            evaluation=evaluation,
-            gate=gate,
+            evaluation=built.evaluation,
+            gate=built.gate,
             command=self.plan.command,
         )
 
-    def _judge(
-        self, target: Target, artefact: Artefact, folder: Path
-    ) -> tuple[Evaluation | None, dict[str, Any] | None]:
+    def _judge(self, target: Target, artefact: Artefact, folder: Path) -> tuple[Evaluation | None, Verdict | None]:
         """Score the engine as built and ask the gate; ``None`` for what cannot be had here."""
         if self.dataset is None or not (artefact.files or "simulate_with" in artefact.details):
             return None, None
@@ -185,9 +265,7 @@ class _ExportJob:
             engine=scores.as_dict(),
             simulated_by=simulated_by,
         )
-        policy = self.plan.gate
-        verdict = judge(self.reference, scores, policy).model_dump(mode="json") if policy else None
-        return evaluation, verdict
+        return evaluation, judge(self.reference, scores, self.plan.gate) if self.plan.gate else None
 
     def _score(self, target: Target, artefact: Artefact, folder: Path) -> tuple[Scores, str | None]:
         """Scores of the engine, or of its graph in ONNX Runtime where this host cannot build or run the engine."""
@@ -247,6 +325,36 @@ class _ExportJob:
             refuse_overlap(chosen, self.dataset)
         return chosen
 
+    def _calibration(self) -> CalibrationStream:
+        """The calibration set as builders take it."""
+        dataset, chosen, spec = self._calibration_data, self.calibration_set, self.spec
+
+        def labelled() -> Iterator[tuple[UInt8Array, UInt8Array]]:
+            for image in chosen.images:
+                sample = dataset[image.index]
+                yield spec.apply(sample.image)[None], spec.apply_mask(sample.mask)
+
+        return CalibrationStream(
+            images=chosen.stream(dataset, spec),
+            labelled=labelled,
+            sha256=chosen.sha256,
+            preprocess_sha256=spec.sha256,
+            cache=self.plan.out / CACHE,
+        )
+
+    def sensitivity(self, target: Target) -> Sensitivity:
+        """Layer groups ranked by what INT8 costs each alone; measured once and kept in the run's cache."""
+        calibration = self._calibration()
+        with progress_bar() as progress:
+            task = progress.add_task("measuring sensitivity", total=None)
+            return measure_sensitivity(
+                self._onnx(target),
+                calibration.images,
+                calibration.ranges(),
+                SensitivityPlan(images=self.plan.sensitivity_images),
+                lambda done, total, group: progress.update(task, completed=done, total=total),
+            )
+
     def _onnx(self, target: Target) -> Path:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
@@ -301,6 +409,13 @@ def score(session: Session, dataset: FaceParsingDataset, description: str) -> Sc
     """:func:`fptk.evaluate.evaluate` under a progress bar."""
     with counting(description, len(dataset)) as on_image:
         return evaluate(session, dataset, on_image=on_image)
+
+
+def _log_attempt(attempt: Attempt[_Built]) -> None:
+    if attempt.verdict:
+        log.print(f"  {attempt.rung}: {attempt.verdict.summary}", markup=False, soft_wrap=True)
+    else:
+        log.print(f"  {attempt.rung}: skipped, {attempt.skipped}", markup=False, soft_wrap=True)
 
 
 def _message(bundle: Bundle) -> str:

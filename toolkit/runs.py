@@ -20,6 +20,8 @@ from fptk.training.runs import DEFAULT_ROOT, RunFolder
 from fptk.training.sources import open_data
 
 BUNDLES = "bundles"
+CACHE = "calibration"
+"""Folder for measured ranges and sensitivities, keyed by everything that they depend on."""
 REJECTED = "rejected"
 """Folder for engines that the accuracy gate refused."""
 

@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
+
+if TYPE_CHECKING:
+    from fptk.calibration.cache import RangeCache
+    from fptk.calibration.ladder import Rung
+    from fptk.calibration.sensitivity import Sensitivity
 
 
 class Precision(StrEnum):
@@ -43,6 +48,26 @@ ImageStream = Callable[[], Iterable[UInt8Array]]
 
 
 @dataclass(frozen=True)
+class CalibrationStream:
+    """The calibration set as a builder reads it: a few at a time, as often as it likes."""
+
+    images: ImageStream
+    labelled: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]]
+    """Starts a pass over pairs of image, uint8 (1, H, W, 3), and truth, uint8 (H, W)."""
+    sha256: str
+    """Hash of the list."""
+    preprocess_sha256: str
+    cache: Path
+    """Folder where measured ranges may be kept between builds."""
+
+    def ranges(self) -> RangeCache:
+        """The cache for ranges measured on these images."""
+        from fptk.calibration.cache import RangeCache
+
+        return RangeCache(self.cache, self.sha256, self.preprocess_sha256)
+
+
+@dataclass(frozen=True)
 class BuildRequest:
     """Everything that a build depends on."""
 
@@ -52,13 +77,13 @@ class BuildRequest:
     folder: Path
     """Folder that the engine's files are written into."""
     spec: PreprocessSpec
-    calibration: ImageStream | None = None
+    calibration: CalibrationStream | None = None
     """Calibration images; given for the precisions in :attr:`Target.calibrated`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Target-specific settings, e.g. the rung of the fallback ladder; recorded in the bundle."""
 
-    def calibration_images(self) -> ImageStream:
-        """The calibration stream of an INT8 request.
+    def calibrate(self) -> CalibrationStream:
+        """The calibration images of a request that needs them.
 
         Raises:
             InputError: the request carries none.
@@ -167,6 +192,16 @@ class Target(ABC):
             TargetUnavailableError: this host cannot; files worth keeping were left in ``request.folder`` and are named.
             InputError: the ONNX file or an option is not what the engine takes.
         """
+
+    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]] | None:
+        """INT8 settings in the order in which the fallback ladder tries them; ``None`` where there is but one.
+
+        The settings of a rung reach :meth:`build` as :attr:`BuildRequest.options`.
+
+        Args:
+            sensitivity: measures which layers INT8 costs most; slow, to be called only when the ladder gets that far.
+        """
+        return None
 
     @abstractmethod
     def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:

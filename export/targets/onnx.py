@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +28,10 @@ from fptk.export.targets.base import (
 )
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
+
+if TYPE_CHECKING:
+    from fptk.calibration.ladder import Rung
+    from fptk.calibration.sensitivity import Sensitivity
 
 
 class OnnxRuntimeTarget(Target):
@@ -55,11 +61,24 @@ class OnnxRuntimeTarget(Target):
                 f"target onnx has no {request.precision} kernels on the CPU; choose --fp32 or --int8, "
                 "or another target for --fp16"
             )
-        from fptk.calibration.onnx_quantiser import OnnxQuantSettings, quantise_onnx
+        from fptk.calibration.onnx_quantiser import OnnxQuantSettings, cpu_settings, quantise_onnx
 
-        settings = OnnxQuantSettings(**request.options)
-        report = quantise_onnx(request.onnx_path, path, request.calibration_images(), settings)
+        calibration = request.calibrate()
+        report = quantise_onnx(
+            request.onnx_path,
+            path,
+            calibration.images,
+            OnnxQuantSettings(**{**asdict(cpu_settings()), **request.options}),
+            calibration_sha256=calibration.sha256,
+            cache=calibration.ranges(),
+        )
         return Artefact((path,), report.as_dict())
+
+    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+        from fptk.calibration.ladder import onnx_rungs
+        from fptk.calibration.onnx_quantiser import cpu_settings
+
+        return onnx_rungs(cpu_settings(), sensitivity)
 
     def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OnnxRuntimeSession(path, spec, threads=threads)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +24,15 @@ from fptk.export.targets.base import (
 )
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
+
+if TYPE_CHECKING:
+    from fptk.calibration.ladder import Rung
+    from fptk.calibration.sensitivity import Sensitivity
+
+
+ACCURACY_CONTROL_DROP = 0.3
+"""Points of mIoU on the calibration images that NNCF's accuracy control may lose: under the gate's own default, since
+the gate judges on other images."""
 
 
 class OpenVinoTarget(Target):
@@ -52,16 +62,18 @@ class OpenVinoTarget(Target):
         model = ov.convert_model(request.onnx_path)
         details: dict[str, Any] = {}
         if request.precision is Precision.INT8:
-            from fptk.calibration.openvino_quantiser import OpenVinoQuantSettings, quantise_openvino
-
-            settings = OpenVinoQuantSettings(**request.options)
-            model, report = quantise_openvino(model, request.calibration_images(), settings)
-            details = report.as_dict()
+            model, details = _quantise(model, request)
         elif request.precision is Precision.FP16:
             details = {"note": "weights stored in float16; the CPU plugin computes in float32"}
         path = request.folder / "model.xml"
         ov.save_model(model, path, compress_to_fp16=request.precision is Precision.FP16)
         return Artefact((path, path.with_suffix(".bin")), details)
+
+    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+        from fptk.calibration.ladder import openvino_rungs
+        from fptk.calibration.openvino_quantiser import OpenVinoQuantSettings
+
+        return openvino_rungs(OpenVinoQuantSettings(), sensitivity)
 
     def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OpenVinoSession(path, spec, threads=threads)
@@ -74,6 +86,37 @@ class OpenVinoTarget(Target):
                 session(images)
                 runs.append(session.node_times())
         return median_times(runs)
+
+
+def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
+    """The INT8 model of a request, and the record of how it was made."""
+    from fptk.calibration.openvino_quantiser import (
+        OpenVinoQuantSettings,
+        openvino_layer_names,
+        quantise_openvino,
+        quantise_openvino_with_accuracy_control,
+    )
+
+    calibration = request.calibrate()
+    options = dict(request.options)
+    accuracy_control = options.pop("accuracy_control", False)
+    # A sensitivity ranking names the nodes of the ONNX file.
+    options["ignored_names"] = openvino_layer_names(model, options.get("ignored_names", ()))
+    settings = OpenVinoQuantSettings(**options)
+    if accuracy_control:
+        quantised, report = quantise_openvino_with_accuracy_control(
+            model,
+            calibration.images,
+            calibration.labelled,
+            ACCURACY_CONTROL_DROP,
+            settings,
+            calibration_sha256=calibration.sha256,
+        )
+    else:
+        quantised, report = quantise_openvino(
+            model, calibration.images, settings, calibration_sha256=calibration.sha256
+        )
+    return quantised, report.as_dict()
 
 
 class OpenVinoSession(Session):

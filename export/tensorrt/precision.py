@@ -42,7 +42,10 @@ def write_precision_onnx(
         if request.precision is Precision.INT8:
             return details | _quantise(source, request, options, quantiser, path)
         if request.precision is Precision.FP16:
-            return details | convert_to_half(source, path, request.calibration).as_dict()
+            return (
+                details
+                | convert_to_half(source, path, request.calibration.images if request.calibration else None).as_dict()
+            )
         with atomic_file(path) as temporary:
             shutil.copyfile(source, temporary)
         return details
@@ -70,7 +73,7 @@ def _quantise(
         products = activation_products(Graph.read(source))
         quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
     settings = quantiser_settings(quantiser)
-    images = request.calibration_images()
+    images = request.calibrate().images
     details = {"quantiser": quantise_onnx(source, path, images, settings).model_dump(mode="json")}
     if options.int8_rest == "fp16":
         details["rest"] = convert_to_half(source, path, images, quantised=path).as_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
 from fptk.export.onnx_export import OPSET, export_onnx
-from fptk.export.targets.base import BuildRequest, Precision, batched
+from fptk.export.targets.base import BuildRequest, CalibrationStream, Precision, batched
 from fptk.export.targets.registry import get_target, list_targets, resolve_targets
 from fptk.models import TorchSession, load_checkpoint
 from fptk.preprocess import PreprocessSpec
@@ -69,11 +68,11 @@ def test_int8_engine_of_onnx_is_smaller_and_close(
     graph: Path,
     images: UInt8Array,
     reference: UInt8Array,
-    stream: Callable[[], Iterable[UInt8Array]],
+    calibration: CalibrationStream,
     tmp_path: Path,
 ) -> None:
     target = get_target("onnx")
-    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=stream))
+    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
     assert artefact.files[0].stat().st_size < 0.6 * graph.stat().st_size
     with target.load(artefact.files[0], SPEC) as session:
         assert np.mean(session(images) == reference) > 0.8
@@ -84,11 +83,11 @@ def test_int8_engine_of_openvino_is_smaller_and_close(
     graph: Path,
     images: UInt8Array,
     reference: UInt8Array,
-    stream: Callable[[], Iterable[UInt8Array]],
+    calibration: CalibrationStream,
     tmp_path: Path,
 ) -> None:
     target = get_target("openvino")
-    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=stream))
+    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
     assert sum(path.stat().st_size for path in artefact.files) < 0.6 * graph.stat().st_size
     with target.load(artefact.files[0], SPEC) as session:
         assert np.mean(session(images) == reference) > 0.8

@@ -161,6 +161,53 @@ def test_gate_refusal_exits_4_and_names_the_folder(
     assert not (tmp_path / "bundles").exists()
 
 
+def test_ladder_repairs_what_its_first_rung_breaks(
+    checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rung's engine sees a left eye everywhere; the second is left alone and passes."""
+    from fptk.export.targets.onnx import OnnxRuntimeSession
+
+    real, sessions = OnnxRuntimeSession._infer, []
+
+    def infer(self: OnnxRuntimeSession, images: np.ndarray) -> np.ndarray:
+        if self not in sessions:
+            sessions.append(self)
+        return real(self, images) if self is not sessions[0] else np.full(images.shape[:3], 4, np.uint8)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_infer", infer)
+    options = ("--data", faces_folder, "--calib-size", 4, "--max-miou-drop", 0.3, "--max-class-drop", 100)
+    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    assert finished.code == 0, finished.err
+    bundle = read_bundle(tmp_path / "bundles" / "onnx-int8")
+    first, *_, last = bundle.build["ladder"]["attempts"]
+    assert not first["passed"]
+    assert last["passed"]
+    assert bundle.build["ladder"]["passed"] == last["rung"]
+    assert first["rung"] in finished.err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_no_fallback_ends_with_the_first_rung(
+    checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fptk.export.targets.onnx import OnnxRuntimeSession
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_infer", lambda self, images: np.full(images.shape[:3], 18, np.uint8))
+    options = ("--data", faces_folder, "--calib-size", 4, "--max-miou-drop", 0, "--no-fallback")
+    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    assert_one_line(finished, 4, "onnx int8", "rejected")
+    assert len(read_bundle(tmp_path / "rejected" / "onnx-int8").build["ladder"]["attempts"]) == 1
+
+
+def test_explain_ranks_layer_groups(checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path) -> None:
+    options = ("--data", faces_folder, "--calib-size", 2, "--sensitivity-images", 1, "--no-gate", "--explain")
+    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    assert finished.code == 0, finished.err
+    rows = read_bundle(tmp_path / "bundles" / "onnx-int8").build["sensitivity"]["rows"]
+    assert [row["snr_db"] for row in rows] == sorted(row["snr_db"] for row in rows)
+    assert rows[0]["group"] in finished.out
+
+
 class TestBadInput:
     """Each mistake ends in one line and exit code 2."""
 

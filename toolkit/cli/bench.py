@@ -69,7 +69,7 @@ def command(
     call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
     favours none.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_source
+    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_source, recommend
     from fptk.bench_tables import render, render_profile, render_roofline
     from fptk.cli.console import out
     from fptk.runs import find_source
@@ -95,10 +95,12 @@ def command(
     report = bench_folders(bundles, request) if bundles else bench_source(find_source(weights), request)
     if str(json_path) != "-":
         out.print(render(report))
+        if sentence := recommend(report):
+            out.print(sentence, soft_wrap=True)
         if roofline:
             out.print(render_roofline(report))
     if json_path:
-        write_result(json_path, report.as_dict())
+        write_result(json_path, {**report.as_dict(), "recommendation": recommend(report)})
 
 
 def write_rewrites(document: Path, source: Source, threads: int | None, rounds: int | None) -> None:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--max-miou-drop", type=float, help="Points of mIoU an engine may lose. Default: the recipe's, 0.5.")
 @click.option("--max-class-drop", type=float, help="Points of IoU a class may lose. Default: the recipe's, 3.0.")
 @click.option("--no-gate", is_flag=True, help="Build and score, but do not judge.")
+@click.option("--no-fallback", is_flag=True, help="Do not try gentler INT8 settings where the gate refuses the first.")
+@click.option("--explain", is_flag=True, help="Rank the layer groups by what INT8 costs each, and keep the ranking.")
+@click.option(
+    "--sensitivity-images", type=click.IntRange(1), default=8, show_default=True, help="Images for --explain."
+)
 @click.option("--no-deploy-form", is_flag=True, help="Export the network as it is written, without the exact rewrites.")
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
 @threads_option
@@ -63,6 +68,9 @@ def command(
     max_miou_drop: float | None,
     max_class_drop: float | None,
     no_gate: bool,
+    no_fallback: bool,
+    explain: bool,
+    sensitivity_images: int,
     no_deploy_form: bool,
     out: Path | None,
     threads: int | None,
@@ -117,10 +125,37 @@ def command(
         calib=calib,
         calib_size=calib_size or section.calibration_images,
         gate=None if no_gate else gate_policy(section, max_miou_drop, max_class_drop),
+        fallback=not no_fallback,
+        explain=explain,
+        sensitivity_images=sensitivity_images,
         threads=threads,
         options=used_options(options, names),
     )
-    finish(export_bundles(source, plan))
+    outcomes = export_bundles(source, plan)
+    if explain:
+        print_sensitivity(outcomes)
+    finish(outcomes)
+
+
+def print_sensitivity(outcomes: list[Outcome]) -> None:
+    """The ranking that each INT8 bundle keeps, most sensitive group first."""
+    from rich import box
+    from rich.table import Table
+
+    from fptk.bundle import read_bundle
+    from fptk.cli.console import out
+
+    for outcome in outcomes:
+        ranking = read_bundle(outcome.folder).build.get("sensitivity")
+        if not ranking:
+            continue
+        table = Table(title=f"{outcome.label}: INT8 in one group alone", title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("layer group")
+        table.add_column("logits SNR, dB", justify="right")
+        table.add_column("layers", justify="right")
+        for row in ranking["rows"]:
+            table.add_row(row["group"], f"{row['snr_db']:.1f}", str(len(row["nodes"])))
+        out.print(table)
 
 
 def finish(outcomes: list[Outcome]) -> None:

@@ -35,6 +35,7 @@ def command(
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
+    from fptk.bench import recommend
     from fptk.bench_tables import render
     from fptk.cli import console
     from fptk.cli.export import finish
@@ -55,5 +56,7 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     result = run(request)
     if result.report:
         console.out.print(render(result.report))
+        if sentence := recommend(result.report):
+            console.out.print(sentence, soft_wrap=True)
     finish(result.outcomes)
     console.log.print(f"everything of this run is in {request.out}")

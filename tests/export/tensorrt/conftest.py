@@ -193,7 +193,7 @@ def attention_file(tmp_path: Path) -> Path:
     return write_attention(tmp_path / "attention.onnx")
 
 
-def calibration() -> Iterator[Any]:
+def random_images() -> Iterator[Any]:
     """Four random images, uint8 (1, SIZE, SIZE, 3)."""
     for seed in range(4):
         yield np.random.default_rng(seed).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
@@ -201,5 +201,5 @@ def calibration() -> Iterator[Any]:
 
 @pytest.fixture
 def images() -> Callable[[], Iterator[Any]]:
-    """A stream of calibration images."""
-    return calibration
+    """Starts a pass over random images."""
+    return random_images

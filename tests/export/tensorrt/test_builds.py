@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
-from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision
+from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.flavour import TENSORRT_RTX
@@ -33,7 +33,11 @@ def build(
     target: TensorRTTarget, source: Path, folder: Path, precision: Precision, images: Any, **options: Any
 ) -> Artefact:
     folder.mkdir(exist_ok=True)
-    return target.build(BuildRequest(source, precision, folder, SPEC, images, options))
+    return target.build(
+        BuildRequest(
+            source, precision, folder, SPEC, CalibrationStream(images, list, "test", "test", folder / "ranges"), options
+        )
+    )
 
 
 @needs_rtx
@@ -196,7 +200,14 @@ def test_every_network_builds_in_float_and_int8(name: str, tmp_path: Path) -> No
         folder = tmp_path / precision
         folder.mkdir()
         spec = PreprocessSpec(size=(size, size))
-        request = BuildRequest(source, precision, folder, spec, smooth_images(size), {"sm": (86,)})
+        request = BuildRequest(
+            source,
+            precision,
+            folder,
+            spec,
+            CalibrationStream(smooth_images(size), list, "test", "test", folder / "ranges"),
+            {"sm": (86,)},
+        )
         layers = TensorRTRTXTarget().build(request).details["layers"]
         assert layers["total"] > 10
         assert precision is Precision.FP32 or layers["int8_share"] >= 0.9
@@ -210,7 +221,13 @@ def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) ->
     for precision in Precision:
         folder = tmp_path / precision
         folder.mkdir()
-        request = BuildRequest(source, precision, folder, PreprocessSpec(), smooth_images(512))
+        request = BuildRequest(
+            source,
+            precision,
+            folder,
+            PreprocessSpec(),
+            CalibrationStream(smooth_images(512), list, "test", "test", folder / "ranges"),
+        )
         artefact = TensorRTRTXTarget().build(request)
         counts, total = artefact.details["layers"]["counts"], artefact.details["layers"]["total"]
         shares[precision] = {kind: count / total for kind, count in counts.items()}

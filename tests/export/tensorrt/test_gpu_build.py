@@ -11,7 +11,7 @@ import pytest
 
 from fptk.errors import GateRefusedError
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision
+from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTTarget
 from fptk.export.tensorrt.host import CudaHost, Gpu
 from fptk.preprocess import PreprocessSpec
@@ -84,7 +84,16 @@ def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
     def run(listing: str, **options: Any) -> Artefact:
         monkeypatch.setenv("INSPECTION", listing)
-        return TensorRTTarget().build(BuildRequest(face_net, Precision.INT8, folder, SPEC, images, options))
+        return TensorRTTarget().build(
+            BuildRequest(
+                face_net,
+                Precision.INT8,
+                folder,
+                SPEC,
+                CalibrationStream(images, list, "test", "test", folder / "ranges"),
+                options,
+            )
+        )
 
     return run
 

@@ -14,7 +14,7 @@ import pytest
 
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import BuildRequest, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.binding import EngineBinding
@@ -39,7 +39,14 @@ def request_for(face_net: Path, images: Any, tmp_path: Path) -> Callable[..., Bu
     def make(precision: Precision, **options: Any) -> BuildRequest:
         folder = tmp_path / precision
         folder.mkdir()
-        return BuildRequest(face_net, precision, folder, SPEC, images, options)
+        return BuildRequest(
+            face_net,
+            precision,
+            folder,
+            SPEC,
+            CalibrationStream(images, list, "test", "test", folder / "ranges"),
+            options,
+        )
 
     return make
 

@@ -1,0 +1,52 @@
+"""The recommendation follows the figures, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fptk.bench import BenchReport, Row, recommend
+
+ROW = Row(
+    target="openvino",
+    precision="fp32",
+    variant="deploy",
+    miou=0.7,
+    f1=0.8,
+    delta_miou=0.0,
+    fps=20.0,
+    p50_ms=50.0,
+    p90_ms=60.0,
+    p99_ms=70.0,
+    size_bytes=7_000_000,
+    peak_bytes=None,
+    macs=None,
+    roofline_ms=None,
+    roofline_fraction=None,
+    verdict="pass",
+    accuracy="measured",
+)
+
+
+def report(rows: list[Row], isa: list[str]) -> BenchReport:
+    return BenchReport(host={"isa": isa}, conditions={}, reference=None, rows=rows)
+
+
+def test_fastest_that_passed_is_recommended() -> None:
+    """A refused engine is not, however fast."""
+    rows = [ROW, replace(ROW, precision="int8", fps=40.0, verdict="refused"), replace(ROW, target="onnx", fps=25.0)]
+    assert "onnx fp32 (25.0 FPS)" in (recommend(report(rows, ["avx2"])) or "")
+
+
+@pytest.mark.parametrize(("isa", "words"), [(["avx2"], "no VNNI"), (["avx2", "avx512_vnni"], "with VNNI")])
+def test_int8_is_compared_with_fp32_of_the_same_engine(isa: list[str], words: str) -> None:
+    rows = [ROW, replace(ROW, precision="int8", fps=16.0), replace(ROW, target="onnx", precision="int8", fps=19.0)]
+    sentence = recommend(report(rows, isa)) or ""
+    assert "openvino fp32" in sentence
+    assert "0.80x" in sentence
+    assert words in sentence
+
+
+def test_nothing_is_recommended_without_a_verdict() -> None:
+    assert recommend(report([replace(ROW, verdict="not judged")], [])) is None
