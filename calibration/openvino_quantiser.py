@@ -188,7 +188,7 @@ def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ..
 
 
 def gate_layers(model: Any) -> tuple[str, ...]:
-    """Friendly names of the matrix products that depend on a mean over a whole map: squeeze-and-excite gates and the like.
+    """Friendly names of the matrix products that depend on a mean over a whole map: gates and their like.
 
     They cost next to nothing in float, and OpenVINO 2026.4.1 computes their int8 form wrongly or crashes on it: the
     mIoU of one network fell by 0.3 to 18 points, depending on its other fusions, and by 0.0 with its int8 execution
