@@ -84,7 +84,8 @@ def command(
     else:
         chosen, folders = _recipe(recipe or ("microsegformer" if data else "demo"), changes), list(data)
         out = out or default_folder(chosen)
-    if not folders and os.environ.get("RANK", "0") == "0":
+    log.quiet = os.environ.get("RANK", "0") != "0"  # of several processes, the first speaks
+    if not folders:
         log.print("no --data given: training on synthetic faces")
     result = train(
         chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise InputError("precision.amp fp16 needs a CUDA GPU; on this CPU use bf16, auto or off")
     # accelerate keeps one state per process and would refuse a second training of another precision.
     AcceleratorState._reset_state()
+    # A channels-last network's gradients have other strides than their bucket, which is a copy, not a fault.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return Accelerator(cpu=cpu, mixed_precision=amp)
 
 
