@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 from fptk import __version__
 from fptk.calibration.isa import cpu_isa_flags, cpu_model
+from fptk.calibration.report import tool_versions as installed_versions
 
 TOOLS = (
     "torch",
@@ -45,10 +45,4 @@ def usable_cores() -> int:
 
 def tool_versions() -> dict[str, str]:
     """Version of fptk and of each installed package of :data:`TOOLS`."""
-    versions = {"fptk": __version__}
-    for name in TOOLS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"fptk": __version__, **installed_versions(*TOOLS)}

@@ -114,6 +114,10 @@ def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
         return [job.export(get_target(name), precision) for name in plan.targets for precision in plan.precisions]
 
 
+class EngineBrokenError(InputError):
+    """An engine was built, and its own runtime refuses it."""
+
+
 @dataclass(frozen=True)
 class _Built:
     """One attempt at an engine."""
@@ -178,7 +182,10 @@ class _ExportJob:
 
         def build(rung: Rung[Any]) -> tuple[_Built, Verdict]:
             options = asdict(rung.settings) | ({"accuracy_control": True} if rung.accuracy_control else {})
-            built = self._attempt(target, precision, folder(), options)
+            try:
+                built = self._attempt(target, precision, folder(), options)
+            except EngineBrokenError as error:
+                raise RungSkippedError(str(error)) from error
             if built.verdict is None:
                 raise RungSkippedError(built.refusal or built.unavailable or "the engine could not be scored")
             return built, built.verdict
@@ -275,7 +282,10 @@ class _ExportJob:
             session: Session = OnnxRuntimeSession(folder / graph, self.spec, threads=self.plan.threads)
             simulated_by = "onnxruntime"
         else:
-            session = target.load(artefact.files[0], self.spec, threads=self.plan.threads)
+            try:
+                session = target.load(artefact.files[0], self.spec, threads=self.plan.threads)
+            except InputError as error:
+                raise EngineBrokenError(f"the engine as built does not load: {error}") from error
         with session:
             return score(session, self.dataset, f"scoring {target.name}"), simulated_by
 

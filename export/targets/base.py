@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.preprocess import PreprocessSpec
@@ -141,6 +143,12 @@ def median_times(runs: Iterable[Iterable[NodeTime]]) -> list[NodeTime]:
         for node in run:
             nodes.setdefault(node.name, (node, []))[1].append(node.milliseconds)
     return [replace(node, milliseconds=statistics.median(times)) for node, times in nodes.values()]
+
+
+def in_batches(images: UInt8Array, batch: int | None, run: Callable[[UInt8Array], UInt8Array]) -> UInt8Array:
+    """Labels (N, H, W) of images (N, H, W, 3) from an engine of fixed ``batch``; ``None`` takes any N at once."""
+    parts = [run(part) for part in batched(images, batch)]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 class EngineNotBuiltError(TargetUnavailableError):

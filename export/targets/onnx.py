@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import (
@@ -23,7 +21,7 @@ from fptk.export.targets.base import (
     Precision,
     Probe,
     Target,
-    batched,
+    in_batches,
     median_times,
 )
 from fptk.preprocess import PreprocessSpec
@@ -140,8 +138,7 @@ class OnnxRuntimeSession(Session):
         self._batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
-        parts = [self._session.run(None, {self._input: part})[0] for part in batched(images, self._batch)]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return in_batches(images, self._batch, lambda part: self._session.run(None, {self._input: part})[0])
 
     def end_profile(self) -> Path:
         """Stop profiling and return the JSON file of node timings."""

@@ -7,8 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import (
@@ -19,7 +17,7 @@ from fptk.export.targets.base import (
     Precision,
     Probe,
     Target,
-    batched,
+    in_batches,
     median_times,
 )
 from fptk.preprocess import PreprocessSpec
@@ -165,8 +163,7 @@ class OpenVinoSession(Session):
         self._request: Any = compiled.create_infer_request()
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
-        parts = [self._run(part) for part in batched(images, self._batch)]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return in_batches(images, self._batch, self._run)
 
     def _run(self, images: UInt8Array) -> UInt8Array:
         # The request owns its output tensor and overwrites it in the next call: hand out a copy.

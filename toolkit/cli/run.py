@@ -43,8 +43,8 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     from fptk.export.targets.base import Precision
     from fptk.export.targets.registry import resolve_targets
     from fptk.run import RunRequest, run
-    from fptk.training.threads import wait_without_spinning
     from fptk.training.runs import DEFAULT_ROOT
+    from fptk.training.threads import wait_without_spinning
 
     wait_without_spinning()
     request = RunRequest(
