@@ -102,19 +102,8 @@ def quantise_openvino(
         if source.images == 0:
             raise InputError("the calibration set is empty: no ranges can be measured") from None
         raise
-    int8, kept = layers_by_precision(quantised, ignored)
-    report = QuantReport(
-        engine="openvino",
-        settings=dataclasses.asdict(settings),
-        quantised=tuple(int8),
-        kept_float=tuple(kept),
-        images=source.images,
-        calibration_sha256=calibration_sha256,
-        source_sha256=model_sha256(model),
-        seconds=round(time.monotonic() - started, 3),
-        versions=tool_versions("openvino", "nncf"),
-    )
-    return quantised, report
+    layers = layers_by_precision(quantised, ignored)
+    return quantised, _report(model, dataclasses.asdict(settings), layers, source.images, calibration_sha256, started)
 
 
 def quantise_openvino_with_accuracy_control(
@@ -161,19 +150,32 @@ def quantise_openvino_with_accuracy_control(
             subset_size=settings.max_images,
             **arguments,
         )
-    int8, kept = layers_by_precision(quantised, ignored, "put back to float by accuracy control")
-    report = QuantReport(
+    layers = layers_by_precision(quantised, ignored, "put back to float by accuracy control")
+    used = {**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop}
+    return quantised, _report(model, used, layers, source.images, calibration_sha256, started)
+
+
+def _report(
+    model: Any,
+    settings: dict[str, Any],
+    layers: tuple[Iterable[str], Iterable[FloatLayer]],
+    images: int,
+    calibration_sha256: str | None,
+    started: float,
+) -> QuantReport:
+    """Record of a quantisation of ``model`` that began at ``started`` (monotonic seconds)."""
+    int8, kept = layers
+    return QuantReport(
         engine="openvino",
-        settings={**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop},
+        settings=settings,
         quantised=tuple(int8),
         kept_float=tuple(kept),
-        images=source.images,
+        images=images,
         calibration_sha256=calibration_sha256,
         source_sha256=model_sha256(model),
         seconds=round(time.monotonic() - started, 3),
         versions=tool_versions("openvino", "nncf"),
     )
-    return quantised, report
 
 
 def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ...]:

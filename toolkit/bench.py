@@ -14,7 +14,7 @@ from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.roofline import gemm_call, gemm_rate
 from fptk.bundle import Bundle, find_bundles, open_bundle, read_bundle
 from fptk.calibration.isa import has_vnni
-from fptk.cli.console import counting, log, track
+from fptk.console import counting, log, track
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.data.synthetic import draw_face
@@ -27,7 +27,7 @@ from fptk.files import sha256_file
 from fptk.host import describe_host, usable_cores
 from fptk.metrics import Scores
 from fptk.recipes.schema import BenchSection
-from fptk.runs import BUNDLES, Source
+from fptk.runs import BUNDLES, Source, torch_session
 from fptk.session import Session
 
 
@@ -275,14 +275,9 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
     if request.baseline:
         folders += baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
-    reference = None
-    if request.accuracy and importlib.util.find_spec("torch"):
-        from fptk.models.checkpoint import load_checkpoint
-        from fptk.models.session import TorchSession
-
-        network, card = load_checkpoint(source.weights)
-        reference = TorchSession(network, card.preprocess)
     dataset = source.evaluation_set(request.data)
+    scored = dataset is not None and request.accuracy and importlib.util.find_spec("torch")
+    reference = torch_session(source.weights) if scored else None
     return _bench(folders, dataset, reference, source.recipe.bench, request)
 
 

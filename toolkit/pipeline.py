@@ -24,7 +24,7 @@ from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, sel
 from fptk.calibration.gate import GatePolicy, Verdict, judge
 from fptk.calibration.ladder import Attempt, Rung, RungSkippedError, climb
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
-from fptk.cli.console import counting, log, progress_bar
+from fptk.console import counting, log, progress_bar
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset, UInt8Array

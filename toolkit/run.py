@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fptk.bench import BenchReport, BenchRequest, bench_source
 from fptk.bundle import MANIFEST
-from fptk.cli.console import log
+from fptk.console import log
 from fptk.export.targets.base import Precision
 from fptk.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.pipeline import ExportPlan, Outcome, export_bundles, gate_policy

@@ -8,6 +8,7 @@ the weights that ship with the package.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -44,13 +45,18 @@ class Source:
             return open_evaluation(data)
         if not self.is_run:
             return None
-        return open_data(self.recipe, self.data)[1]
+        return self._run_data[1]
 
     def training_set(self, data: Path | None) -> FaceParsingDataset | None:
         """The images that calibration may choose from: never those of :meth:`evaluation_set`."""
         if self.is_run and (self.data or not data):
-            return open_data(self.recipe, self.data)[0]
+            return self._run_data[0]
         return open_training([data])[0] if data else None
+
+    @cached_property
+    def _run_data(self) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+        """Both sets of the run, opened once: opening compares every image of one with those of the other."""
+        return open_data(self.recipe, self.data)
 
 
 def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
@@ -109,14 +115,23 @@ def open_session(bundle: Path | None, weights: Path | None, threads: int | None)
 
         return open_bundle(bundle, threads=threads)[1], run_of(bundle)
     source = find_source(weights)
+    return torch_session(source.weights, threads), source
+
+
+def torch_session(weights: Path, threads: int | None = None) -> Session:
+    """The network of a checkpoint in PyTorch FP32.
+
+    Raises:
+        InputError: the checkpoint is not usable, or torch is not installed.
+    """
     try:
         from fptk.models.session import TorchSession
     except ImportError as error:
         raise missing_package("torch", "train") from error
     from fptk.models.checkpoint import load_checkpoint
 
-    network, card = load_checkpoint(source.weights)
-    return TorchSession(network, card.preprocess, threads=threads), source
+    network, card = load_checkpoint(weights)
+    return TorchSession(network, card.preprocess, threads=threads)
 
 
 def run_of(bundle: Path) -> Source | None:

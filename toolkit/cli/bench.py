@@ -71,7 +71,7 @@ def command(
     """
     from fptk.bench import BenchRequest, bench_folders, bench_source, profile_source, recommend
     from fptk.bench_tables import render, render_profile, render_roofline
-    from fptk.cli.console import out
+    from fptk.console import out
     from fptk.runs import find_source
 
     if document:
@@ -106,8 +106,8 @@ def command(
 def write_rewrites(document: Path, source: Source, threads: int | None, rounds: int | None) -> None:
     """Measure the rewrites on the run's network and write the table."""
     from fptk.benchmarks.latency import LatencyPlan
-    from fptk.cli.console import counting, out
     from fptk.cli.options import invocation
+    from fptk.console import counting, out
     from fptk.files import write_text
     from fptk.host import usable_cores
     from fptk.models.checkpoint import load_checkpoint

@@ -42,7 +42,7 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     DIR is a data set root (with train/, val/, test/) or one split. Ends with exit code 2 where a fault would stop a
     training: an image without mask, a damaged file, a mask of another size, a label above 18.
     """
-    from fptk.cli.console import progress_bar
+    from fptk.console import progress_bar
     from fptk.data.inspection import inspect_folder
     from fptk.errors import InputError
     from fptk.files import write_json
@@ -81,8 +81,8 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     SRC holds CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebA-HQ-to-CelebA-mapping.txt. A run that was stopped
     goes on where it ended when it's started again. Faces that cannot be read are left out and listed (exit code 2).
     """
-    from fptk.cli.console import log, progress_bar
-    from fptk.cli.console import out as results
+    from fptk.console import log, progress_bar
+    from fptk.console import out as results
     from fptk.data.convert import convert_release
     from fptk.errors import InputError
 
@@ -119,8 +119,8 @@ def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
 
     The same seed draws the same faces; the faces of val/ follow those of train/ in the series, so none is in both.
     """
-    from fptk.cli.console import out as results
-    from fptk.cli.console import progress_bar
+    from fptk.console import out as results
+    from fptk.console import progress_bar
     from fptk.data.synthetic import SyntheticFaces
     from fptk.data.writer import write_dataset
 
@@ -162,7 +162,7 @@ def _print_json(result: Inspection) -> None:
 def _print_tables(result: Inspection) -> None:
     from rich.table import Table
 
-    from fptk.cli.console import out
+    from fptk.console import out
 
     counts = Table(title=f"{result.folder}", title_justify="left")
     for column in ("split", "images", "masks", "readable", "sizes", "both eyes", "eyes swapped"):
@@ -199,7 +199,7 @@ def _class_table(result: Inspection) -> object:
 def _print_findings(result: Inspection) -> None:
     from itertools import groupby
 
-    from fptk.cli.console import out
+    from fptk.console import out
 
     out.print(f"findings: {result.summary()}" if result.findings else "no fault found")
     for kind, group in groupby(result.findings, key=lambda finding: finding.kind):

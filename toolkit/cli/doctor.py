@@ -18,7 +18,7 @@ def command(json_path: Path | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fptk.cli.console import out
+    from fptk.console import out
     from fptk.export.targets.registry import get_target, list_targets
     from fptk.host import describe_host, tool_versions
 

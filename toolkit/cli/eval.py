@@ -39,7 +39,7 @@ def command(
     json_path: Path | None,
 ) -> None:
     """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images."""
-    from fptk.cli.console import out
+    from fptk.console import out
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
     from fptk.errors import InputError

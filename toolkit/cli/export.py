@@ -143,7 +143,7 @@ def print_sensitivity(outcomes: list[Outcome]) -> None:
     from rich.table import Table
 
     from fptk.bundle import read_bundle
-    from fptk.cli.console import out
+    from fptk.console import out
 
     for outcome in outcomes:
         ranking = read_bundle(outcome.folder).build.get("sensitivity")
@@ -165,7 +165,7 @@ def finish(outcomes: list[Outcome]) -> None:
         GateRefusedError: the gate refused one (exit code 4).
         TargetUnavailableError: none was refused, but one could not be built here (exit code 3).
     """
-    from fptk.cli.console import out
+    from fptk.console import out
 
     for outcome in outcomes:
         out.print(f"{outcome.label:<16} {outcome.verdict:<12} {outcome.folder}", soft_wrap=True)
@@ -209,7 +209,7 @@ def check_onnx(path: Path) -> None:
     Raises:
         InputError: there is something that it would reject.
     """
-    from fptk.cli.console import out
+    from fptk.console import out
     from fptk.export.tensorrt.check import check_qdq, refuse_errors
 
     findings = check_qdq(path)

@@ -32,7 +32,7 @@ def command(
     threads: int | None,
 ) -> None:
     """Parse photographs: each INPUT is an image or a folder of images; results keep the stem, as PNG."""
-    from fptk.cli.console import log, track
+    from fptk.console import log, track
     from fptk.files import make_folder
     from fptk.predict import list_images, predict, save_labels, save_overlay
     from fptk.preprocess import read_image

@@ -35,9 +35,9 @@ def command(
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
+    from fptk import console
     from fptk.bench import recommend
     from fptk.bench_tables import render
-    from fptk.cli import console
     from fptk.cli.export import finish
     from fptk.cli.options import invocation
     from fptk.export.targets.base import Precision

@@ -76,7 +76,7 @@ def command(
     from fptk.training.threads import wait_without_spinning
 
     wait_without_spinning()
-    from fptk.cli.console import log
+    from fptk.console import log
     from fptk.training import default_folder, train
 
     if resume:
