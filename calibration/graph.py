@@ -153,10 +153,13 @@ def node_group(node: onnx.NodeProto) -> str:
 def logits_tensor(model: onnx.ModelProto) -> str:
     """Name of the float tensor that the label map is decided from: the nearest one upstream of the first output.
 
+    Tensors whose shape depends on the image, such as the logits between those pixels whose labels differ, are passed
+    over: they hold other pixels after quantisation, and cannot be compared.
+
     Raises:
         InputError: the output does not depend on any float tensor.
     """
-    floats: set[str] = float_tensors(model)
+    floats: set[str] = float_tensors(model) - _image_dependent(model)
     producers: dict[str, onnx.NodeProto] = {name: node for node in model.graph.node for name in node.output}
     frontier: list[str] = [model.graph.output[0].name]
     seen: set[str] = set()
@@ -168,6 +171,16 @@ def logits_tensor(model: onnx.ModelProto) -> str:
         if name in producers:
             frontier.extend(source for source in producers[name].input if source and source not in seen)
     raise InputError(f"output '{model.graph.output[0].name}' does not depend on a float tensor: no logits to compare")
+
+
+def _image_dependent(model: onnx.ModelProto) -> set[str]:
+    """Names of the tensors with a dimension that is neither fixed nor one of the inputs'."""
+    given = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
+    return {
+        info.name
+        for info in model.graph.value_info
+        if any(not dim.HasField("dim_value") and dim.dim_param not in given for dim in info.type.tensor_type.shape.dim)
+    }
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

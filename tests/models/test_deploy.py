@@ -140,6 +140,17 @@ def test_label_map_is_argmax_of_the_upsampled_logits(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", LABEL_MAPS)
+def test_label_map_of_large_areas_is_argmax_too(form: str) -> None:
+    """Areas of one class with borders between them, as faces have: most cells are not mixed."""
+    rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(40.0), indexing="ij")
+    centres = torch.rand(19, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([24.0, 40.0])
+    coarse = torch.stack([-torch.hypot(rows - y, columns - x) for y, x in centres]).unsqueeze(0)
+    assert torch.equal(
+        LABEL_MAPS[form](coarse).long(), F.interpolate(coarse, scale_factor=4, mode="bilinear").argmax(1)
+    )
+
+
+@pytest.mark.parametrize("form", LABEL_MAPS)
 def test_equal_logits_give_the_lowest_label(form: str) -> None:
     coarse = torch.zeros(1, 19, 8, 8)
     coarse[:, [3, 7, 18]] = 1.0

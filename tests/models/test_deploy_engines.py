@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from fptk.calibration.graph import load_float_model, logits_tensor
 from fptk.export.onnx_export import export_onnx
 from fptk.models import create_model
 from fptk.models.deploy import REWRITES, to_deploy
@@ -77,3 +78,23 @@ def test_deploy_form_keeps_its_numbers_at_size(
 @pytest.mark.parametrize("name", ["folded_attention", "folded_norms", "merged_decoder", "classifier_first"])
 def test_single_rewrite_keeps_its_numbers_in_openvino(name: str, tmp_path: Path, trained_like: Any) -> None:
     check("openvino", (64, 96), [name], tmp_path, trained_like(create_model()))
+
+
+def test_labels_of_an_empty_scene_and_of_an_open_batch_run_in_onnxruntime(tmp_path: Path, trained_like: Any) -> None:
+    """One label everywhere leaves no pixel to interpolate; a batch takes its images apart again."""
+    model, spec = trained_like(create_model()), PreprocessSpec(size=(64, 96))
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    path = export_onnx(Serving(to_deploy(model), spec), tmp_path / "open.onnx", spec, batch=None)
+    with torch.inference_mode():
+        assert (run_onnxruntime(path, images, 1) == Serving(model, spec)(torch.from_numpy(images)).numpy()).all()
+        model.classifier.bias[5] += 1e4
+    path = export_onnx(Serving(to_deploy(model), spec), tmp_path / "empty.onnx", spec)
+    assert (run_onnxruntime(path, images[:1], 1) == 5).all()
+
+
+def test_compared_logits_do_not_depend_on_the_image(tmp_path: Path) -> None:
+    spec = PreprocessSpec(size=(64, 96))
+    path = export_onnx(Serving(to_deploy(create_model()), spec), tmp_path / "net.onnx", spec)
+    model = load_float_model(path)
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in model.graph.value_info}
+    assert shapes[logits_tensor(model)] == [16 * 24, 19]
