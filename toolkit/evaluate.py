@@ -19,6 +19,7 @@ def evaluate(
     *,
     batch: int = 1,
     on_image: Callable[[int], None] | None = None,
+    on_score: Callable[[float], None] | None = None,
 ) -> Scores:
     """Score a session on a data set.
 
@@ -30,11 +31,13 @@ def evaluate(
         dataset: images with their true masks.
         batch: images per call of the session.
         on_image: called with the number of images done, after each batch.
+        on_score: called with each image's own mean F1 (0-1), in order.
 
     Raises:
         InputError: the data set is empty or one of its files is damaged.
     """
-    return evaluate_all([session], dataset, batch=batch, on_image=on_image)[0]
+    hear = None if on_score is None else lambda _, value: on_score(value)
+    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=hear)[0]
 
 
 def evaluate_all(
@@ -43,8 +46,11 @@ def evaluate_all(
     *,
     batch: int = 1,
     on_image: Callable[[int], None] | None = None,
+    on_score: Callable[[int, float], None] | None = None,
 ) -> list[Scores]:
     """Score several sessions in one pass over the data set, so that each image is decoded once.
+
+    ``on_score`` gets the number of the session and the image's score.
 
     Returns:
         One :class:`Scores` per session, in order. See :func:`evaluate` for the rest.
@@ -55,12 +61,14 @@ def evaluate_all(
     for start in range(0, len(dataset), batch):
         samples = [dataset[i] for i in range(start, min(start + batch, len(dataset)))]
         prepared: dict[PreprocessSpec, UInt8Array] = {}
-        for session, matrix in zip(sessions, matrices, strict=True):
+        for number, (session, matrix) in enumerate(zip(sessions, matrices, strict=True)):
             if session.spec not in prepared:
                 prepared[session.spec] = np.stack([session.spec.apply(sample.image) for sample in samples])
             for sample, labels in zip(samples, session(prepared[session.spec]), strict=True):
                 height, width = sample.mask.shape
-                matrix.add(sample.mask, resize_labels(labels, (height, width)))
+                value = matrix.add(sample.mask, resize_labels(labels, (height, width)))
+                if on_score:
+                    on_score(number, value)
         if on_image:
             on_image(start + len(samples))
     return [matrix.scores() for matrix in matrices]

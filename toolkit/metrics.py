@@ -70,12 +70,15 @@ class ConfusionMatrix:
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
         self._image_f1: list[float] = []
 
-    def add(self, truth: UInt8Array, prediction: UInt8Array) -> None:
+    def add(self, truth: UInt8Array, prediction: UInt8Array) -> float:
         """Count one image.
 
         Args:
             truth: uint8 (H, W), labels below ``num_classes``.
             prediction: uint8 (H, W), labels below ``num_classes``.
+
+        Returns:
+            The image's own mean F1 over the classes in its truth, 0-1: what ``f1_challenge`` is the mean of.
 
         Raises:
             ValueError: the shapes differ or a label is out of range.
@@ -90,6 +93,7 @@ class ConfusionMatrix:
         self.counts += counts
         f1, present = _f1(counts), counts.sum(axis=1) > 0
         self._image_f1.append(float(f1[present].mean()) if present.any() else 1.0)
+        return self._image_f1[-1]
 
     def scores(self) -> Scores:
         """Reduce the counts.
