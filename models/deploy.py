@@ -72,14 +72,14 @@ def to_deploy(
     """A network that computes the logits of ``model`` in evaluation mode with less work; ``model`` is left alone.
 
     Args:
-        model: of the registry. A network without a deploy form of its own gets the rewrites that are known for any:
-            its BatchNorms are folded.
+        model: of the registry. A network without a form of its own gets the rewrites that hold for any, see
+            :class:`FoldedForm`.
         engine: key of :data:`ENGINES`.
         rewrites: names out of :data:`REWRITES`; ``None`` applies all of them.
 
     Returns:
-        Takes normalised float (N, 3, H, W), returns logits float (N, 19, H, W). For MicroSegFormer a
-        :class:`DeployForm`, which :class:`fptk.models.serving.Serving` knows how to feed with pixels.
+        Takes normalised float (N, 3, H, W), returns logits float (N, 19, H, W). A :class:`Deployed`, which
+        :class:`fptk.models.serving.Serving` knows how to feed with pixels and to read labels from.
 
     Raises:
         InputError: unknown engine or rewrite, or a rewrite without the one it needs.
@@ -96,17 +96,69 @@ def to_deploy(
         if isinstance(model, MicroSegFormer):
             form: nn.Module = DeployForm(copy.deepcopy(model).eval(), ENGINES[engine], chosen)
         else:
-            form = exact.fold_batchnorms(model)
+            form = FoldedForm(model, ENGINES[engine], chosen)
     return form.eval().requires_grad_(False)
 
 
-class DeployForm(nn.Module):
-    """MicroSegFormer rewritten. Built by :func:`to_deploy`; takes and returns what MicroSegFormer does."""
+class Deployed(nn.Module):
+    """What :func:`to_deploy` returns: normalised float (N, 3, H, W) to logits float (N, 19, H, W)."""
 
-    def __init__(self, model: MicroSegFormer, form: EngineForm, chosen: frozenset[str]) -> None:
+    def __init__(self, form: EngineForm, chosen: frozenset[str]) -> None:
         super().__init__()
         self.form = form
         self.rewrites = chosen
+
+    @property
+    def label_map(self) -> str | None:
+        """Key of :data:`fptk.models.label_map.LABEL_MAPS` that turns :meth:`coarse` into labels, if it applies."""
+        return self.form.label_map if "label_map" in self.rewrites else None
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits at stride 4, float (N, 19, H / 4, W / 4), of which the logits are the bilinear upsampling."""
+        raise TypeError(f"{type(self).__name__} has no logits at stride 4")
+
+    def on_pixels(self, spec: PreprocessSpec) -> tuple[Self, Tensor]:
+        """A copy that takes pixels 0-255 from which the returned float (1, 3, 1, 1) was subtracted."""
+        form = copy.deepcopy(self)
+        name, first = next((name, each) for name, each in form.named_modules() if isinstance(each, nn.Conv2d))
+        folded, mean = exact.fold_normalisation(first, spec)
+        form.set_submodule(name, folded)
+        return form, mean
+
+
+class FoldedForm(Deployed):
+    """Any network of the registry with the rewrites that do not depend on its structure.
+
+    BatchNorms are folded into their convolutions, and the normalisation of pixels into the first one. A network that
+    has an ``efficient`` order of operations computes in it; one that upsamples its logits from stride 4 (``coarse``)
+    gets the engine's label map.
+    """
+
+    def __init__(self, model: FaceParsingNetwork, form: EngineForm, chosen: frozenset[str]) -> None:
+        super().__init__(form, chosen)
+        self.network = exact.fold_batchnorms(model)
+        if hasattr(self.network, "efficient"):
+            setattr(self.network, "efficient", "classifier_first" in chosen)  # noqa: B010 - not every network has it
+
+    @property
+    def label_map(self) -> str | None:
+        upsamples_last = hasattr(self.network, "coarse") and getattr(self.network, "upsample", None) is None
+        return super().label_map if upsamples_last else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+    def coarse(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network.coarse(images)  # type: ignore[operator]
+        return logits
+
+
+class DeployForm(Deployed):
+    """MicroSegFormer rewritten. Built by :func:`to_deploy`; takes and returns what MicroSegFormer does."""
+
+    def __init__(self, model: MicroSegFormer, form: EngineForm, chosen: frozenset[str]) -> None:
+        super().__init__(form, chosen)
         self.stages = nn.ModuleList(
             StageForm(stage, form, chosen) for stage in model.stages if isinstance(stage, Stage)
         )
@@ -135,14 +187,6 @@ class DeployForm(nn.Module):
             maps.append(x)
         fused: Tensor = self.fuse(maps)
         return fused
-
-    def on_pixels(self, spec: PreprocessSpec) -> tuple[Self, Tensor]:
-        """A copy that takes pixels 0-255 from which the returned float (1, 3, 1, 1) was subtracted."""
-        form = copy.deepcopy(self)
-        first = form.stages[0]
-        assert isinstance(first, StageForm)
-        first.embed, mean = exact.fold_normalisation(first.embed, spec)
-        return form, mean
 
 
 class StageForm(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
 from fptk.errors import InputError
+from fptk.models.layers import upsample
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
 from fptk.models.network import FaceParsingNetwork, init_weights
 
@@ -183,7 +184,7 @@ class Decoder(nn.Module):
         """What the paper writes: project, upsample 128 channels, concatenate 512, fuse."""
         size = stages[0].shape[1:3]
         maps = [to_nchw(project(stage)) for project, stage in zip(self.project, stages, strict=True)]
-        maps = [maps[0], *(_upsample(each, size) for each in maps[1:])]
+        maps = [maps[0], *(upsample(each, size) for each in maps[1:])]
         fused: Tensor = self.fuse1(to_nhwc(torch.cat(maps, dim=1)))
         return fused
 
@@ -193,7 +194,7 @@ class Decoder(nn.Module):
         weights, bias = self.merged()
         fused = F.linear(stages[0], weights[0], bias)
         for stage, weight in zip(stages[1:], weights[1:], strict=True):
-            fused = fused + to_nhwc(_upsample(to_nchw(F.linear(stage, weight)), size))
+            fused = fused + to_nhwc(upsample(to_nchw(F.linear(stage, weight)), size))
         return fused
 
     def merged(self) -> tuple[list[Tensor], Tensor]:
@@ -211,10 +212,6 @@ class Decoder(nn.Module):
                 weights.append(part @ project.weight)
                 bias = bias + part @ project.bias
         return weights, bias
-
-
-def _upsample(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    return F.interpolate(maps, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
 
 
 class MicroSegFormer(FaceParsingNetwork):
@@ -268,6 +265,6 @@ class MicroSegFormer(FaceParsingNetwork):
         """
         features, size = self.features(images), images.shape[2:]
         if self.efficient:
-            return _upsample(self.classifier(features), size)
-        out: Tensor = self.classifier(_upsample(features, size))
+            return upsample(self.classifier(features), size)
+        out: Tensor = self.classifier(upsample(features, size))
         return out

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fptk.models.deploy import DeployForm
+from fptk.models.deploy import Deployed
 from fptk.models.label_map import LABEL_MAPS
 from fptk.preprocess import PreprocessSpec
 
@@ -28,9 +28,8 @@ class Serving(nn.Module):
         self.label_map: str | None = None
         scale: Tensor | None = 1 / (255 * torch.tensor(spec.std)[:, None, None])
         offset = -(torch.tensor(spec.mean) / torch.tensor(spec.std))[:, None, None]
-        if isinstance(model, DeployForm):
-            if "label_map" in model.rewrites:
-                self.label_map = model.form.label_map
+        if isinstance(model, Deployed):
+            self.label_map = model.label_map
             if "folded_normalisation" in model.rewrites:
                 model, mean = model.on_pixels(spec)
                 scale, offset = None, -mean
@@ -45,7 +44,7 @@ class Serving(nn.Module):
             x = x * self.scale
         x = x + self.get_buffer("offset")
         if self.label_map is not None and self.output == "labels":
-            assert isinstance(self.model, DeployForm)
+            assert isinstance(self.model, Deployed)
             return LABEL_MAPS[self.label_map](self.model.coarse(x)).to(torch.uint8)
         logits: Tensor = self.model(x)
         return logits if self.output == "logits" else logits.argmax(dim=1).to(torch.uint8)
