@@ -54,7 +54,7 @@ def test_every_network_runs_in_float_and_int8(name: str, target: str, tmp_path: 
         folder = tmp_path / precision
         folder.mkdir()
         artefact = engine.build(BuildRequest(graph, precision, folder, SPEC, calibration=stream))
-        with engine.load(artefact.files[0], SPEC, threads=1) as session:
+        with engine.load(artefact.files[0], SPEC, threads=2) as session:  # one: OpenVINO crashes in close
             agreement[precision] = float(np.mean(session(images) == reference))
     assert agreement[Precision.FP32] >= 0.9999
     assert agreement[Precision.INT8] >= 0.85
