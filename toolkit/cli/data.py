@@ -40,15 +40,18 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     """Read every file of a data set and report counts, class frequencies and faults.
 
     DIR is a data set root (with train/, val/, test/) or one split. Ends with exit code 2 where a fault would stop a
-    training: an image without mask, a damaged file, a mask of another size, a label above 18.
+    training: an image without mask, a damaged file, a mask of another size, a label above 18. What was counted of each
+    face is kept in the user's cache folder, so that a training that needs it (class weights, rare-class sampling,
+    whitening) need not count again.
     """
     from fptk.console import progress_bar
     from fptk.data.inspection import inspect_folder
+    from fptk.data.statistics import StatisticsCache
     from fptk.errors import InputError
     from fptk.files import write_json
 
     with progress_bar() as bar:
-        result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"))
+        result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"), cache=StatisticsCache())
     to_stdout = json_file == Path("-")
     if json_file is not None and not to_stdout:
         write_json(json_file, result.as_dict())
@@ -174,6 +177,10 @@ def _print_tables(result: Inspection) -> None:
         numbers = [f"{number:,}" for number in (report.images, report.masks, report.readable)]
         counts.add_row(split, *numbers, ", ".join(sizes), f"{report.eyes:,}", swapped)
     out.print(counts)
+    for split, report in result.splits.items():
+        if report.mean_and_std:
+            mean, std = (", ".join(f"{value:.3f}" for value in values) for values in report.mean_and_std)
+            out.print(f"{split}: mean of R, G, B {mean}; standard deviation {std}", markup=False)
     out.print(_class_table(result))
     _print_findings(result)
 

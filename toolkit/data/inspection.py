@@ -16,6 +16,7 @@ from fptk.classes import CLASS_INDEX, CLASSES, NUM_CLASSES
 from fptk.data.folders import Pairing, pair_files, size_mismatch, split_pair
 from fptk.data.parallel import Progress, no_progress, parallel_map
 from fptk.data.splits import split_folders
+from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
 from fptk.files import sha256_file
@@ -73,6 +74,8 @@ class SplitReport:
         readable: pairs that were read and are valid; the figures below are of these.
         class_pixels: int64 (19,), pixels of each class.
         class_images: int64 (19,), images in which each class occurs.
+        channel_sums: int64 (3,), sum of the red, green and blue values 0-255.
+        channel_squares: int64 (3,), sum of their squares.
         eyes: masks that show both eyes.
         eyes_swapped: of those, masks whose left eye (class 4) stands left of the right one: a flip without label swap.
     """
@@ -84,8 +87,17 @@ class SplitReport:
     readable: int = 0
     class_pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
     class_images: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    channel_sums: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    channel_squares: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     eyes: int = 0
     eyes_swapped: int = 0
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of the colour channels, of values scaled to 0-1; None where no pair is readable."""
+        if not self.readable:
+            return None
+        return mean_and_std([SampleStatistics(self.class_pixels, self.channel_sums, self.channel_squares)])
 
     @property
     def pixel_share(self) -> npt.NDArray[np.float64]:
@@ -100,6 +112,7 @@ class SplitReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
         rows = zip(CLASSES, self.class_pixels, self.pixel_share, self.class_images, self.image_share, strict=True)
+        mean, std = self.mean_and_std or (None, None)
         return {
             "folder": str(self.folder),
             "images": self.images,
@@ -115,6 +128,7 @@ class SplitReport:
                 }
                 for name, pixels, pixel_share, images, image_share in rows
             },
+            "channels": {"mean": mean, "std": std},
             "eyes": {"checked": self.eyes, "swapped": self.eyes_swapped},
         }
 
@@ -174,17 +188,25 @@ class _Examined:
     faults: list[tuple[str, Path, str]] = field(default_factory=list)
     content_hash: str | None = None
     size: str | None = None
-    class_pixels: npt.NDArray[np.int64] | None = None
+    key: str | None = None
+    statistics: SampleStatistics | None = None
     eyes_apart: float | None = None
 
 
-def inspect_folder(folder: Path, *, jobs: int | None = None, progress: Progress = no_progress) -> Inspection:
+def inspect_folder(
+    folder: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
+    cache: StatisticsCache | None = None,
+) -> Inspection:
     """Read every file of a data set root or split folder.
 
     Args:
         folder: data set root or split folder.
         jobs: processes; None for one per core.
         progress: called after each pair.
+        cache: where to leave what was counted of each valid pair, for the trainings to come; None to leave nothing.
 
     Raises:
         InputError: ``folder`` itself is missing, empty or of no known layout; faults inside it become findings.
@@ -194,11 +216,16 @@ def inspect_folder(folder: Path, *, jobs: int | None = None, progress: Progress 
     for split, split_folder in split_folders(folder).items():
         pairs += _list_split(result, split, split_folder)
     hashes: dict[str, list[_Pair]] = defaultdict(list)
+    counted: dict[str, SampleStatistics] = {}
     for done, (pair, examined) in enumerate(zip(pairs, parallel_map(_examine, pairs, jobs), strict=True), start=1):
         _count(result, pair, examined)
         if examined.content_hash is not None:
             hashes[examined.content_hash].append(pair)
+        if examined.key is not None and examined.statistics is not None:
+            counted[examined.key] = examined.statistics
         progress(done, len(pairs))
+    if cache is not None:
+        cache.put(counted)
     _report_duplicates(result, hashes.values())
     order = list(KINDS)
     result.findings.sort(key=lambda finding: order.index(finding.kind))
@@ -247,7 +274,9 @@ def _examine(pair: _Pair) -> _Examined:
         fault = size_mismatch(pair.mask, mask.shape, image.shape)
         result.faults.append(("mask of another size", pair.mask, fault))
         return result
-    result.class_pixels = np.bincount(mask.ravel(), minlength=NUM_CLASSES)
+    result.statistics = measure(image, mask)
+    if result.content_hash is not None:
+        result.key = pair_key(result.content_hash, sha256_file(pair.mask))
     result.eyes_apart = _eyes_apart(mask)
     return result
 
@@ -279,11 +308,13 @@ def _count(result: Inspection, pair: _Pair, examined: _Examined) -> None:
     result.findings += [Finding(kind, pair.split, str(path), message) for kind, path, message in examined.faults]
     if examined.size is not None:
         report.sizes[examined.size] += 1
-    if examined.class_pixels is None:
+    if examined.statistics is None:
         return
     report.readable += 1
-    report.class_pixels += examined.class_pixels
-    report.class_images += examined.class_pixels > 0
+    report.class_pixels += examined.statistics.class_pixels
+    report.class_images += examined.statistics.class_pixels > 0
+    report.channel_sums += examined.statistics.channel_sums
+    report.channel_squares += examined.statistics.channel_squares
     if examined.eyes_apart is not None:
         report.eyes += 1
         if examined.eyes_apart <= 0:

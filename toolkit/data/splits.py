@@ -123,13 +123,19 @@ def key_of(dataset: FaceParsingDataset, index: int) -> str:
 
 
 def image_file(dataset: FaceParsingDataset, index: int) -> Path | None:
-    """The file behind a sample, looked up through subsets and concatenations; None where there is none."""
+    """The image file of a sample, looked up through subsets and concatenations; None where there is none."""
+    member, inner = innermost(dataset, index)
+    return member.image_path(inner) if isinstance(member, FolderDataset) else None
+
+
+def innermost(dataset: FaceParsingDataset, index: int) -> tuple[FaceParsingDataset, int]:
+    """The data set that a sample comes from, through subsets and concatenations, and its index there."""
     if isinstance(dataset, Subset):
-        return image_file(dataset.dataset, dataset.indices[index])
+        return innermost(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
         member, inner = dataset.locate(index)
-        return image_file(dataset.datasets[member], inner)
-    return dataset.image_path(index) if isinstance(dataset, FolderDataset) else None
+        return innermost(dataset.datasets[member], inner)
+    return dataset, index
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -145,7 +145,7 @@ class AugmentSection(Section):
 
 
 class LossSection(Section):
-    """ce * cross-entropy + dice * Dice; see ``fptk.training.losses`` for the formulas."""
+    """ce * cross-entropy + dice * Dice + focal * focal + lovasz * Lovász; ``fptk.training.losses`` has the formulas."""
 
     ce: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the cross-entropy."""
@@ -155,13 +155,36 @@ class LossSection(Section):
     """Sum numerator and denominator over the whole (global) batch, or per image and average over images."""
     dice_classes: Literal["all", "present"] = "all"
     """Average the Dice of all 19 classes, or of those present in the truth it is summed over."""
-    class_weights: Literal["none", "sqrt_median_frequency"] = "none"
-    """Weight of each class in the cross-entropy: 1, or sqrt(median frequency / frequency) of the training pixels."""
+    focal: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the focal loss."""
+    focal_gamma: Annotated[float, Field(ge=0.0)] = 2.0
+    """Exponent of (1 - p): how little a pixel counts that is right already."""
+    focal_alpha: Annotated[float, Field(gt=0.0)] = 0.25
+    """Factor on the focal loss (Lin et al. use 0.25 beside a gamma of 2)."""
+    lovasz: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the Lovász-softmax, per image over the classes present. It sorts all pixels: slow on a CPU."""
+    boundary: Annotated[float, Field(ge=0.0)] = 0.0
+    """How much more a pixel near the border of two classes counts in the cross-entropy: 1 + this, others 1."""
+    boundary_width: PositiveInt = 2
+    """Pixels of the training image up to which a pixel is near."""
+    class_weights: Literal["none", "sqrt_median_frequency", "inverse_log_frequency"] = "none"
+    """Weight of each class in the cross-entropy, from its share f of the training pixels: 1; sqrt(median f / f);
+    or 1 / log(f + class_weight_eps), scaled to sum to 1."""
+    class_weight_eps: Annotated[float, Field(gt=0.0)] = 1e-6
+    """Of ``inverse_log_frequency``. A small one, as the formula reads, weighs *frequent* classes most; one above 1,
+    e.g. 1.02, weighs rare classes most. See ``fptk.training.statistics.inverse_log_frequency``."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.ce == self.dice == 0:
-            raise ValueError("ce and dice are both 0; nothing would be learnt")
+        if self.ce == self.dice == self.focal == self.lovasz == 0:
+            raise ValueError("ce, dice, focal and lovasz are all 0; nothing would be learnt")
+        return self
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        weighing = [key for key, off in (("boundary", 0.0), ("class_weights", "none")) if getattr(self, key) != off]
+        if self.ce == 0 and weighing:
+            raise ValueError(f"{weighing[0]} weighs the cross-entropy, whose weight ce is 0; set ce above 0")
         return self
 
 
@@ -209,6 +232,9 @@ class PrecisionSection(Section):
 class PreprocessSection(Section):
     """Normalisation of the input, per channel, of pixels scaled to 0-1."""
 
+    statistics: Literal["given", "measured"] = "given"
+    """``given``: ``mean`` and ``std`` below. ``measured``: those of the training images (data whitening), which the
+    checkpoint's preprocessing then carries."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -220,6 +246,12 @@ class PreprocessSection(Section):
         if min(std) <= 0:
             raise ValueError(f"must be positive, got {list(std)}")
         return std
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.statistics == "measured" and (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise ValueError("statistics is 'measured' and mean or std is given; leave one of them out")
+        return self
 
 
 class CheckpointSection(Section):
@@ -278,7 +310,7 @@ class Recipe(Section):
 
     @property
     def spec(self) -> PreprocessSpec:
-        """Preprocessing of the trained network, at ``data.size``."""
+        """Preprocessing of the trained network at ``data.size``, before anything is measured."""
         return PreprocessSpec(size=self.data.size, mean=self.preprocess.mean, std=self.preprocess.std)
 
     def with_overrides(self, assignments: list[str] | tuple[str, ...]) -> Recipe:

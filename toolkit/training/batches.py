@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fptk.dataset import FaceParsingDataset, Sample
+from fptk.preprocess import PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped, draw, warp
 from fptk.training.schedule import Plan
@@ -109,14 +110,22 @@ class Batches:
         order: the stream's order.
         rank: number of this process.
         world: number of processes; it divides every phase's batch.
+        spec: normalisation, where it is not the recipe's own but a measured one.
     """
 
     def __init__(
-        self, recipe: Recipe, plan: Plan, read: DecodedCache, order: Order, rank: int = 0, world: int = 1
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        read: DecodedCache,
+        order: Order,
+        rank: int = 0,
+        world: int = 1,
+        spec: PreprocessSpec | None = None,
     ) -> None:
         self._recipe, self._plan, self._read, self._order = recipe, plan, read, order
         self._rank, self._world = rank, world
-        self._spec = recipe.spec
+        self._spec = spec or recipe.spec
         self.workers = recipe.data.workers or default_workers(world)
 
     def warped(self, position: int, size: tuple[int, int]) -> Warped:

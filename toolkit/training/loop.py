@@ -14,17 +14,19 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fptk.data.splits import limit
+from fptk.data.statistics import StatisticsCache, mean_and_std
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import FptkError, InputError
 from fptk.models import count_parameters
 from fptk.models.network import FaceParsingNetwork
+from fptk.preprocess import PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import normalised
 from fptk.training.batches import Batch, Batches, DecodedCache, Order, default_workers
 from fptk.training.curves import draw_curves
 from fptk.training.ema import Ema
 from fptk.training.interrupt import Interrupt, TrainingInterruptedError
-from fptk.training.losses import SegmentationLoss
+from fptk.training.losses import TERMS, SegmentationLoss
 from fptk.training.processes import by_first
 from fptk.training.progress import Listener
 from fptk.training.runs import RunFolder, TrainResult
@@ -32,8 +34,10 @@ from fptk.training.schedule import learning_rate, make_plan
 from fptk.training.scoring import SCORES, save_weights, score
 from fptk.training.seeds import Stream, torch_seed
 from fptk.training.state import Counters, load_state, save_state
-from fptk.training.statistics import class_pixels, repeat_factors, sqrt_median_frequency
+from fptk.training.statistics import class_pixels, class_weights, measure_all, repeat_factors
 
+ALWAYS_RECORDED = ("ce", "dice")
+"""Terms of the loss that a record holds even where their weight is 0."""
 LOG_EVERY = 10
 """Steps between looks at the loss: each look waits for the device."""
 
@@ -64,6 +68,7 @@ class Trainer:
             self.model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay, fused=True
         )
         self.net, self.stepper = accelerator.prepare(self.model, self.optimizer)
+        self.spec = recipe.spec  # replaced by the measured one, for whitening
         self.batches, self.loss = self._prepare_data()
         self.counters = Counters()
         self.pending: list[Tensor] = []
@@ -75,20 +80,24 @@ class Trainer:
                 raise InputError(f"batch {phase.batch} cannot be divided among {world} processes; choose a multiple")
 
     def _prepare_data(self) -> tuple[Batches, SegmentationLoss]:
-        """Batches and loss; counts the classes of all training images where sampling or loss depends on them."""
+        """Batches and loss; looks at all training images where sampling, loss or whitening depends on them."""
         recipe, world = self.recipe, self.accelerator.num_processes
         read = DecodedCache(self.train_set, int(recipe.data.cache_gb * 1e9))
         weighted, rare = recipe.loss.class_weights != "none", recipe.data.sampling == "rare"
-        pixels = None
-        if weighted or rare:
-            self.listener.say(f"counting the classes of {len(self.train_set)} training images")
-            pixels = class_pixels(read, len(self.train_set), recipe.data.workers or default_workers(world) + 1)
-        factors = repeat_factors(pixels, recipe.data.rare_threshold) if rare and pixels is not None else None
-        weights = None
-        if weighted and pixels is not None:
-            weights = torch.tensor(sqrt_median_frequency(pixels), dtype=torch.float32)
+        factors = weights = None
+        if weighted or rare or recipe.preprocess.statistics == "measured":
+            self.listener.say(f"counting classes and colours of {len(self.train_set)} training images")
+            workers = recipe.data.workers or default_workers(world) + 1
+            found = measure_all(self.train_set, read, workers, StatisticsCache())
+            pixels = class_pixels(found)
+            factors = repeat_factors(pixels, recipe.data.rare_threshold) if rare else None
+            if weighted:
+                weights = torch.tensor(class_weights(recipe.loss, pixels), dtype=torch.float32)
+            if recipe.preprocess.statistics == "measured":
+                mean, std = mean_and_std(found)
+                self.spec = recipe.spec.model_copy(update={"mean": mean, "std": std})
         order = Order(len(self.train_set), recipe.seed, factors)
-        batches = Batches(recipe, self.plan, read, order, self.accelerator.process_index, world)
+        batches = Batches(recipe, self.plan, read, order, self.accelerator.process_index, world, self.spec)
         return batches, SegmentationLoss(recipe.loss, weights).to(self.device)
 
     def restore(self) -> None:
@@ -149,18 +158,18 @@ class Trainer:
         torch.manual_seed(torch_seed(recipe.seed, Stream.STEP, batch.step, self.accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.plan, batch.step)
-        images = normalised(batch.images.to(self.device), batch.colour.to(self.device), recipe.spec)
+        images = normalised(batch.images.to(self.device), batch.colour.to(self.device), self.spec)
         target = batch.masks.to(self.device).long()
         count = min(recipe.optim.accumulate, len(images))
         chunks = list(zip(images.tensor_split(count), target.tensor_split(count), strict=True))
-        losses = torch.zeros(2, device=self.device)
+        losses = torch.zeros(len(TERMS), device=self.device)
         for number, (part, labels) in enumerate(chunks):
             last = number == len(chunks) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
                 loss = self.loss(self.net(part), labels)
                 share = len(part) / len(images)
                 self.accelerator.backward(loss.total * share)
-            losses += torch.stack([loss.ce, loss.dice]) * share
+            losses += loss.terms * share
         self.pending.append(losses)
         if recipe.optim.clip is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), recipe.optim.clip)
@@ -194,17 +203,21 @@ class Trainer:
         """
         if not self.pending:
             return
-        ce, dice = (float(value) for value in torch.stack(self.pending).double().sum(dim=0).cpu())
+        sums = torch.stack(self.pending).double().sum(dim=0).tolist()
         steps = len(self.pending)
         self.pending = []
-        if not math.isfinite(ce + dice):
+        if not math.isfinite(sum(sums)):
             raise FptkError(
                 f"the loss is no longer finite at step {self.counters.step}; try a lower optim.lr, or precision.amp=off"
             )
-        self.counters.window_steps += steps
-        self.counters.window_ce += ce
-        self.counters.window_dice += dice
-        self.counters.last_loss = (self.recipe.loss.ce * ce + self.recipe.loss.dice * dice) / steps
+        counters = self.counters
+        counters.window_steps += steps
+        counters.add_to_window(dict(zip(TERMS, sums, strict=True)))
+        counters.last_loss = self._weighted(sums) / steps
+
+    def _weighted(self, terms: list[float]) -> float:
+        """The loss of its terms."""
+        return math.fsum(getattr(self.recipe.loss, name) * value for name, value in zip(TERMS, terms, strict=True))
 
     def validates_after(self, step: int) -> bool:
         """Whether ``step`` ends a validation interval or the training."""
@@ -217,7 +230,7 @@ class Trainer:
         started = time.perf_counter()
         counters = self.counters
         values = by_first(
-            self.accelerator, lambda: score(self.averaged, self.recipe, self.val_set, self.device, self.listener)
+            self.accelerator, lambda: score(self.averaged, self.eval_spec, self.val_set, self.device, self.listener)
         )
         best = values["f1"] > counters.best_f1
         counters.stale = 0 if best else counters.stale + 1
@@ -237,21 +250,26 @@ class Trainer:
 
     def _window_record(self, size: tuple[int, int]) -> dict[str, Any]:
         """What is known of the steps since the last validation."""
-        counters, weights = self.counters, self.recipe.loss
-        steps = max(1, counters.window_steps)
-        ce, dice = counters.window_ce / steps, counters.window_dice / steps
+        counters = self.counters
+        means = [counters.window_mean(name) for name in TERMS]
+        used = {name: mean for name, mean in zip(TERMS, means, strict=True) if name in ALWAYS_RECORDED or mean}
         return {
             "step": counters.step,
             "epoch": round(self.plan.epoch_before(counters.step), 4),
             "images": self.plan.images_before(counters.step),
             "size": size[0],
             "lr": learning_rate(self.recipe, self.plan, counters.step - 1),
-            "loss": weights.ce * ce + weights.dice * dice,
-            "ce": ce,
-            "dice": dice,
+            "loss": self._weighted(means),
+            **used,
             "images_per_s": round(counters.window_images / max(1e-9, counters.window_seconds), 2),
             "seconds": round(counters.seconds, 1),
         }
+
+    @property
+    def eval_spec(self) -> PreprocessSpec:
+        """Preprocessing of the validation."""
+        size = self.recipe.data.eval_size
+        return self.spec.model_copy(update={"size": size}) if size else self.spec
 
     @property
     def averaged(self) -> FaceParsingNetwork:
@@ -260,7 +278,7 @@ class Trainer:
 
     def save_weights(self, path: Path, scores: dict[str, float]) -> None:
         """Write a checkpoint of :attr:`averaged`."""
-        save_weights(path, self.averaged, self.recipe, self.plan, self.run, self.counters, scores)
+        save_weights(path, self.averaged, self.recipe, self.spec, self.plan, self.run, self.counters, scores)
 
     def leave(self, number: int) -> None:
         """Save and end because of a signal."""

@@ -1,38 +1,82 @@
-"""Cross-entropy and soft Dice, computed so that N processes get the loss and gradients of one.
+"""The recipe's loss: a weighted sum of terms, computed so that N processes get the loss and gradients of one.
 
-With pixels i, classes c, one-hot truth g and softmax p (the paper's equations 21-23)::
+With pixels i, classes c, one-hot truth g, softmax p, and t the true class of pixel i::
 
-    L_ce   = - sum_i w_{t(i)} log p_{i,t(i)} / sum_i w_{t(i)}            t(i) = true class of pixel i
-    L_dice = 1 - mean_c (2 sum_i p_ic g_ic + e) / (sum_i p_ic + sum_i g_ic + e)
-    L      = ce L_ce + dice L_dice
+    L_ce     = - sum_i w_i log p_it / sum_i w_i          w_i = w_t (1 + boundary [i is near a border])
+    L_dice   = 1 - mean_c (2 sum_i p_ic g_ic + e) / (sum_i p_ic + sum_i g_ic + e)
+    L_focal  = - alpha mean_i (1 - p_it)^gamma log p_it
+    L_lovasz = mean over images of fptk.training.lovasz
+    L        = ce L_ce + dice L_dice + focal L_focal + lovasz L_lovasz
 
-with e = 1. Dice is not linear in its sums: averaging the Dice losses of two half batches is not the Dice loss of the
-batch. So each sum is taken over all processes first (:func:`global_sum`).
+with e = 1. Cross-entropy and Dice are equations 21-23 of the MicroSegFormer paper; the focal loss is Lin et al.'s
+(2017) over the softmax; the class weights w_c are in :mod:`fptk.training.statistics`. Dice is not linear in its sums:
+averaging the Dice losses of two half batches is not the Dice loss of the batch. So each sum is taken over all processes
+first (:func:`global_sum`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fptk.recipes.schema import LossSection
+from fptk.training.lovasz import lovasz_softmax
+from fptk.training.softmax_sums import softmax_sums
 
 SMOOTHING = 1.0
 """e in the formula: keeps the ratio defined, and pushes the probability of absent classes towards 0."""
 
+TERMS = ("ce", "dice", "focal", "lovasz")
+"""Terms of the loss, by the recipe's keys of their weights."""
+
 
 class LossParts(NamedTuple):
-    """Loss of one batch; each a float32 scalar tensor."""
+    """Loss of one batch over all processes; each a scalar tensor."""
 
     total: Tensor
     """Weighted sum, with gradient."""
     ce: Tensor
-    """Cross-entropy alone, detached, over all processes."""
+    """Cross-entropy alone, detached."""
     dice: Tensor
-    """Dice loss alone, detached, over all processes."""
+    """Dice loss alone, detached."""
+    focal: Tensor
+    """Focal loss alone, detached; 0 where its weight is 0."""
+    lovasz: Tensor
+    """Lovász-softmax alone, detached; 0 where its weight is 0."""
+
+    @property
+    def terms(self) -> Tensor:
+        """The four terms in the order of :data:`TERMS`, (4,)."""
+        return torch.stack(self[1:])
+
+
+class LossSums(NamedTuple):
+    """All that a loss needs to know of a batch: those of two batches make those of both (:func:`joined`)."""
+
+    nll: Tensor
+    """Weighted negative log-likelihood, scalar."""
+    weight: Tensor
+    """Sum of its weights, scalar."""
+    focal: Tensor
+    """Sum of the focal losses, without alpha, scalar."""
+    lovasz: Tensor
+    """Lovász-softmax of each image, (B,)."""
+    overlap: Tensor
+    """Sum of p g over each image's pixels, (B, C)."""
+    predicted: Tensor
+    """Sum of p, (B, C)."""
+    truth: Tensor
+    """Sum of g, (B, C)."""
+
+
+def joined(sums: Sequence[LossSums]) -> LossSums:
+    """Sums of several batches together."""
+    columns = zip(*sums, strict=True)
+    return LossSums(*(torch.cat(each) if each[0].ndim else torch.stack(each).sum() for each in columns))
 
 
 def world_size() -> int:
@@ -55,79 +99,21 @@ def global_sum(local: Tensor) -> Tensor:
     return scaled + (total - scaled.detach())
 
 
-class _SoftmaxSums(torch.autograd.Function):
-    """The three sums that both losses are made of, with an analytic gradient.
+def near_border(target: Tensor, width: int) -> Tensor:
+    """Which pixels have another label within ``width`` pixels (a square window).
 
-    Written out by operations, each of them walks over all logits in memory, several times forward and back; here one
-    image at a time goes through the cache of a CPU (a GPU takes the whole batch at once).
+    Args:
+        target: int64 (B, H, W).
+        width: at least 1.
+
+    Returns:
+        bool (B, H, W).
     """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over pixels.
-
-        Args:
-            ctx: autograd's.
-            logits: float (B, C, H, W), contiguous or channels-last.
-            target: int64 (B, H, W), values 0 to C - 1.
-            weights: float32 (C,), weight of each true class in the first sum; None for ones.
-
-        Returns:
-            ``- sum_i w_t log p_it`` over all images, scalar; ``sum_i p_ic g_ic`` per image, (B, C); ``sum_i p_ic`` per
-            image, (B, C). All float32.
-        """
-        B, C = logits.shape[:2]
-        by_pixel, classes = _class_dimension(logits)
-        labels = target.flatten(1)
-        p = torch.empty(by_pixel.shape, dtype=torch.float32, device=logits.device)
-        true_p = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
-        predicted = torch.empty(B, C, dtype=torch.float32, device=logits.device)
-        for part in _parts(logits):
-            torch.softmax(by_pixel[part].float(), dim=classes, out=p[part])
-            true_p[part] = p[part].gather(classes, labels[part].unsqueeze(classes)).squeeze(classes)
-            predicted[part] = p[part].sum(dim=3 - classes)
-        tiny = torch.finfo(torch.float32).tiny  # of a probability that underflowed; its gradient p - g is exact
-        log_p = true_p.clamp_min(tiny).log_()
-        nll = -(log_p if weights is None else log_p.mul_(weights[labels])).sum()
-        overlap = torch.zeros_like(predicted).scatter_add_(1, labels, true_p)
-        ctx.save_for_backward(p, true_p, labels, weights)
-        ctx.layout = (logits.shape, logits.dtype, classes)
-        return nll, overlap, predicted
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient of the logits.
-
-        With a = d/d predicted, b = d/d overlap, w = weight * d/d nll, all of the pixel's true class t where an index is
-        left out: ``dz_ic = p_ic (a_c + w - sum_k p_ik a_k - p_it b) + g_ic (p_it b - w)``.
-        """
-        p, true_p, labels, weights = ctx.saved_tensors
-        shape, dtype, classes = ctx.layout
-        nll, overlap, predicted = gradients
-        out = torch.empty(p.shape, dtype=dtype, device=p.device)
-        for part in _parts(p):
-            at = labels[part]
-            w = nll if weights is None else nll * weights[at]
-            b = overlap[part].gather(1, at) * true_p[part]
-            a = predicted[part].unsqueeze(3 - classes)
-            mixed = torch.matmul(*((p[part], a.mT) if classes == 2 else (a.mT, p[part])))
-            dz = (a + (w - b).unsqueeze(classes) - mixed).mul_(p[part])
-            out[part] = dz.scatter_add_(classes, at.unsqueeze(classes), (b - w).unsqueeze(classes))
-        B, C, H, W = shape
-        return out.view(B, C, H, W) if classes == 1 else out.view(B, H, W, C).permute(0, 3, 1, 2), None, None
-
-
-def _class_dimension(logits: Tensor) -> tuple[Tensor, int]:
-    """View (B, C, H, W) as (B, C, H W) or, if channels-last, as (B, H W, C), and the dimension of the classes."""
-    if logits.is_contiguous(memory_format=torch.channels_last):
-        return logits.permute(0, 2, 3, 1).flatten(1, 2), 2
-    return logits.contiguous().flatten(2), 1
-
-
-def _parts(batch: Tensor) -> list[slice]:
-    """Images that are worked on together."""
-    step = 1 if batch.device.type == "cpu" else len(batch)
-    return [slice(start, start + step) for start in range(0, len(batch), step)]
+    labels = target.unsqueeze(1).float()
+    window = 2 * width + 1
+    highest = nn.functional.max_pool2d(labels, window, stride=1, padding=width)
+    lowest = -nn.functional.max_pool2d(-labels, window, stride=1, padding=width)
+    return (highest != lowest).squeeze(1)
 
 
 class SegmentationLoss(nn.Module):
@@ -145,29 +131,76 @@ class SegmentationLoss(nn.Module):
         self.section = section
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, logits: Tensor, target: Tensor) -> LossParts:
+    def forward(self, logits: Tensor, target: Tensor, partner: Tensor | None = None, share: float = 1.0) -> LossParts:
         """Loss of one batch (of this process's part of it).
 
         Args:
             logits: float (B, C, H, W), unbounded.
             target: int64 (B, H, W), values 0 to C - 1.
+            partner: labels of the images that MixUp mixed in, as ``target``; None for unmixed images.
+            share: weight of ``target`` against ``partner``, 0-1: the loss is ``share L(target) + (1 - share)
+                L(partner)`` (Zhang et al., mixup, 2018).
         """
-        nll, overlap, predicted = _SoftmaxSums.apply(logits, target, self.class_weights)  # type: ignore[no-untyped-call]
-        labels = target.flatten(1)
-        truth = torch.zeros_like(overlap).scatter_add_(1, labels, torch.ones_like(labels, dtype=overlap.dtype))
-        ce = global_sum(nll) / global_sum((truth if self.class_weights is None else truth * self.class_weights).sum())
-        dice = self.dice(overlap, predicted, truth)
-        return LossParts(self.section.ce * ce + self.section.dice * dice, ce.detach(), dice.detach())
+        parts = self.of_sums(self.sums(logits, target), global_sum)
+        if partner is None:
+            return parts
+        other = self.of_sums(self.sums(logits, partner), global_sum)
+        return LossParts(*(share * one + (1 - share) * two for one, two in zip(parts, other, strict=True)))
 
-    def dice(self, overlap: Tensor, predicted: Tensor, truth: Tensor) -> Tensor:
-        """L_dice of the sums of p g, p and g over each image's pixels, each float (B, C)."""
+    def sums(self, logits: Tensor, target: Tensor) -> LossSums:
+        """This batch's sums; arguments as of :meth:`forward`."""
+        section, labels = self.section, target.flatten(1)
+        weights = self._pixel_weights(target)
+        pixels = softmax_sums(logits, target, weights, section.focal_gamma if section.focal else None)
+        truth = torch.zeros_like(pixels.overlap)
+        truth.scatter_add_(1, labels, torch.ones_like(labels, dtype=truth.dtype))
+        return LossSums(
+            nll=pixels.nll,
+            weight=truth.sum() if weights is None else weights.sum(),
+            focal=pixels.focal,
+            lovasz=lovasz_softmax(logits, target) if section.lovasz else truth.new_zeros(len(truth)),
+            overlap=pixels.overlap,
+            predicted=pixels.predicted,
+            truth=truth,
+        )
+
+    def of_sums(self, sums: LossSums, across: Callable[[Tensor], Tensor] = lambda local: local) -> LossParts:
+        """The loss of sums; ``across`` adds what other processes have."""
+        section = self.section
+        terms = {
+            "ce": across(sums.nll) / across(sums.weight),
+            "dice": self._dice(sums, across),
+            "focal": sums.focal,
+            "lovasz": sums.lovasz.sum(),
+        }
+        if section.focal:
+            terms["focal"] = section.focal_alpha * across(sums.focal) / across(sums.truth.sum())
+        if section.lovasz:
+            terms["lovasz"] = _mean(sums.lovasz, across)
+        weighted = [getattr(section, name) * terms[name] for name in TERMS if getattr(section, name)]
+        total = torch.stack(weighted).sum()
+        return LossParts(total, *(terms[name].detach() for name in TERMS))
+
+    def _pixel_weights(self, target: Tensor) -> Tensor | None:
+        """Weight of each pixel in the cross-entropy, (B, H W); None for ones."""
+        weights = None if self.class_weights is None else self.class_weights[target.flatten(1)]
+        if self.section.boundary:
+            factor = 1 + self.section.boundary * near_border(target, self.section.boundary_width).flatten(1)
+            weights = factor if weights is None else weights * factor
+        return weights
+
+    def _dice(self, sums: LossSums, across: Callable[[Tensor], Tensor]) -> Tensor:
+        """L_dice over the batch or over each image."""
+        columns = (sums.overlap, sums.predicted, sums.truth)
         if self.section.dice_over == "batch":
-            overlap, predicted, truth = (
-                global_sum(each.sum(dim=0, keepdim=True)) for each in (overlap, predicted, truth)
-            )
+            columns = tuple(across(each.sum(dim=0, keepdim=True)) for each in columns)  # type: ignore[assignment]
+        overlap, predicted, truth = columns
         ratio = (2 * overlap + SMOOTHING) / (predicted + truth + SMOOTHING)
         counted = truth > 0 if self.section.dice_classes == "present" else torch.ones_like(truth, dtype=torch.bool)
         loss = 1 - (ratio * counted).sum(dim=1) / counted.sum(dim=1)
-        if self.section.dice_over == "image":
-            return global_sum(loss.sum()) / global_sum(loss.new_tensor(float(len(loss))))
-        return loss.squeeze(0)
+        return _mean(loss, across) if self.section.dice_over == "image" else loss.squeeze(0)
+
+
+def _mean(of_images: Tensor, across: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean over the images (B,) of all processes."""
+    return across(of_images.sum()) / across(of_images.new_tensor(float(len(of_images))))

@@ -10,6 +10,7 @@ from fptk.dataset import FaceParsingDataset
 from fptk.evaluate import evaluate
 from fptk.models import CheckpointCard, TorchSession, count_parameters, save_checkpoint
 from fptk.models.network import FaceParsingNetwork
+from fptk.preprocess import PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.progress import Listener
 from fptk.training.runs import RunFolder
@@ -21,12 +22,13 @@ SCORES = ("f1", "f1_challenge", "miou", "f1_nobg", "pixel_accuracy")
 
 
 def score(
-    model: FaceParsingNetwork, recipe: Recipe, dataset: FaceParsingDataset, device: torch.device, listener: Listener
+    model: FaceParsingNetwork,
+    spec: PreprocessSpec,
+    dataset: FaceParsingDataset,
+    device: torch.device,
+    listener: Listener,
 ) -> dict[str, float]:
-    """Scores of ``model`` on ``dataset`` at the recipe's validation size, through the evaluation of every engine."""
-    spec = recipe.spec
-    if recipe.data.eval_size:
-        spec = spec.model_copy(update={"size": recipe.data.eval_size})
+    """Scores of ``model`` on ``dataset`` at the size of ``spec``, through the evaluation of every engine."""
     total = len(dataset)
     with TorchSession(model, spec, device=str(device)) as session:
         scores = evaluate(session, dataset, on_image=lambda done: listener.step(0, f"validating {done}/{total}"))
@@ -37,6 +39,7 @@ def save_weights(
     path: Path,
     model: FaceParsingNetwork,
     recipe: Recipe,
+    spec: PreprocessSpec,
     plan: Plan,
     run: RunFolder,
     counters: Counters,
@@ -53,7 +56,7 @@ def save_weights(
         model=recipe.model.name,
         options=model.options,
         num_parameters=count_parameters(model),
-        preprocess=recipe.spec,
+        preprocess=spec,
         epoch=int(plan.epoch_before(counters.step)),
         step=counters.step,
         metrics=scores,

@@ -7,6 +7,7 @@ as JSON in the file's header. Nothing is pickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ class Counters:
     """Sum of their cross-entropies."""
     window_dice: float = 0.0
     """Sum of their Dice losses."""
+    window_focal: float = 0.0
+    """Sum of their focal losses."""
+    window_lovasz: float = 0.0
+    """Sum of their Lovász losses."""
     stopped: bool = False
     """Early stopping has ended the training."""
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +64,18 @@ class Counters:
     def reset_window(self) -> None:
         """Begin a new window."""
         self.window_steps = self.window_images = 0
-        self.window_seconds = self.window_ce = self.window_dice = 0.0
+        self.window_seconds = 0.0
+        self.window_ce = self.window_dice = self.window_focal = self.window_lovasz = 0.0
+
+    def add_to_window(self, terms: Mapping[str, float]) -> None:
+        """Add sums of the loss's terms, by name."""
+        for name, value in terms.items():
+            setattr(self, f"window_{name}", getattr(self, f"window_{name}") + value)
+
+    def window_mean(self, term: str) -> float:
+        """Mean of one term of the loss over the window's steps."""
+        total: float = getattr(self, f"window_{term}")
+        return total / max(1, self.window_steps)
 
 
 def save_state(

@@ -12,7 +12,7 @@ from fptk.errors import InputError
 from fptk.recipes import Recipe
 from fptk.training.batches import Batches, DecodedCache, Order
 from fptk.training.schedule import make_plan
-from fptk.training.statistics import class_pixels, repeat_factors, sqrt_median_frequency
+from fptk.training.statistics import class_pixels, measure_all, repeat_factors, sqrt_median_frequency
 
 
 class Counting:
@@ -77,7 +77,7 @@ def test_weights_of_frequent_classes_are_below_one() -> None:
 
 def test_class_pixels_counts_masks() -> None:
     faces = SyntheticFaces(3, size=(32, 32))
-    pixels = class_pixels(faces.__getitem__, 3, workers=2)
+    pixels = class_pixels(measure_all(faces, faces.__getitem__, workers=2))
     np.testing.assert_array_equal(pixels[1], np.bincount(faces[1].mask.ravel(), minlength=19))
 
 

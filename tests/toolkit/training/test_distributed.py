@@ -46,11 +46,12 @@ def launch(arguments: list[str], world: int) -> None:
         {},
         {"dice_over": "image", "dice_classes": "present"},
         {"class_weights": "sqrt_median_frequency", "dice_classes": "present"},
+        {"focal": 1.0, "lovasz": 1.0, "boundary": 2.0},
     ],
-    ids=["batch dice", "image dice", "weighted"],
+    ids=["batch dice", "image dice", "weighted", "all terms"],
 )
 def test_two_processes_get_the_losses_and_gradients_of_one(
-    tiny_recipe: Recipe, tmp_path: Path, loss: dict[str, str]
+    tiny_recipe: Recipe, tmp_path: Path, loss: dict[str, str | float]
 ) -> None:
     # No BatchNorm (its statistics are per process on a CPU) and no dropout (each process drops its own).
     values = tiny_recipe.model_dump(mode="json")
@@ -62,7 +63,8 @@ def test_two_processes_get_the_losses_and_gradients_of_one(
     for world in (1, 2):
         launch([str(WORKER), str(recipe), str(tmp_path / str(world))], world)
     for one, two in zip(*(RunFolder(tmp_path / world / "run").records() for world in "12"), strict=True):
-        for key in ("ce", "dice", "f1", "miou"):
+        assert two.keys() == one.keys()
+        for key in {"ce", "dice", "focal", "lovasz", "f1", "miou"} & one.keys():
             assert two[key] == pytest.approx(one[key], rel=1e-4), key
     alone = load_file(tmp_path / "1" / "gradients-0.safetensors")
     for rank in (0, 1):

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from fptk.errors import FptkError, InputError
 from fptk.models import load_checkpoint, read_card
 from fptk.recipes import Recipe
-from fptk.training import RunFolder, train
+from fptk.training import RunFolder, open_data, train
 from fptk.training.interrupt import TrainingInterruptedError
 from fptk.training.progress import Silent
 
@@ -201,6 +202,27 @@ def test_accumulation_splits_the_batch_without_changing_the_gradient(tiny_recipe
     one, parts = (RunFolder(tmp_path / name).records()[0] for name in ("one", "parts"))
     assert parts["ce"] == pytest.approx(one["ce"], rel=1e-5)
     assert parts["dice"] == pytest.approx(one["dice"], rel=1e-5)
+
+
+def test_whitening_uses_the_training_images_own_statistics(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe.with_overrides(["preprocess.statistics=measured", "optim.max_steps=1"])
+    train(recipe, [], tmp_path / "run", listener=Silent())
+    spec = read_card(tmp_path / "run" / "best.safetensors").preprocess
+    faces = open_data(recipe, [])[0]
+    images = np.stack([faces[index].image for index in range(len(faces))]).reshape(-1, 3) / 255
+    np.testing.assert_allclose(spec.mean, images.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(spec.std, images.std(axis=0), atol=1e-6)
+    assert spec.size == (32, 32)
+
+
+def test_every_term_of_the_loss_is_trained_and_recorded(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    weights = {"ce": 1.0, "dice": 0.5, "focal": 2.0, "lovasz": 0.25}
+    keys = [f"loss.{name}={weight}" for name, weight in weights.items()]
+    more = ["loss.class_weights=inverse_log_frequency", "loss.boundary=2", "optim.max_steps=2"]
+    train(tiny_recipe.with_overrides([*keys, *more]), [], tmp_path / "run", listener=Silent())
+    record = RunFolder(tmp_path / "run").records()[-1]
+    assert record["loss"] == pytest.approx(sum(weight * record[name] for name, weight in weights.items()))
+    assert min(record[name] for name in weights) > 0
 
 
 def test_diverging_training_says_so(tiny_recipe: Recipe, tmp_path: Path) -> None:
