@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fptk.dataset import FaceParsingDataset, UInt8Array
+from fptk.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.errors import InputError
 from fptk.metrics import ConfusionMatrix, Scores
 from fptk.preprocess import PreprocessSpec, resize_labels
@@ -20,6 +20,7 @@ def evaluate(
     batch: int = 1,
     on_image: Callable[[int], None] | None = None,
     on_score: Callable[[float], None] | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
 ) -> Scores:
     """Score a session on a data set.
 
@@ -32,12 +33,13 @@ def evaluate(
         batch: images per call of the session.
         on_image: called with the number of images done, after each batch.
         on_score: called with each image's own mean F1 (0-1), in order.
+        on_sample: called with each sample after the session has seen its batch.
 
     Raises:
         InputError: the data set is empty or one of its files is damaged.
     """
     hear = None if on_score is None else lambda _, value: on_score(value)
-    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=hear)[0]
+    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=hear, on_sample=on_sample)[0]
 
 
 def evaluate_all(
@@ -47,6 +49,7 @@ def evaluate_all(
     batch: int = 1,
     on_image: Callable[[int], None] | None = None,
     on_score: Callable[[int, float], None] | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
 ) -> list[Scores]:
     """Score several sessions in one pass over the data set, so that each image is decoded once.
 
@@ -69,6 +72,9 @@ def evaluate_all(
                 value = matrix.add(sample.mask, resize_labels(labels, (height, width)))
                 if on_score:
                     on_score(number, value)
+        if on_sample:
+            for sample in samples:
+                on_sample(sample)
         if on_image:
             on_image(start + len(samples))
     return [matrix.scores() for matrix in matrices]

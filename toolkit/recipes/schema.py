@@ -191,12 +191,14 @@ class LossSection(Section):
 class OptimSection(Section):
     """Optimiser and schedule."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser."""
+    momentum: Strength = 0.9
+    """Of sgd, also of the one that a dynamic schedule switches to."""
     lr: Annotated[float, Field(gt=0.0)] = 8e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
-    """Decoupled weight decay."""
+    """Weight decay: decoupled for adamw, an L2 term of the gradient for adam and sgd."""
     clip: Annotated[float, Field(gt=0.0)] | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
     epochs: Annotated[float, Field(gt=0.0)] = 80
@@ -205,14 +207,41 @@ class OptimSection(Section):
     """Upper bound on optimiser steps; the schedule is fitted to it, so the training still ends at its lowest rate."""
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
     """Epochs of linear warm-up, at most a fifth of the training."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up: half a cosine to zero, or the peak rate throughout."""
+    schedule: Literal["cosine", "constant", "dynamic"] = "cosine"
+    """What follows the warm-up: half a cosine to zero, the peak rate throughout, or what the validation loss decides
+    (section ``dynamic``)."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Decay a step of the exponential moving average of the weights, which is then what is validated and saved as
     ``best``; null for none."""
     accumulate: PositiveInt = 1
     """Split each batch into this many parts that are run one after the other (memory). A Dice loss over the batch is
     then one over each part."""
+
+    @model_validator(mode="after")
+    def _switches(self) -> Self:
+        if self.schedule == "dynamic" and self.name == "sgd":
+            raise ValueError("schedule dynamic switches to sgd by itself; set name to adam or adamw")
+        return self
+
+
+class DynamicSection(Section):
+    """Algorithm 1 of the first paper, where ``optim.schedule`` is ``dynamic``: see ``fptk.training.pipeline``."""
+
+    patience: PositiveInt = 5
+    """Validations without a lower loss after which the best weights are loaded and the rate changes."""
+    sgd_lr: Annotated[float, Field(gt=0.0)] = 1e-2
+    """Peak rate of SGD when it takes over; halved at each further event."""
+    threshold: Annotated[float, Field(gt=0.0)] = 1e-4
+    """The training ends instead of halving the rate to less than this."""
+    cycle_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Epochs from an event in which the rate falls from its peak to half of it; null for those of ``patience``
+    validations."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.threshold > self.sgd_lr:
+            raise ValueError(f"threshold {self.threshold:g} is above sgd_lr {self.sgd_lr:g}, so SGD could never run")
+        return self
 
 
 class EarlyStopSection(Section):
@@ -301,6 +330,7 @@ class Recipe(Section):
     augment: AugmentSection = AugmentSection()
     loss: LossSection = LossSection()
     optim: OptimSection = OptimSection()
+    dynamic: DynamicSection = DynamicSection()
     early_stop: EarlyStopSection = EarlyStopSection()
     precision: PrecisionSection = PrecisionSection()
     preprocess: PreprocessSection = PreprocessSection()

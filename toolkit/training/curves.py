@@ -25,14 +25,15 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     loss, scores, rate = figure.subplots(1, 3)
     panels = (
-        (loss, "training loss", ("loss", "ce", "dice")),
+        (loss, "loss", ("loss", "ce", "dice", "val_loss")),
         (scores, "validation", ("f1", "f1_challenge", "miou")),
         (rate, "learning rate", ("lr",)),
     )
     epochs = [record["epoch"] for record in records]
     for axes, title, keys in panels:
         for key in keys:
-            axes.plot(epochs, [record[key] for record in records], label=key, marker="." if len(epochs) < 40 else "")
+            values = [record.get(key) for record in records]  # an older fptk recorded no val_loss
+            axes.plot(epochs, values, label=key, marker="." if len(epochs) < 40 else "")
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         if len(keys) > 1:

@@ -27,10 +27,11 @@ from fptk.training.curves import draw_curves
 from fptk.training.ema import Ema
 from fptk.training.interrupt import Interrupt, TrainingInterruptedError
 from fptk.training.losses import TERMS, SegmentationLoss
+from fptk.training.pipeline import RELOADS, Event, Pipeline
 from fptk.training.processes import by_first
 from fptk.training.progress import Listener
 from fptk.training.runs import RunFolder, TrainResult
-from fptk.training.schedule import learning_rate, make_plan
+from fptk.training.schedule import make_plan
 from fptk.training.scoring import SCORES, save_weights, score
 from fptk.training.seeds import Stream, torch_seed
 from fptk.training.state import Counters, load_state, save_state
@@ -64,13 +65,13 @@ class Trainer:
         if accelerator.num_processes > 1 and self.device.type == "cuda":
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay, fused=True
-        )
-        self.net, self.stepper = accelerator.prepare(self.model, self.optimizer)
+        self.counters = Counters()
+        self.pipeline = Pipeline(recipe, self.plan, self.counters.pipeline)
+        self.kept: dict[str, Tensor] = {}
+        self.net = accelerator.prepare(self.model)
+        self._renew_optimizer()
         self.spec = recipe.spec  # replaced by the measured one, for whitening
         self.batches, self.loss = self._prepare_data()
-        self.counters = Counters()
         self.pending: list[Tensor] = []
 
     def _check_batches(self) -> None:
@@ -100,11 +101,24 @@ class Trainer:
         batches = Batches(recipe, self.plan, read, order, self.accelerator.process_index, world, self.spec)
         return batches, SegmentationLoss(recipe.loss, weights).to(self.device)
 
+    def _renew_optimizer(self) -> None:
+        """Make the optimiser that the pipeline asks for now, without a memory of steps."""
+        self.optimizer = self.pipeline.optimizer(self.model.parameters())
+        self.accelerator._optimizers.clear()  # with fp16, clipping would unscale by a retired one as well
+        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
+
+    def _optimizer_at(self, counters: Counters) -> torch.optim.Optimizer:
+        """Go to where ``counters`` stand, and make the optimiser that steps there."""
+        self.counters = counters
+        self.pipeline = Pipeline(self.recipe, self.plan, counters.pipeline)
+        self._renew_optimizer()
+        return self.optimizer
+
     def restore(self) -> None:
         """Go back to the saved state, or save the state of step 0 so that even a run killed at once can be resumed."""
         average = self.ema.model if self.ema else None
         if by_first(self.accelerator, self.run.resume.exists):
-            self.counters = load_state(self.run.resume, self.model, average, self.optimizer)
+            self.counters, self.kept = load_state(self.run.resume, self.model, average, self._optimizer_at)
             if self.accelerator.scaler is not None and self.counters.scaler:
                 self.accelerator.scaler.load_state_dict(self.counters.scaler)
             if self.accelerator.is_main_process:
@@ -119,7 +133,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.counters.scaler = self.accelerator.scaler.state_dict()
-            save_state(self.run.resume, self.model, self.ema.model if self.ema else None, self.optimizer, self.counters)
+            average = self.ema.model if self.ema else None
+            save_state(self.run.resume, self.model, average, self.optimizer, self.counters, self.kept)
 
     def run_to(self, stop_after: int | None) -> TrainResult:
         """Train to the end, or for ``stop_after`` steps."""
@@ -157,7 +172,7 @@ class Trainer:
         recipe = self.recipe
         torch.manual_seed(torch_seed(recipe.seed, Stream.STEP, batch.step, self.accelerator.process_index))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, self.plan, batch.step)
+            group["lr"] = self.pipeline.rate(batch.step)
         images = normalised(batch.images.to(self.device), batch.colour.to(self.device), self.spec)
         target = batch.masks.to(self.device).long()
         count = min(recipe.optim.accumulate, len(images))
@@ -229,12 +244,13 @@ class Trainer:
         """Score the (averaged) weights, record it, keep them if they are the best so far, and stop if it's time."""
         started = time.perf_counter()
         counters = self.counters
-        values = by_first(
-            self.accelerator, lambda: score(self.averaged, self.eval_spec, self.val_set, self.device, self.listener)
+        values, loss = by_first(
+            self.accelerator,
+            lambda: score(self.averaged, self.eval_spec, self.val_set, self.device, self.listener, self.loss),
         )
         best = values["f1"] > counters.best_f1
         counters.stale = 0 if best else counters.stale + 1
-        record = {**self._window_record(size), **values}
+        record = {**self._window_record(size), "val_loss": loss if math.isfinite(loss) else None, **values}
         if best:
             counters.best_f1, counters.best_step, counters.best_scores = values["f1"], counters.step, values
         patience = self.recipe.early_stop.patience
@@ -246,7 +262,22 @@ class Trainer:
             self.run.append(record)
             draw_curves(self.run.records(), self.run.curves)
         self.listener.validated(record, best)
+        self.follow(self.pipeline.observe(loss, counters.step))
         counters.reset_window()
+
+    def follow(self, event: Event) -> None:
+        """Do what the pipeline makes of a validation."""
+        if event is Event.IMPROVED:
+            self.kept = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
+        if event not in RELOADS:
+            return
+        for network in (self.model, self.averaged):
+            network.load_state_dict(self.kept)
+        if event is Event.SWITCHED:
+            self._renew_optimizer()
+        self.counters.stopped |= event is Event.ENDED
+        peak = f"{self.pipeline.optimizer_name} at a peak rate of {self.pipeline.peak:g}"
+        self.listener.say(f"step {self.counters.step}: {event}; best weights loaded again, {peak}")
 
     def _window_record(self, size: tuple[int, int]) -> dict[str, Any]:
         """What is known of the steps since the last validation."""
@@ -258,7 +289,7 @@ class Trainer:
             "epoch": round(self.plan.epoch_before(counters.step), 4),
             "images": self.plan.images_before(counters.step),
             "size": size[0],
-            "lr": learning_rate(self.recipe, self.plan, counters.step - 1),
+            "lr": self.pipeline.rate(counters.step - 1),
             "loss": self._weighted(means),
             **used,
             "images_per_s": round(counters.window_images / max(1e-9, counters.window_seconds), 2),

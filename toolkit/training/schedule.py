@@ -90,15 +90,23 @@ def make_plan(recipe: Recipe, train_images: int) -> Plan:
     return Plan(tuple(phases), train_images, warmup)
 
 
+def warmup_factor(plan: Plan, step: int) -> float:
+    """Share of the rate that the linear warm-up allows ``step``: above 0, and 1 after it."""
+    seen = plan.images_before(step)
+    if seen >= plan.warmup_images:
+        return 1.0
+    return min(1.0, (seen + plan.phase_of(step).batch) / plan.warmup_images)
+
+
 def learning_rate(recipe: Recipe, plan: Plan, step: int) -> float:
     """Learning rate of ``step``: linear from 0 over the warm-up, then ``lr / 2 (1 + cos(pi t))``, t from 0 to 1.
 
-    Progress is counted in images, so a change of batch size does not bend the curve.
+    Progress is counted in images, so a change of batch size does not bend the curve. The dynamic schedule depends on
+    more than the step: see :class:`fptk.training.pipeline.Pipeline`.
     """
     peak, seen = recipe.optim.lr, plan.images_before(step)
-    batch = plan.phase_of(step).batch
     if seen < plan.warmup_images:
-        return peak * min(1.0, (seen + batch) / plan.warmup_images)
+        return peak * warmup_factor(plan, step)
     if recipe.optim.schedule == "constant":
         return peak
     t = (seen - plan.warmup_images) / max(1.0, plan.total_images - plan.warmup_images)

@@ -7,7 +7,7 @@ as JSON in the file's header. Nothing is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fptk.errors import InputError
 from fptk.files import atomic_file
+from fptk.training.pipeline import PipelineState
 
 SCHEMA_VERSION = 1
 _KEY = "fptk_resume"
@@ -60,6 +61,8 @@ class Counters:
     """Early stopping has ended the training."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler (fp16 on CUDA only)."""
+    pipeline: PipelineState = field(default_factory=PipelineState)
+    """State of the optimiser pipeline."""
 
     def reset_window(self) -> None:
         """Begin a new window."""
@@ -79,9 +82,22 @@ class Counters:
 
 
 def save_state(
-    path: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer, counters: Counters
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    counters: Counters,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state to ``path``, whole or not at all.
+
+    Args:
+        path: the file.
+        model: the trained network.
+        ema: its average, if there is one.
+        optimizer: the one that steps now.
+        counters: everything but tensors.
+        kept: weights that the pipeline may load again, by name.
 
     Raises:
         InputError: it cannot be written.
@@ -91,6 +107,7 @@ def save_state(
         tensors |= {f"ema.{name}": value for name, value in ema.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors |= {f"kept.{name}": value for name, value in (kept or {}).items()}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(counters)})
     content = save(plain, metadata={_KEY: header})
@@ -98,8 +115,22 @@ def save_state(
         temporary.write_bytes(content)
 
 
-def load_state(path: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> Counters:
-    """Put the state of ``path`` into network, average and optimiser, and return the counters.
+def load_state(
+    path: Path,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer_for: Callable[[Counters], torch.optim.Optimizer],
+) -> tuple[Counters, dict[str, Tensor]]:
+    """Put the state of ``path`` into network, average and optimiser.
+
+    Args:
+        path: the file.
+        model: the network to train.
+        ema: its average, if there is one.
+        optimizer_for: a new optimiser of the kind that steps where the counters stand.
+
+    Returns:
+        The counters, and the weights that :func:`save_state` was given as ``kept``.
 
     Raises:
         InputError: it is damaged, of another schema version, or of another network.
@@ -111,8 +142,10 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module | None, optimizer: t
         model.load_state_dict(_under(tensors, "model."))
         if ema is not None:
             ema.load_state_dict(_under(tensors, "ema."))
-        _load_optimizer(optimizer, _under(tensors, "optimizer."))
-        return Counters(**header)
+        pipeline = PipelineState(**header.pop("pipeline", {}))
+        counters = Counters(**header, pipeline=pipeline)
+        _load_optimizer(optimizer_for(counters), _under(tensors, "optimizer."))
+        return counters, _under(tensors, "kept.")
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
