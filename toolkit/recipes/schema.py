@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fptk.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE, PreprocessSpec
 
@@ -25,13 +25,34 @@ def _check_sides(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
+def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < interval[0] <= interval[1]:
+        raise ValueError(f"expected 0 < low <= high, got {list(interval)}")
+    return interval
+
+
 Size = Annotated[tuple[int, int], BeforeValidator(_square), Field(description="height and width")]
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
+def _is_number(annotation: Any) -> bool:
+    """Whether a key's type is a number, perhaps a bounded one, or nothing."""
+    if get_origin(annotation) is tuple:
+        return False
+    return annotation in (int, float) or any(_is_number(part) for part in get_args(annotation))
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Section(BaseModel):
+    """Base of all sections: frozen; an unknown key, an infinite number, or true and false for a number is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and _is_number(field.annotation):
+            raise ValueError(f"expected a number, found {str(value).lower()}")
+        return value
 
 
 class ModelSection(Section):
@@ -80,6 +101,8 @@ class DataSection(Section):
     """Images a step, over all processes together."""
     phases: tuple[PhaseSection, ...] = ()
     """Progressive resolution: phases in order, under one learning-rate schedule; empty for ``size`` throughout."""
+    multiscale: tuple[float, float] = (1.0, 1.0)
+    """Each step's size is its phase's times a factor uniform between the two, to the nearest multiple of 32."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training images held out where a data set brings no validation split."""
     seed: NaturalInt = 42
@@ -102,6 +125,8 @@ class DataSection(Section):
     """Threads that decode and warp ahead of the step; null for one per two cores, at most 8."""
     cache_gb: Annotated[float, Field(ge=0.0)] = 8.0
     """Decoded images kept in memory, in GB; the rest is decoded each time."""
+
+    _interval = field_validator("multiscale")(_check_interval)
 
     @field_validator("size", "eval_size")
     @classmethod
@@ -129,19 +154,48 @@ class AugmentSection(Section):
     """Zoom, log-uniform between the two; above 1 the face grows and its surroundings are cropped."""
     translate: Strength = 0.0
     """Shift in each direction, uniform in +- this share of the side (a random crop where ``scale`` is above 1)."""
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Random crop and re-scale: side of the part that is shown, uniform between this share of the photograph's and 1,
+    anywhere inside it; 1 for no crop."""
+    crop_on_class: Fraction = 0.0
+    """Share of the crops that are centred on a pixel of a class drawn evenly from those in the image, so that small and
+    rare parts are seen large."""
     brightness: Strength = 0.2
     """Factor on all channels, uniform in 1 +- this."""
+    exposure: Annotated[float, Field(ge=0.0, le=4.0)] = 0.0
+    """Exposure in stops: a further factor of 2**s, s uniform in +- this."""
     contrast: Strength = 0.2
     """Factor on the distance from the image's mean grey, uniform in 1 +- this."""
     saturation: Strength = 0.1
     """Factor on the distance from each pixel's grey, uniform in 1 +- this."""
+    sharpness: Strength = 0.0
+    """Factor on the distance from a smoothed image, uniform in 1 +- this."""
+    blur: Annotated[float, Field(ge=0.0, le=20.0)] = 0.0
+    """Gaussian blur: standard deviation in pixels of the training image, uniform from 0 to this."""
+    noise: Strength = 0.0
+    """Gaussian noise: standard deviation as a share of white, uniform from 0 to this."""
 
-    @field_validator("scale")
-    @classmethod
-    def _interval(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"expected 0 < low <= high, got {list(scale)}")
-        return scale
+    _interval = field_validator("scale")(_check_interval)
+
+    @model_validator(mode="after")
+    def _crops(self) -> Self:
+        if self.crop_on_class and self.crop == 1:
+            raise ValueError("crop_on_class centres crops, and crop 1 makes none; set crop below 1")
+        return self
+
+
+class MixSection(Section):
+    """Training images made of two; the second one is drawn from the whole training set, with its own augmentation."""
+
+    cutmix: Fraction = 0.0
+    """Share of the images into which a rectangle of another one is pasted, labels and all (Yun et al., 2019)."""
+    cutmix_alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    """The rectangle's share of the area is 1 - Beta(this, this)."""
+    mixup: Fraction = 0.0
+    """Share of the steps in which every image is blended with another one and learnt with both label maps, the loss
+    being shared like the pixels (Zhang et al., 2018). Such a step is not cut and pasted too; its loss costs double."""
+    mixup_alpha: Annotated[float, Field(gt=0.0)] = 0.2
+    """The share of an image in a blend is Beta(this, this), one draw a step."""
 
 
 class LossSection(Section):
@@ -328,6 +382,7 @@ class Recipe(Section):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     augment: AugmentSection = AugmentSection()
+    mix: MixSection = MixSection()
     loss: LossSection = LossSection()
     optim: OptimSection = OptimSection()
     dynamic: DynamicSection = DynamicSection()
@@ -345,6 +400,8 @@ class Recipe(Section):
 
     def with_overrides(self, assignments: list[str] | tuple[str, ...]) -> Recipe:
         """A copy with ``key.path=value`` assignments applied in order; values are YAML.
+
+        Keys that only go together may be set one after the other: what counts is the recipe at the end.
 
         Raises:
             InputError: an assignment has no ``=``, its key does not exist, or its value is not allowed.

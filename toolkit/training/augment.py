@@ -1,20 +1,21 @@
 """Random geometry and colour of a training image, drawn per sample, applied in one resampling and one matrix.
 
-Flip, rotation, zoom and shift are one affine map, so an image is resampled once, straight from its decoded size to the
-training size (Pillow, uint8, outside the interpreter's lock). Brightness, contrast and saturation are one 3x3 matrix
-and an offset per image, which the training device applies to the whole batch together with the normalisation.
+Crop, flip, rotation, zoom and shift are one affine map, so an image is resampled once, straight from its decoded size
+to the training size (Pillow, uint8, outside the interpreter's lock). Sharpness, blur and noise follow on the resampled
+pixels. Exposure, brightness, contrast and saturation are one 3x3 matrix and an offset per image, which the training
+device applies to the whole batch together with the normalisation.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from fptk.classes import swap_table
@@ -46,12 +47,26 @@ class Draw:
     """Magnification of the face."""
     shift: tuple[float, float] = (0.0, 0.0)
     """Shift right and down, as shares of width and height."""
+    crop: float = 1.0
+    """Side of the part of the photograph that is shown, as a share of its own; ``zoom`` includes the enlargement."""
+    centre: tuple[float, float] = (0.5, 0.5)
+    """Centre of that part, as shares of width and height."""
+    focus: tuple[float, float] | None = None
+    """Instead of ``centre``: which of the classes present, and which of its pixels, to centre on; each 0-1."""
     brightness: float = 1.0
     """Factor on the channels."""
     contrast: float = 1.0
     """Factor on the distance from the image's mean grey."""
     saturation: float = 1.0
     """Factor on the distance from each pixel's grey."""
+    sharpness: float = 1.0
+    """Factor on the distance from a smoothed image."""
+    blur: float = 0.0
+    """Standard deviation of a Gaussian blur, in pixels of the result."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise, as a share of white."""
+    noise_seed: int = 0
+    """Which noise."""
 
 
 class Warped(NamedTuple):
@@ -69,17 +84,58 @@ def draw(section: AugmentSection, rng: np.random.Generator) -> Draw:
     """Draw one sample's parameters; always the same count of numbers, so that switching one off moves no other."""
     coin, *unit = rng.random(8)
     signed = [2 * u - 1 for u in unit]
+    side, right, down, focused, which, where, stops, sharp, blurred, noisy = rng.random(
+        10
+    ).tolist()  # Pillow wants plain numbers
+    noise_seed = int(rng.integers(2**32))
     low, high = section.scale
+    crop = 1 - (1 - section.crop) * side
     return Draw(
         flip=section.flip != "none" and coin < 0.5,
         swap_labels=section.flip != "unswapped",
         degrees=section.rotate_deg * signed[0],
-        zoom=math.exp(math.log(low) + unit[1] * (math.log(high) - math.log(low))),
+        zoom=math.exp(math.log(low) + unit[1] * (math.log(high) - math.log(low))) / crop,
         shift=(section.translate * signed[2], section.translate * signed[3]),
-        brightness=1 + section.brightness * signed[4],
+        crop=crop,
+        centre=(_inside(right, crop), _inside(down, crop)),
+        focus=(which, where) if focused < section.crop_on_class else None,
+        brightness=(1 + section.brightness * signed[4]) * 2 ** (section.exposure * (2 * stops - 1)),
         contrast=1 + section.contrast * signed[5],
         saturation=1 + section.saturation * signed[6],
+        sharpness=1 + section.sharpness * (2 * sharp - 1),
+        blur=section.blur * blurred,
+        noise=section.noise * noisy,
+        noise_seed=noise_seed,
     )
+
+
+def _inside(share: float, side: float) -> float:
+    """Centre of a part of length ``side`` that lies at ``share`` (0-1) of the way it can go within 0 to 1."""
+    return side / 2 + share * (1 - side)
+
+
+def focus_centre(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
+    """Centre of the part to show.
+
+    With a focus, every class present in the image is as likely as any other to be centred on, so a necklace as likely
+    as the skin (class-balanced crops). The part stays inside the photograph.
+
+    Args:
+        mask: uint8 (H, W).
+        drawn: ``crop``, ``centre`` and ``focus``.
+
+    Returns:
+        Shares of width and height.
+    """
+    if drawn.focus is None:
+        return drawn.centre
+    which, where = drawn.focus
+    present = np.flatnonzero(np.bincount(mask.ravel()))
+    pixels = np.flatnonzero(mask == present[int(which * len(present))])
+    row, column = divmod(int(pixels[int(where * len(pixels))]), mask.shape[1])
+    margin = drawn.crop / 2
+    x, y = ((place + 0.5) / side for place, side in ((column, mask.shape[1]), (row, mask.shape[0])))
+    return min(max(x, margin), 1 - margin), min(max(y, margin), 1 - margin)
 
 
 def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec) -> Warped:
@@ -99,8 +155,9 @@ def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpe
     if factor > 1:
         image = image.reduce(factor)
     fill = tuple(round(255 * value) for value in spec.mean)
-    turned = _transform(image, drawn, size, Image.Resampling.BILINEAR, fill)
-    labels = _transform(mask, drawn, size, Image.Resampling.NEAREST, 0)
+    drawn = replace(drawn, centre=focus_centre(sample.mask, drawn))
+    turned = _filtered(_transform(image, drawn, size, Image.Resampling.BILINEAR, fill), drawn)
+    labels = np.asarray(_transform(mask, drawn, size, Image.Resampling.NEAREST, 0))
     if drawn.flip and drawn.swap_labels:
         labels = _SWAP[labels]
     return Warped(turned, labels, colour_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GREY)))
@@ -108,7 +165,7 @@ def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpe
 
 def _transform(
     image: Image.Image, drawn: Draw, size: tuple[int, int], resampling: Image.Resampling, fill: float | tuple[int, ...]
-) -> UInt8Array:
+) -> Image.Image:
     """Resample under the affine map; Pillow wants the map from target pixels (of 0.5 centres) to source pixels."""
     height, width = size
     angle = math.radians(drawn.degrees)
@@ -117,9 +174,22 @@ def _transform(
     a, b = mirror * scale_x * math.cos(angle), -mirror * scale_x * math.sin(angle)
     d, e = scale_y * math.sin(angle), scale_y * math.cos(angle)
     centre_x, centre_y = width * (0.5 + drawn.shift[0]), height * (0.5 + drawn.shift[1])
-    c, f = image.width / 2 - a * centre_x - b * centre_y, image.height / 2 - d * centre_x - e * centre_y
-    turned = image.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), resampling, fillcolor=fill)
-    return np.asarray(turned)
+    c = image.width * drawn.centre[0] - a * centre_x - b * centre_y
+    f = image.height * drawn.centre[1] - d * centre_x - e * centre_y
+    return image.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), resampling, fillcolor=fill)
+
+
+def _filtered(image: Image.Image, drawn: Draw) -> UInt8Array:
+    """Sharpness, blur and noise, in this order."""
+    if drawn.sharpness != 1:
+        image = ImageEnhance.Sharpness(image).enhance(drawn.sharpness)
+    if drawn.blur:
+        image = image.filter(ImageFilter.GaussianBlur(drawn.blur))
+    pixels: UInt8Array = np.asarray(image)
+    if drawn.noise:
+        noise = np.random.default_rng(drawn.noise_seed).standard_normal(pixels.shape, np.float32)
+        pixels = np.clip(np.rint(pixels + 255 * drawn.noise * noise), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def colour_matrix(drawn: Draw, mean_grey: float) -> Float32Array:

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from fptk.dataset import FaceParsingDataset, Sample
-from fptk.preprocess import PreprocessSpec
+from fptk.preprocess import SIZE_MULTIPLE, PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped, draw, warp
+from fptk.training.mixing import Mixed, blend, mixup_share, paste
 from fptk.training.schedule import Plan
 from fptk.training.seeds import Stream, generator
 
@@ -41,6 +42,10 @@ class Batch(NamedTuple):
     """uint8 (B, H, W)."""
     colour: Tensor
     """float32 (B, 3, 4), see :func:`fptk.training.augment.colour_matrix`."""
+    partners: Tensor | None = None
+    """uint8 (B, H, W), labels of the images that MixUp blended in; None where the step is not blended."""
+    share: float = 1.0
+    """Share of ``masks`` in the loss, against ``partners``."""
 
 
 class DecodedCache:
@@ -134,6 +139,33 @@ class Batches:
         sample = self._read(self._order[position])
         return warp(sample, draw(self._recipe.augment, rng), size, self._spec)
 
+    def mixed(self, position: int, size: tuple[int, int], share: float) -> Mixed:
+        """The augmented sample at one position, blended with another or with a part of another pasted in.
+
+        Args:
+            position: in the stream.
+            size: height and width of the result.
+            share: of the step's MixUp; 1 for none.
+        """
+        own, mix = self.warped(position, size), self._recipe.mix
+        epoch, place = divmod(position, self._order.count)
+        rng = generator(self._recipe.seed, Stream.CUTMIX, epoch, place)
+        partner = epoch * self._order.count + int(rng.integers(self._order.count))
+        if share < 1:
+            return blend(own, self.warped(partner, size), share)
+        if rng.random() < mix.cutmix:
+            return paste(own, self.warped(partner, size), rng, mix.cutmix_alpha)
+        return Mixed(own, own.mask)
+
+    def size_of(self, step: int) -> tuple[int, int]:
+        """Height and width of a step's images: its phase's, or one drawn about it."""
+        size, (low, high) = self._plan.phase_of(step).size, self._recipe.data.multiscale
+        if low == high == 1:
+            return size
+        factor = low + (high - low) * generator(self._recipe.seed, Stream.SIZE, step).random()
+        height, width = (max(1, round(factor * side / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in size)
+        return height, width
+
     def positions(self, step: int) -> range:
         """Positions of this process's images in ``step``."""
         phase = self._plan.phase_of(step)
@@ -148,17 +180,18 @@ class Batches:
             InputError: an image or mask is damaged.
         """
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
-        pending: deque[tuple[int, list[Future[Warped]]]] = deque()
+        pending: deque[tuple[int, float, list[Future[Mixed]]]] = deque()
         upcoming = iter(range(start, self._plan.total_steps))
         try:
             while True:
                 while len(pending) < AHEAD and (step := next(upcoming, None)) is not None:
-                    size = self._plan.phase_of(step).size
-                    pending.append((step, [pool.submit(self.warped, at, size) for at in self.positions(step)]))
+                    size, share = self.size_of(step), mixup_share(self._recipe, step)
+                    futures = [pool.submit(self.mixed, at, size, share) for at in self.positions(step)]
+                    pending.append((step, share, futures))
                 if not pending:
                     return
-                step, futures = pending.popleft()
-                yield _stack(step, [future.result() for future in futures])
+                step, share, futures = pending.popleft()
+                yield _stack(step, share, [future.result() for future in futures])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -169,6 +202,8 @@ def default_workers(world: int) -> int:
     return max(1, min(8, cores // 2 // world))
 
 
-def _stack(step: int, samples: list[Warped]) -> Batch:
-    images, masks, colour = (torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True))
-    return Batch(step, images, masks, colour)
+def _stack(step: int, share: float, samples: list[Mixed]) -> Batch:
+    columns = zip(*(each.sample for each in samples), strict=True)
+    images, masks, colour = (torch.from_numpy(np.stack(parts)) for parts in columns)
+    partners = torch.from_numpy(np.stack([each.partner for each in samples])) if share < 1 else None
+    return Batch(step, images, masks, colour, partners, share)

@@ -176,12 +176,13 @@ class Trainer:
         images = normalised(batch.images.to(self.device), batch.colour.to(self.device), self.spec)
         target = batch.masks.to(self.device).long()
         count = min(recipe.optim.accumulate, len(images))
-        chunks = list(zip(images.tensor_split(count), target.tensor_split(count), strict=True))
+        partners = target if batch.partners is None else batch.partners.to(self.device).long()
+        chunks = list(zip(*(each.tensor_split(count) for each in (images, target, partners)), strict=True))
         losses = torch.zeros(len(TERMS), device=self.device)
-        for number, (part, labels) in enumerate(chunks):
+        for number, (part, labels, others) in enumerate(chunks):
             last = number == len(chunks) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.net):
-                loss = self.loss(self.net(part), labels)
+                loss = self.loss(self.net(part), labels, None if batch.partners is None else others, batch.share)
                 share = len(part) / len(images)
                 self.accelerator.backward(loss.total * share)
             losses += loss.terms * share

@@ -14,6 +14,9 @@ class Stream(IntEnum):
     ORDER = 1
     AUGMENT = 2
     STEP = 3
+    MIXUP = 4
+    CUTMIX = 5
+    SIZE = 6
 
 
 def generator(seed: int, stream: Stream, *position: int) -> np.random.Generator:

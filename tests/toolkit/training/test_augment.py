@@ -10,7 +10,7 @@ from fptk.classes import CLASS_INDEX, SWAP_PAIRS
 from fptk.dataset import Sample
 from fptk.preprocess import PreprocessSpec
 from fptk.recipes.schema import AugmentSection
-from fptk.training.augment import Draw, colour_matrix, draw, normalised, warp
+from fptk.training.augment import Draw, colour_matrix, draw, focus_centre, normalised, warp
 
 SPEC = PreprocessSpec(size=(64, 64))
 
@@ -132,3 +132,79 @@ def test_switching_the_flip_off_moves_no_other_draw() -> None:
     without = draw(AugmentSection(flip="none"), np.random.default_rng(5))
     assert (with_flip.degrees, with_flip.zoom, with_flip.contrast) == (without.degrees, without.zoom, without.contrast)
     assert not without.flip
+
+
+def test_crop_shows_a_part_of_the_photograph_enlarged() -> None:
+    face = asymmetric_face()
+    drawn = Draw(zoom=2.0, crop=0.5, centre=(0.75, 0.25))
+    warped = warp(face, drawn, (64, 64), SPEC)
+    np.testing.assert_array_equal(warped.mask, face.mask[:32, 32:].repeat(2, 0).repeat(2, 1))
+    flipped = warp(face, Draw(zoom=2.0, crop=0.5, centre=(0.75, 0.25), flip=True, swap_labels=False), (64, 64), SPEC)
+    np.testing.assert_array_equal(flipped.mask, warped.mask[:, ::-1])
+
+
+def test_crops_never_show_the_outside() -> None:
+    section = AugmentSection(flip="none", rotate_deg=0, scale=(1, 1), crop=0.4, crop_on_class=0.5)
+    white = Sample(np.full((64, 64, 3), 255, np.uint8), asymmetric_face().mask, "white")
+    draws = [draw(section, np.random.default_rng(seed)) for seed in range(100)]
+    assert min(each.crop for each in draws) < 0.45
+    assert max(each.crop for each in draws) > 0.95
+    assert 30 < sum(each.focus is not None for each in draws) < 70
+    for each in draws:
+        assert warp(white, each, (64, 64), SPEC).image.min() == 255
+
+
+def test_focus_is_on_every_class_as_often() -> None:
+    mask = np.ones((64, 64), np.uint8)
+    mask[10, 20] = 16
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        x, y = focus_centre(mask, Draw(crop=0.1, focus=(rng.random(), rng.random())))
+        found.append(mask[int(y * 64), int(x * 64)] == 16)
+    assert 0.4 < np.mean(found) < 0.6
+    assert focus_centre(mask, Draw(crop=0.5, focus=(0.99, 0.5))) == (pytest.approx(20.5 / 64), 0.25)
+
+
+def test_exposure_is_in_stops_and_sharpness_blur_and_noise_in_their_units() -> None:
+    section = AugmentSection(brightness=0, exposure=1.0, sharpness=0.5, blur=2.0, noise=0.1)
+    draws = [draw(section, np.random.default_rng(seed)) for seed in range(300)]
+    for values, low, high in (
+        ([each.brightness for each in draws], 0.5, 2.0),
+        ([each.sharpness for each in draws], 0.5, 1.5),
+        ([each.blur for each in draws], 0.0, 2.0),
+        ([each.noise for each in draws], 0.0, 0.1),
+    ):
+        assert low <= min(values) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < max(values) <= high
+
+
+def test_noise_has_the_drawn_deviation_and_depends_on_its_seed() -> None:
+    grey = Sample(np.full((64, 64, 3), 128, np.uint8), np.zeros((64, 64), np.uint8), "grey")
+    one, again, other = (warp(grey, Draw(noise=0.05, noise_seed=seed), (64, 64), SPEC).image for seed in (1, 1, 2))
+    assert one.std() == pytest.approx(0.05 * 255, rel=0.05)
+    assert one.mean() == pytest.approx(128, abs=1)
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).mean() > 0.5
+
+
+def test_blur_takes_detail_and_sharpness_adds_it_or_takes_it() -> None:
+    face = asymmetric_face()
+    detail = {
+        name: float(np.abs(np.diff(warp(face, drawn, (64, 64), SPEC).image.astype(int), axis=1)).mean())
+        for name, drawn in {
+            "plain": Draw(),
+            "blurred": Draw(blur=1.5),
+            "sharp": Draw(sharpness=1.5),
+            "soft": Draw(sharpness=0.5),
+        }.items()
+    }
+    assert detail["blurred"] < detail["soft"] < detail["plain"] < detail["sharp"]
+
+
+def test_new_draws_move_no_older_one() -> None:
+    old = draw(AugmentSection(), np.random.default_rng(5))
+    new = draw(AugmentSection(crop=0.5, exposure=1, blur=2, noise=0.2), np.random.default_rng(5))
+    coin, *unit = np.random.default_rng(5).random(8)
+    assert (old.flip, old.degrees) == (bool(coin < 0.5), 15 * (2 * unit[0] - 1))
+    assert (old.degrees, old.contrast, old.flip) == (new.degrees, new.contrast, new.flip)
+    assert (old.crop, old.centre, old.focus, old.blur, old.noise, old.sharpness) == (1, (0.5, 0.5), None, 0, 0, 1)

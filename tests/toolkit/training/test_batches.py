@@ -10,7 +10,9 @@ from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import Sample
 from fptk.errors import InputError
 from fptk.recipes import Recipe
-from fptk.training.batches import Batches, DecodedCache, Order
+from fptk.training.augment import Warped
+from fptk.training.batches import Batch, Batches, DecodedCache, Order
+from fptk.training.mixing import blend, mixup_share, paste
 from fptk.training.schedule import make_plan
 from fptk.training.statistics import class_pixels, measure_all, repeat_factors, sqrt_median_frequency
 
@@ -39,6 +41,12 @@ def make_batches(recipe: Recipe, rank: int = 0, world: int = 1, cache: int = 1 <
     faces = Counting(12)
     order = Order(12, recipe.seed)
     return Batches(recipe, make_plan(recipe, 12), DecodedCache(faces, cache), order, rank, world), faces
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Equal pixel by pixel."""
+    tensors = [torch.equal(a, b) for a, b in zip(one, other, strict=True) if isinstance(a, torch.Tensor)]
+    return len(tensors) >= 3 and all(tensors) and one.share == other.share
 
 
 def test_epoch_holds_each_image_once_in_an_order_of_its_own() -> None:
@@ -87,7 +95,59 @@ def test_batches_depend_on_the_step_alone(tiny_recipe: Recipe) -> None:
     assert [batch.step for batch in whole] == list(range(6))
     assert [batch.step for batch in tail] == [4, 5]
     for one, other in zip(whole[4:], tail, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+        assert same(one, other)
+
+
+MIXED = ["mix={cutmix: 0.5, mixup: 0.4}", "data.multiscale=[0.5, 2]", "augment={crop: 0.5, crop_on_class: 0.5}"]
+
+
+def test_mixing_sizes_and_crops_depend_on_the_step_and_not_on_threads_or_processes(tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.with_overrides([*MIXED, "data.size=64", "optim.epochs=4"])
+    whole = list(make_batches(recipe)[0].iterate(0))
+    tail = list(make_batches(recipe.with_overrides(["data.workers=3"]))[0].iterate(7))
+    halves = [list(make_batches(recipe, rank, 2)[0].iterate(7)) for rank in (0, 1)]
+    assert {batch.partners is None for batch in whole} == {True, False}
+    assert {tuple(batch.images.shape[1:3]) for batch in whole} > {(64, 64)}
+    for step, (batch, again, one, two) in enumerate(zip(whole[7:], tail, *halves, strict=True)):
+        assert same(batch, again), step
+        assert torch.equal(torch.cat([one.masks, two.masks]), batch.masks)
+        assert torch.equal(torch.cat([one.images, two.images]), batch.images)
+        assert one.share == two.share == batch.share
+
+
+def test_mixup_shares_are_drawn_as_often_as_asked(tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.with_overrides(["mix={mixup: 0.25, mixup_alpha: 0.4}"])
+    drawn = np.array([mixup_share(recipe, step) for step in range(2000)])
+    assert (drawn < 1).mean() == pytest.approx(0.25, abs=0.03)
+    assert drawn.min() >= 0.5
+    assert mixup_share(tiny_recipe, 3) == 1.0
+
+
+def face_of(value: int, label: int) -> Warped:
+    """One colour and one label, 40x60."""
+    return Warped(
+        np.full((40, 60, 3), value, np.uint8), np.full((40, 60), label, np.uint8), np.eye(3, 4, dtype=np.float32)
+    )
+
+
+def test_blend_shares_the_pixels_and_keeps_both_labels() -> None:
+    mixed = blend(face_of(200, 1), face_of(100, 13), 0.7)
+    assert np.unique(mixed.sample.image).tolist() == [170]
+    assert np.unique(mixed.sample.mask).tolist() == [1]
+    assert np.unique(mixed.partner).tolist() == [13]
+
+
+def test_paste_moves_pixels_and_labels_together() -> None:
+    areas = []
+    for seed in range(300):
+        own, other = face_of(200, 1), face_of(100, 13)
+        mixed = paste(own, other, np.random.default_rng(seed), 1.0).sample
+        np.testing.assert_array_equal(mixed.image[..., 0] == 100, mixed.mask == 13)
+        assert (own.mask == 1).all()
+        areas.append((mixed.mask == 13).mean())
+    assert 0 <= min(areas) < 0.05
+    assert max(areas) > 0.7  # of the mean of 1/2, what falls outside is cut off
+    assert 0.2 < np.mean(areas) < 0.5
 
 
 def test_an_image_is_augmented_differently_in_each_epoch(tiny_recipe: Recipe) -> None:

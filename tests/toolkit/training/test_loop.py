@@ -215,6 +215,15 @@ def test_whitening_uses_the_training_images_own_statistics(tiny_recipe: Recipe, 
     assert spec.size == (32, 32)
 
 
+def test_mixed_multiscale_training_resumes_bit_for_bit(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    keys = ["mix={cutmix: 0.5, mixup: 0.5}", "data.multiscale=[1, 2]", "augment={crop: 0.6, noise: 0.05, blur: 1}"]
+    recipe = tiny_recipe.with_overrides([*keys, "optim.accumulate=2"])
+    train(recipe, [], tmp_path / "whole", listener=Silent())
+    train(recipe, [], tmp_path / "parts", stop_after=2, listener=Silent())
+    train(recipe, [], tmp_path / "parts", resume=True, listener=Silent())
+    assert_same_weights(*(tmp_path / name / "last.safetensors" for name in ("whole", "parts")))
+
+
 def test_every_term_of_the_loss_is_trained_and_recorded(tiny_recipe: Recipe, tmp_path: Path) -> None:
     weights = {"ce": 1.0, "dice": 0.5, "focal": 2.0, "lovasz": 0.25}
     keys = [f"loss.{name}={weight}" for name, weight in weights.items()]
