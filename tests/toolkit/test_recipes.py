@@ -66,6 +66,32 @@ def test_overrides_are_applied_in_order() -> None:
         ("optim.lr", ["expected key.path=value"]),
         ("optim.lr=[1", ["not valid YAML"]),
         ("seed=-1", ["key 'seed'", "found -1"]),
+        ("optim.lr=.inf", ["key 'optim.lr'", "finite number", "found inf"]),
+        ("optim.lr=true", ["key 'optim.lr'", "expected a number, found true"]),
+        ("optim.ema=false", ["key 'optim.ema'", "expected a number, found false"]),
+        ("data.batch=2.5", ["key 'data.batch'", "valid integer", "found 2.5"]),
+        ("data.size=[64, 64, 64]", ["key 'data.size'", "expected a list of 2"]),
+        ("augment.scale=[1]", ["key 'augment.scale'", "list ends before item 2"]),
+        ("augment.scale=3", ["key 'augment.scale'", "expected a list, found 3"]),
+        ("model.options=[1]", ["key 'model.options'", "expected keys and values"]),
+        ("loss.focall=1", ["unknown key 'loss.focall'", "did you mean 'loss.focal'?", "focal_gamma, focal_alpha"]),
+        ("loss.focal_gamma=-1", ["key 'loss.focal_gamma'", "greater than or equal to 0"]),
+        ("loss.class_weights=log", ["key 'loss.class_weights'", "'sqrt_median_frequency' or 'inverse_log_frequency'"]),
+        ("loss.boundary_width=0", ["key 'loss.boundary_width'", "greater than or equal to 1"]),
+        ("loss={ce: 0, boundary: 1}", ["key 'loss'", "boundary weighs the cross-entropy", "set ce above 0"]),
+        ("loss={ce: 0, class_weights: sqrt_median_frequency}", ["class_weights weighs the cross-entropy"]),
+        ("optim.name=lion", ["key 'optim.name'", "'adamw', 'adam' or 'sgd'"]),
+        ("optim={name: sgd, schedule: dynamic}", ["key 'optim'", "set name to adam or adamw"]),
+        ("dynamic.patience=0", ["key 'dynamic.patience'", "greater than or equal to 1"]),
+        ("dynamic.patince=3", ["unknown key 'dynamic.patince'", "did you mean 'dynamic.patience'?"]),
+        ("dynamic.threshold=1", ["key 'dynamic'", "threshold 1 is above sgd_lr 0.01"]),
+        ("mix.cutmix=2", ["key 'mix.cutmix'", "less than or equal to 1"]),
+        ("mix.mix=1", ["unknown key 'mix.mix'", "keys of mix: cutmix, cutmix_alpha, mixup, mixup_alpha"]),
+        ("data.multiscale=[1, 0.5]", ["key 'data.multiscale'", "low <= high"]),
+        ("augment.crop=0", ["key 'augment.crop'", "greater than 0"]),
+        ("augment.crop_on_class=1", ["key 'augment'", "set crop below 1"]),
+        ("preprocess.statistics=mine", ["key 'preprocess.statistics'", "'given' or 'measured'"]),
+        ("preprocess={statistics: measured, std: [1, 1, 1]}", ["key 'preprocess'", "leave one of them out"]),
     ],
 )
 def test_bad_override_is_told_in_one_line(assignment: str, said: list[str]) -> None:
@@ -75,6 +101,26 @@ def test_bad_override_is_told_in_one_line(assignment: str, said: list[str]) -> N
     assert "\n" not in message
     for part in said:
         assert part in message
+
+
+def test_keys_that_only_go_together_may_be_set_one_after_the_other() -> None:
+    recipe = load_recipe("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3", "augment.crop=0.5"])
+    assert (recipe.augment.crop_on_class, recipe.augment.crop, recipe.optim.lr) == (0.5, 0.5, 1e-3)
+
+
+def test_first_wrong_assignment_is_named_when_nothing_mends_it() -> None:
+    with pytest.raises(InputError, match=r"--set augment.crop_on_class=0.5: key 'augment'"):
+        load_recipe("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3"])
+    with pytest.raises(InputError, match=r"--set optim.lr=fast: key 'optim.lr'"):
+        load_recipe("shipped").with_overrides(["optim.lr=fast", "optim.name=lion"])
+
+
+def test_everything_of_the_papers_methods_is_off_unless_asked_for() -> None:
+    recipe = Recipe()
+    assert (recipe.loss.focal, recipe.loss.lovasz, recipe.loss.boundary, recipe.loss.class_weights) == (0, 0, 0, "none")
+    assert (recipe.mix.cutmix, recipe.mix.mixup, recipe.data.multiscale) == (0, 0, (1, 1))
+    assert (recipe.augment.crop, recipe.augment.exposure, recipe.augment.blur, recipe.augment.noise) == (1, 0, 0, 0)
+    assert (recipe.optim.name, recipe.optim.schedule, recipe.preprocess.statistics) == ("adamw", "cosine", "given")
 
 
 @pytest.mark.parametrize(

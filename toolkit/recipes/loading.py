@@ -18,6 +18,15 @@ from fptk.recipes.schema import Recipe
 SUFFIXES = (".yaml", ".yml")
 
 
+_EXPECTED = {
+    "model_type": "expected a section",
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "too_long": "expected a list of {max_length}",
+}
+"""What pydantic says in the words of Python, by its type of error, in the words of YAML."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core rules: ``off`` and ``no`` are words, ``5e-4`` is a number, a key may not stand twice."""
 
@@ -90,17 +99,22 @@ def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """See :meth:`Recipe.with_overrides`."""
+    values = recipe.model_dump(mode="json")
+    wrong = ""  # since the first assignment that made it so; a later one may yet complete it
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise InputError(f"--set {assignment!r}: expected key.path=value, e.g. optim.lr=5e-4")
-        values = recipe.model_dump(mode="json")
         _assign(values, keys, _yaml(text, f"--set {path}"), recipe)
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:
-            raise InputError(f"--set {assignment}: {explain(error, values)}") from None
+            wrong = wrong or f"--set {assignment}: {explain(error, values)}"
+        else:
+            values, wrong = recipe.model_dump(mode="json"), ""
+    if wrong:
+        raise InputError(wrong)
     return recipe
 
 
@@ -198,8 +212,11 @@ def explain(error: ValidationError, values: Any) -> str:
     if first["type"] == "extra_forbidden":
         return _unknown(keys[-1], ".".join(keys[:-1]), _siblings(keys[:-1]))
     if first["type"] == "missing":
+        if isinstance(first["loc"][-1], int):
+            return f"key '{'.'.join(keys[:-1])}': its list ends before item {first['loc'][-1] + 1}"
         return f"key '{path}' is missing"
-    message = "expected a section" if first["type"] == "model_type" else first["msg"].removeprefix("Value error, ")
+    plain = _EXPECTED.get(first["type"])
+    message = plain.format(**first.get("ctx", {})) if plain else first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     found = first["input"]
     if isinstance(found, (dict, BaseModel)) or first["type"] == "value_error":
