@@ -20,7 +20,12 @@ from fptk.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fptk.dataset import FaceParsingDataset
     from fptk.metrics import Scores
+    from fptk.session import Session
+
+VIEWS = ("flip", "scale")
+"""Those of ``fptk.tta``, which imports torch; a test holds them together."""
 
 
 @click.command("eval")
@@ -29,6 +34,14 @@ if TYPE_CHECKING:
 @data_option
 @images_option
 @threads_option
+@click.option(
+    "--tta",
+    "views",
+    metavar="VIEWS",
+    default="",
+    help="Average class probabilities over these views: flip, scale, or flip,scale. Only for weights. Default: none.",
+)
+@click.option("--refine", type=click.Choice(["guided"]), help="Draw class borders after the image's edges.")
 @json_option
 def command(
     bundle: Path | None,
@@ -36,9 +49,15 @@ def command(
     data: Path | None,
     eval_images: int | None,
     threads: int | None,
+    views: str,
+    refine: str | None,
     json_path: Path | None,
 ) -> None:
-    """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images."""
+    """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images.
+
+    With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
+    printed below the table.
+    """
     from fptk.console import out
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
@@ -46,6 +65,9 @@ def command(
     from fptk.pipeline import score
     from fptk.runs import find_source, open_session
 
+    chosen = _views(views)
+    if bundle is not None and (chosen or refine):
+        raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give --weights")
     session, source = open_session(bundle, weights, threads)
     if data:
         dataset = open_evaluation(data)
@@ -54,12 +76,54 @@ def command(
         if found is None:
             raise InputError("these weights belong to no run; say what to score them on with --data DIR")
         dataset = found
+    dataset = limit(dataset, eval_images)
+    if source is not None and (chosen or refine):
+        from fptk.tta import augmented_session
+
+        _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
+        return
     with session:
-        scores = score(session, limit(dataset, eval_images), session.name)
+        scores = score(session, dataset, session.name)
     if str(json_path) != "-":
         out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
     if json_path:
         write_result(json_path, scores.as_dict())
+
+
+def _views(text: str) -> tuple[str, ...]:
+    """The names in ``--tta``, each once."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in VIEWS]
+    if unknown:
+        raise click.BadParameter(f"'{unknown[0]}' is no view; choose from {', '.join(VIEWS)}", param_hint="--tta")
+    return names
+
+
+def _compare(plain: Session, augmented: Session, dataset: FaceParsingDataset, json_path: Path | None) -> None:
+    """Score two sessions image by image in turns, and say what the second gains and costs."""
+    from fptk.console import counting, out
+    from fptk.evaluate import evaluate_all
+    from fptk.tta import TimedSession
+
+    with (
+        TimedSession(plain) as before,
+        TimedSession(augmented) as after,
+        counting(after.name, len(dataset)) as on_image,
+    ):
+        without, scores = evaluate_all([before, after], dataset, on_image=on_image)
+    if str(json_path) != "-":
+        out.print(_table(scores, f"{after.name} on {dataset.name}, {scores.images} images"))
+        gains = "  ".join(
+            f"{label} {getattr(without, key):.4f} → {getattr(scores, key):.4f}"
+            f" ({getattr(scores, key) - getattr(without, key):+.4f})"
+            for key, label in (("miou", "mIoU"), ("f1", "f1"), ("f1_challenge", "f1_challenge"))
+        )
+        times = f"{before.milliseconds:.1f} → {after.milliseconds:.1f} ms an image"
+        out.print(f"gain: {gains}", soft_wrap=True)
+        out.print(f"cost: {times} ({after.milliseconds / before.milliseconds:.1f} times)", soft_wrap=True)
+    if json_path:
+        timing = {"milliseconds": after.milliseconds, "milliseconds_without": before.milliseconds}
+        write_result(json_path, {**scores.as_dict(), "without": without.as_dict(), **timing})
 
 
 def _table(scores: Scores, title: str) -> Table:
