@@ -106,9 +106,12 @@ def guided_filter(guide: Tensor, p: Tensor, radius: int, epsilon: float) -> Tens
 
     Windows are cut at the border of the image.
     """
+    side = 2 * radius + 1
 
     def mean(values: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(values, 2 * radius + 1, 1, radius, count_include_pad=False)
+        # Along one side and then the other: the same mean, also of a window that is cut, for less.
+        rows = nn.functional.avg_pool2d(values, (1, side), 1, (0, radius), count_include_pad=False)
+        return nn.functional.avg_pool2d(rows, (side, 1), 1, (radius, 0), count_include_pad=False)
 
     mean_guide, mean_p = mean(guide), mean(p)
     slope = (mean(guide * p) - mean_guide * mean_p) / (mean(guide * guide) - mean_guide**2 + epsilon)

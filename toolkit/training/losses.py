@@ -109,11 +109,21 @@ def near_border(target: Tensor, width: int) -> Tensor:
     Returns:
         bool (B, H, W).
     """
-    labels = target.unsqueeze(1).float()
-    window = 2 * width + 1
-    highest = nn.functional.max_pool2d(labels, window, stride=1, padding=width)
-    lowest = -nn.functional.max_pool2d(-labels, window, stride=1, padding=width)
-    return (highest != lowest).squeeze(1)
+    labels = target.to(torch.uint8)
+    highest, lowest = (
+        _spread(_spread(labels, width, 1, pick), width, 2, pick) for pick in (torch.maximum, torch.minimum)
+    )
+    return highest != lowest
+
+
+def _spread(labels: Tensor, width: int, dim: int, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Each pixel's ``pick`` among those within ``width`` along ``dim``; far faster than a pooling on a CPU."""
+    result, length = labels.clone(), labels.shape[dim]
+    for step in range(1, min(width, length - 1) + 1):
+        for near, far in ((0, step), (step, 0)):
+            place = result.narrow(dim, near, length - step)
+            place.copy_(pick(place, labels.narrow(dim, far, length - step)))
+    return result
 
 
 class SegmentationLoss(nn.Module):
