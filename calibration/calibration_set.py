@@ -48,6 +48,8 @@ class CalibrationImage(BaseModel):
     """Index in the data set that it was chosen from."""
     key: str
     """Key of the sample (the file stem for folders)."""
+    path: str | None = None
+    """Where the file lay: data set, split, image folder and name; ``None`` where there is no file."""
     sha256: str
     """Content hash of the image."""
 
@@ -62,6 +64,8 @@ class CalibrationSet(BaseModel):
     """Name of the data set that the indices refer to."""
     strategy: Literal["coverage", "random", "list"]
     seed: int
+    minimum: ClassCoverage | None = None
+    """What the strategy ``coverage`` wanted of every class; ``None`` for the others."""
     images: tuple[CalibrationImage, ...]
     coverage: dict[str, ClassCoverage]
     """By class name, in class order."""
@@ -74,9 +78,27 @@ class CalibrationSet(BaseModel):
         """Hash of the images' content in their order: equal hashes calibrate to equal ranges."""
         return sha256_json([image.sha256 for image in self.images])
 
-    def absent_classes(self) -> tuple[str, ...]:
-        """Names of the classes that no image shows: their activations were not calibrated."""
-        return tuple(name for name, covered in self.coverage.items() if covered.images == 0)
+    def short_classes(self) -> tuple[str, ...]:
+        """Names of the classes that are shown less than :attr:`minimum`, or not at all where none was wanted."""
+        least = self.minimum or ClassCoverage(images=1, pixels=1)
+        return tuple(
+            name
+            for name, covered in self.coverage.items()
+            if covered.images < least.images or covered.pixels < least.pixels
+        )
+
+    def with_paths(self, image_file: Callable[[int], Path | None]) -> CalibrationSet:
+        """The same set with the place of every image noted.
+
+        Args:
+            image_file: the file behind an index of the data set; ``None`` where there is none.
+        """
+
+        def place(image: CalibrationImage) -> CalibrationImage:
+            file = image_file(image.index)
+            return image.model_copy(update={"path": "/".join(file.resolve().parts[-4:]) if file else None})
+
+        return self.model_copy(update={"images": tuple(place(image) for image in self.images)})
 
     def stream(self, dataset: FaceParsingDataset, spec: PreprocessSpec) -> ImageStream:
         """A source of passes over the preprocessed images that never holds more than one of them.
@@ -199,7 +221,8 @@ def select_calibration_set(
     chosen = _greedy(candidates, count, need) if need else []
     taken = {candidate.index for candidate in chosen}
     chosen += [candidate for candidate in candidates if candidate.index not in taken][: count - len(chosen)]
-    return _describe(dataset.name, chosen, strategy, seed)
+    minimum = ClassCoverage(images=min_images_per_class, pixels=min_pixels) if need else None
+    return _describe(dataset.name, chosen, strategy, seed, minimum)
 
 
 def refuse_overlap(calibration: CalibrationSet, evaluation: FaceParsingDataset) -> None:
@@ -302,13 +325,18 @@ def _greedy(candidates: Sequence[_Candidate], count: int, need: _Need) -> list[_
 
 
 def _describe(
-    name: str, chosen: Sequence[_Candidate], strategy: Literal["coverage", "random", "list"], seed: int
+    name: str,
+    chosen: Sequence[_Candidate],
+    strategy: Literal["coverage", "random", "list"],
+    seed: int,
+    minimum: ClassCoverage | None = None,
 ) -> CalibrationSet:
     pixels = np.stack([candidate.pixels for candidate in chosen])
     return CalibrationSet(
         dataset=name,
         strategy=strategy,
         seed=seed,
+        minimum=minimum,
         images=tuple(CalibrationImage(index=c.index, key=c.key, sha256=c.sha256) for c in chosen),
         coverage={
             CLASSES[i]: ClassCoverage(images=int((pixels[:, i] > 0).sum()), pixels=int(pixels[:, i].sum()))

@@ -112,11 +112,11 @@ class Bundle(BaseModel):
     @property
     def verdict(self) -> str:
         """``pass``, ``refused``, ``not judged`` or ``unavailable``."""
+        if self.gate is not None and not self.gate["passed"]:
+            return "refused"
         if self.unavailable:
             return "unavailable"
-        if self.gate is None:
-            return "not judged"
-        return "pass" if self.gate["passed"] else "refused"
+        return "pass" if self.gate else "not judged"
 
     @property
     def size_bytes(self) -> int:

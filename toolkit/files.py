@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ _USER_ERRNO = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EFBIG: "the file is larger than this system allows",
 }
+
+_TEMPORARY = ".fptk-"
+"""Start of the names of temporary folders."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Linux: paths are relative to the working folder; exchange what stands under two names."""
 
 
 @contextlib.contextmanager
@@ -78,23 +85,74 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield a new hidden folder in ``parent``, removed at the end unless :func:`replace_folder` moved it away."""
+    """Yield a new hidden folder in ``parent``, removed at the end unless :func:`replace_folder` moved it away.
+
+    What processes that were killed left of this kind in ``parent`` is removed first.
+    """
     with writing(parent / name):
         parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=parent))
+        sweep_folders(parent)
+        temporary, lock = _new_locked_folder(parent, name)
     try:
         with writing(parent / name):
             yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def sweep_folders(parent: Path) -> None:
+    """Remove the temporary folders in ``parent`` whose process is dead; those of living ones are locked and stay.
+
+    A lock rather than the number of a process decides: numbers are used again, and another container's say nothing.
+    """
+    for folder in parent.glob(f"{_TEMPORARY}*.tmp"):
+        lock = _lock_folder(folder, wait=False)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _new_locked_folder(parent: Path, name: str) -> tuple[Path, int | None]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}.", suffix=".tmp", dir=parent))
+        lock = _lock_folder(folder, wait=True)
+        # Between the two lines above a sweep of another process may have taken the folder for a dead one's.
+        if folder.exists():
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock_folder(folder: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed or the process ends, however it ends.
+
+    Returns:
+        ``None`` where another process holds the lock, or this system has no locks on folders.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
     """Put the finished folder ``temporary`` in the place of ``path`` (on the same file system).
 
-    A process killed at any moment leaves the old folder or the new one, never a mixture. (Between the two renames
-    there is an instant with neither under its name; the old one then lies beside it as ``.NAME.old`` and
-    :func:`restore_folder`, which every call starts with, puts it back.)
+    A process killed at any moment leaves the old folder or the new one, never a mixture. Linux swaps the two in one
+    step. Elsewhere two renames do it, with an instant between them in which neither stands under its name; the old one
+    then lies beside it as ``.NAME.old`` and :func:`restore_folder`, which every call starts with, puts it back.
 
     Raises:
         InputError: ``path`` is a file, or the system refuses the renaming.
@@ -106,10 +164,30 @@ def replace_folder(temporary: Path, path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise FileExistsError(errno.EEXIST, "not a folder", str(path))
         temporary.chmod(0o755)
-        if path.exists():
+        if not path.exists():
+            temporary.rename(path)
+        elif not _swap(temporary, path):
             path.rename(retired)
-        temporary.rename(path)
+            temporary.rename(path)
     shutil.rmtree(retired, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step (renameat2(2)); ``False`` where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 @contextlib.contextmanager

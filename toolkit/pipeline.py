@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fptk import __version__
 from fptk.benchmarks.roofline import count_macs
@@ -24,9 +23,10 @@ from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, sel
 from fptk.calibration.gate import GatePolicy, Verdict, judge
 from fptk.calibration.ladder import Attempt, Rung, RungSkippedError, climb
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
-from fptk.console import counting, log, progress_bar
-from fptk.data import open_evaluation
+from fptk.console import counting, log, progress_bar, track
+from fptk.data import image_file, open_calibration
 from fptk.data.splits import limit
+from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.evaluate import evaluate
@@ -46,7 +46,7 @@ from fptk.host import describe_host, tool_versions
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
 from fptk.preprocess import PreprocessSpec
-from fptk.runs import BUNDLES, CACHE, REJECTED, Source
+from fptk.runs import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, Source
 from fptk.session import Session
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class ExportPlan:
     calib: Path | None = None
     """Calibration folder or list; ``None`` chooses from the training images of the run."""
     calib_size: int = 64
+    calib_strategy: Literal["coverage", "random"] = "coverage"
+    """How the images are chosen where ``calib`` is no list."""
     gate: GatePolicy | None = field(default_factory=GatePolicy)
     """``None`` builds without judging."""
     fallback: bool = True
@@ -109,8 +111,8 @@ def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
     Raises:
         InputError: weights, data or an option are not usable.
     """
-    with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
-        job = _ExportJob(source, plan, Path(scratch))
+    with temporary_folder(plan.out, "export") as scratch:
+        job = _ExportJob(source, plan, scratch)
         return [job.export(get_target(name), precision) for name in plan.targets for precision in plan.precisions]
 
 
@@ -179,6 +181,7 @@ class _ExportJob:
         rungs = self._rungs(target) if precision is Precision.INT8 else None
         if rungs is None:
             return self._attempt(target, precision, folder(), {}), None
+        refused: list[_Built] = []
 
         def build(rung: Rung[Any]) -> tuple[_Built, Verdict]:
             options = asdict(rung.settings) | ({"accuracy_control": True} if rung.accuracy_control else {})
@@ -186,11 +189,16 @@ class _ExportJob:
                 built = self._attempt(target, precision, folder(), options)
             except EngineBrokenError as error:
                 raise RungSkippedError(str(error)) from error
+            if built.refusal:
+                refused.append(built)
             if built.verdict is None:
                 raise RungSkippedError(built.refusal or built.unavailable or "the engine could not be scored")
             return built, built.verdict
 
-        result = climb(rungs, build, _log_attempt)
+        # What the builder itself refuses (too few layers in INT8), no gentler rung repairs.
+        result = climb(itertools.takewhile(lambda _: not refused, rungs), build, _log_attempt)
+        if result.best is None and refused:
+            return refused[0], result.as_dict()
         if result.best is None or result.best.artefact is None:
             raise InputError(f"no INT8 engine could be built for {target.name}: {result.attempts[-1].skipped}")
         return result.best.artefact, result.as_dict()
@@ -317,10 +325,13 @@ class _ExportJob:
     def _calibration_data(self) -> FaceParsingDataset:
         data = self.plan.calib
         if data is not None and data.is_dir():
-            return open_evaluation(data)
+            return open_calibration(data)
         dataset = self.source.training_set(self.plan.data)
+        if dataset is None and data is None:
+            log.print("no calibration images: INT8 ranges come from synthetic faces; give --data DIR for real ones")
+            return SyntheticFaces(self.plan.calib_size, self.spec.size)
         if dataset is None:
-            raise InputError("INT8 needs calibration images; give --calib DIR or --data DIR with a training split")
+            raise InputError(f"--calib {data} lists training images; give --data DIR, the data set that holds them")
         return dataset
 
     @cached_property
@@ -330,14 +341,18 @@ class _ExportJob:
         if calib is not None and calib.is_file():
             chosen = CalibrationSet.from_list(calib, dataset)
         else:
-            chosen = select_calibration_set(dataset, self.plan.calib_size)
+            chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
         if self.dataset is not None:
             refuse_overlap(chosen, self.dataset)
+        chosen = chosen.with_paths(lambda index: image_file(dataset, index))
+        chosen.save(self.plan.out / CACHE / CALIBRATION_LIST)
+        log.print(_coverage(chosen), markup=False, soft_wrap=True)
         return chosen
 
-    def _calibration(self) -> CalibrationStream:
-        """The calibration set as builders take it."""
+    def _calibration(self, *, shown: bool = True) -> CalibrationStream:
+        """The calibration set as builders take it; ``shown`` puts a progress bar on every pass."""
         dataset, chosen, spec = self._calibration_data, self.calibration_set, self.spec
+        stream = chosen.stream(dataset, spec)
 
         def labelled() -> Iterator[tuple[UInt8Array, UInt8Array]]:
             for image in chosen.images:
@@ -345,7 +360,7 @@ class _ExportJob:
                 yield spec.apply(sample.image)[None], spec.apply_mask(sample.mask)
 
         return CalibrationStream(
-            images=chosen.stream(dataset, spec),
+            images=lambda: track(stream(), "calibrating", total=len(chosen)) if shown else stream(),
             labelled=labelled,
             sha256=chosen.sha256,
             preprocess_sha256=spec.sha256,
@@ -354,7 +369,7 @@ class _ExportJob:
 
     def sensitivity(self, target: Target) -> Sensitivity:
         """Layer groups ranked by what INT8 costs each alone; measured once and kept in the run's cache."""
-        calibration = self._calibration()
+        calibration = self._calibration(shown=False)
         with progress_bar() as progress:
             task = progress.add_task("measuring sensitivity", total=None)
             return measure_sensitivity(
@@ -429,11 +444,22 @@ def _log_attempt(attempt: Attempt[_Built]) -> None:
 
 
 def _message(bundle: Bundle) -> str:
-    if bundle.unavailable:
-        return bundle.unavailable
-    if bundle.evaluation is None:
-        return "built, not judged: there was no evaluation data"
-    engine, reference = bundle.evaluation.engine, bundle.evaluation.reference
-    by = f", simulated by {bundle.evaluation.simulated_by}" if bundle.evaluation.simulated_by else ""
-    summary = f"mIoU {100 * engine['miou']:.2f}, FP32 reference {100 * reference['miou']:.2f}{by}"
-    return f"{summary}; {bundle.gate['summary']}" if bundle.gate else summary
+    parts = [bundle.unavailable] if bundle.unavailable else []
+    if bundle.evaluation:
+        engine, reference = bundle.evaluation.engine, bundle.evaluation.reference
+        by = f", simulated by {bundle.evaluation.simulated_by}" if bundle.evaluation.simulated_by else ""
+        parts.append(f"mIoU {100 * engine['miou']:.2f}, FP32 reference {100 * reference['miou']:.2f}{by}")
+    if bundle.gate:
+        parts.append(bundle.gate["summary"])
+    return "; ".join(parts) or "built, not judged: there was no evaluation data"
+
+
+def _coverage(chosen: CalibrationSet) -> str:
+    """One line: how many images, and which classes they show too little of."""
+    line = f"calibrating on {len(chosen)} images of {chosen.dataset}"
+    short = ", ".join(chosen.short_classes())
+    if not short:
+        return line
+    least = chosen.minimum
+    wanted = f"in under {least.images} images or {least.pixels} pixels" if least else "in none of them"
+    return f"{line}; {wanted}: {short}"

@@ -23,6 +23,8 @@ from fptk.training.sources import open_data
 BUNDLES = "bundles"
 CACHE = "calibration"
 """Folder for measured ranges and sensitivities, keyed by everything that they depend on."""
+CALIBRATION_LIST = "images.json"
+"""The calibration set of the last export, in :data:`CACHE`; ``--calib`` takes it."""
 REJECTED = "rejected"
 """Folder for engines that the accuracy gate refused."""
 

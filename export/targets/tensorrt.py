@@ -7,8 +7,9 @@ Options, all optional keys of :attr:`BuildRequest.options`: the fields of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Probe, Target
@@ -27,6 +28,10 @@ from fptk.export.tensorrt.runner import TensorRTSession, open_context
 from fptk.files import sha256_file, write_json
 from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
+
+if TYPE_CHECKING:
+    from fptk.calibration.ladder import Rung
+    from fptk.calibration.sensitivity import Sensitivity
 
 ONNX_FILE = "model.onnx"
 LAYERS_FILE = "layers.json"
@@ -96,6 +101,13 @@ class TensorRTTarget(Target):
             raise EngineNotBuiltError(error.reason, (onnx_path, error.log), rebuild, details) from error
         report = report_layers(built.layers, graph, int8=request.precision is Precision.INT8)
         return self._finish(request, options, graph, built, report, details)
+
+    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+        from fptk.calibration.ladder import onnx_rungs
+        from fptk.calibration.onnx_quantiser import OnnxQuantSettings
+
+        # A GPU adds int8 products in int32: seven bits would only lose.
+        return onnx_rungs(OnnxQuantSettings(), sensitivity, vnni=True)
 
     def _finish(
         self,

@@ -73,8 +73,12 @@ def _quantise(
         products = activation_products(Graph.read(source))
         quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
     settings = quantiser_settings(quantiser)
-    images = request.calibrate().images
-    details = {"quantiser": quantise_onnx(source, path, images, settings).model_dump(mode="json")}
+    calibration = request.calibrate()
+    images = calibration.images
+    report = quantise_onnx(
+        source, path, images, settings, calibration_sha256=calibration.sha256, cache=calibration.ranges()
+    )
+    details = {"quantiser": report.as_dict()}
     if options.int8_rest == "fp16":
         details["rest"] = convert_to_half(source, path, images, quantised=path).as_dict()
     return details

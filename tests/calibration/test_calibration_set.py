@@ -39,9 +39,17 @@ def test_coverage_finds_every_rare_class_where_random_misses_some(faces: Faces) 
     covered = select_calibration_set(faces, 40, min_images_per_class=2, min_pixels=100)
     drawn = select_calibration_set(faces, 40, strategy="random")
     assert len(covered) == len(drawn) == 40
-    assert covered.absent_classes() == ()
+    assert covered.short_classes() == ()
     assert all(row.images >= 2 and row.pixels >= 100 for row in covered.coverage.values())
-    assert drawn.absent_classes() != ()
+    assert drawn.short_classes() == tuple(name for name, row in drawn.coverage.items() if row.images == 0) != ()
+
+
+def test_classes_that_stay_short_of_the_minimum_are_named(faces: Faces) -> None:
+    chosen = select_calibration_set(faces, 40, min_images_per_class=4, min_pixels=100)
+    rare = {name for index, name in enumerate(CLASSES) if index not in COMMON}
+    assert set(chosen.short_classes()) == rare, "three faces show each of them"
+    assert chosen.minimum is not None
+    assert chosen.minimum.images == 4
 
 
 def test_coverage_counts_are_those_of_the_masks(faces: Faces) -> None:

@@ -20,6 +20,7 @@ from fptk.files import (
     restore_folder,
     sha256_file,
     sha256_json,
+    sweep_folders,
     temporary_folder,
     write_json,
     write_text,
@@ -97,7 +98,9 @@ def test_failed_folder_leaves_the_old_one_and_no_trace(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import fptk.files
 from fptk.files import atomic_folder
+fptk.files._swap = lambda first, second: False
 left, rename = int(sys.argv[2]), Path.rename
 def rename_or_die(self, target):
     global left
@@ -113,6 +116,7 @@ with atomic_folder(Path(sys.argv[1])) as temporary:
 
 @pytest.mark.parametrize(("renames", "found"), [(0, ["old"]), (1, ["old"]), (2, ["new"])])
 def test_folder_survives_a_kill_at_each_rename(tmp_path, renames, found):
+    """Where the system cannot swap two folders in one step."""
     path = tmp_path / "bundle"
     path.mkdir()
     (path / "old").touch()
@@ -124,6 +128,61 @@ def test_folder_survives_a_kill_at_each_rename(tmp_path, renames, found):
         (temporary / "next").touch()
     assert entries(path) == ["next"]
     assert not (tmp_path / ".bundle.old").exists()
+
+
+KILLED_AT_THE_SWAP = """
+import os, signal, sys
+from pathlib import Path
+import fptk.files
+swap = fptk.files._swap
+def swap_and_die(first, second):
+    if sys.argv[2] == "after" and not swap(first, second):
+        sys.exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+fptk.files._swap = swap_and_die
+with fptk.files.atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "new").touch()
+"""
+
+
+@pytest.mark.parametrize(("moment", "found"), [("before", ["old"]), ("after", ["new"])])
+def test_the_swap_leaves_no_moment_without_a_folder(tmp_path, moment, found):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "old").touch()
+    code = subprocess.run([sys.executable, "-c", KILLED_AT_THE_SWAP, str(path), moment], check=False).returncode
+    if code == 3:
+        pytest.skip("this system or file system cannot swap two folders in one step")
+    assert code == -9
+    assert entries(path) == found, "before anything was restored"
+    assert len(entries(tmp_path)) == 2, "the kill left a temporary folder"
+    sweep_folders(tmp_path)
+    assert entries(tmp_path) == ["bundle"]
+
+
+def test_sweep_leaves_the_folders_of_living_processes(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from fptk.files import temporary_folder
+with temporary_folder(Path(sys.argv[1]), "bundle") as folder:
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+    (tmp_path / ".mine.tmp").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = other.stdout.readline().strip()
+        with temporary_folder(tmp_path, "other") as ours:
+            sweep_folders(tmp_path)
+            assert entries(tmp_path) == sorted([".mine.tmp", theirs, ours.name])
+        other.kill()
+    assert entries(tmp_path) == sorted([".mine.tmp", theirs])
+    with temporary_folder(tmp_path, "next") as folder:
+        assert entries(tmp_path) == sorted([".mine.tmp", folder.name])
+    assert entries(tmp_path) == [".mine.tmp"]
 
 
 def test_kill_after_the_second_rename_keeps_the_new_folder(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 @images_option
 @click.option("--calib", type=PathType, help="Calibration images: a folder, or a file that lists training images.")
 @click.option("--calib-size", type=click.IntRange(1), help="Calibration images to choose. Default: the recipe's.")
+@click.option(
+    "--calib-strategy",
+    type=click.Choice(["coverage", "random"]),
+    default="coverage",
+    show_default=True,
+    help="Choose calibration images that show every class, rare ones included, or any.",
+)
 @click.option("--max-miou-drop", type=float, help="Points of mIoU an engine may lose. Default: the recipe's, 0.5.")
 @click.option("--max-class-drop", type=float, help="Points of IoU a class may lose. Default: the recipe's, 3.0.")
 @click.option("--no-gate", is_flag=True, help="Build and score, but do not judge.")
@@ -46,6 +53,9 @@ if TYPE_CHECKING:
 @click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="trt, trt-rtx: batch sizes of the optimisation profile.")
 @click.option("--workspace", type=click.IntRange(1), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
 @click.option("--min-int8-layers", type=click.FloatRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
+@click.option("--float-attention", is_flag=True, help="trt, trt-rtx: no INT8 in the products inside attention.")
+@click.option("--optimisation-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
+@click.option("--timing-cache", type=PathType, help="trt: kernel timings of an earlier build to start from.")
 @click.option("--int8-rest", type=click.Choice(["fp32", "fp16"]), help="trt, trt-rtx: type of INT8's float rest.")
 @click.option("--dla", type=click.IntRange(0), help="trt on Jetson: deep-learning accelerator to build for.")
 @click.option("--version-compatible", is_flag=True, default=None, help="trt: let later versions run the engine.")
@@ -65,6 +75,7 @@ def command(
     eval_images: int | None,
     calib: Path | None,
     calib_size: int | None,
+    calib_strategy: Literal["coverage", "random"],
     max_miou_drop: float | None,
     max_class_drop: float | None,
     no_gate: bool,
@@ -78,6 +89,9 @@ def command(
     dynamic_batch: str | None,
     workspace: int | None,
     min_int8_layers: float | None,
+    float_attention: bool,
+    optimisation_level: int | None,
+    timing_cache: Path | None,
     int8_rest: str | None,
     dla: int | None,
     version_compatible: bool | None,
@@ -97,13 +111,16 @@ def command(
     from fptk.runs import find_source
 
     if check:
-        check_onnx(check)
+        check_onnx(check, sm)
         return
     options = {
         "sm": sm or None,
         "dynamic_batch": parse_batches(dynamic_batch) if dynamic_batch else None,
         "workspace_mib": workspace,
         "min_int8_layers": min_int8_layers,
+        "attention_int8": False if float_attention else None,
+        "optimisation_level": optimisation_level,
+        "timing_cache": timing_cache,
         "int8_rest": int8_rest,
         "dla_core": dla,
         "version_compatible": version_compatible,
@@ -114,9 +131,12 @@ def command(
     section = source.recipe.export
     asked = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.INT8: int8}
     chosen = tuple(precision for precision, wanted in asked.items() if wanted)
+    precisions = chosen or (Precision.FP32, Precision.INT8)
+    if explain and Precision.INT8 not in precisions:
+        raise InputError("--explain ranks layers by what INT8 costs them; add --int8")
     plan = ExportPlan(
         targets=names,
-        precisions=chosen or (Precision.FP32, Precision.INT8),
+        precisions=precisions,
         out=make_folder(out or source.folder),
         command=invocation(),
         variant="naive" if no_deploy_form else "deploy",
@@ -124,6 +144,7 @@ def command(
         eval_images=eval_images,
         calib=calib,
         calib_size=calib_size or section.calibration_images,
+        calib_strategy=calib_strategy,
         gate=None if no_gate else gate_policy(section, max_miou_drop, max_class_drop),
         fallback=not no_fallback,
         explain=explain,
@@ -132,44 +153,28 @@ def command(
         options=used_options(options, names),
     )
     outcomes = export_bundles(source, plan)
-    if explain:
-        print_sensitivity(outcomes)
     finish(outcomes)
 
 
-def print_sensitivity(outcomes: list[Outcome]) -> None:
-    """The ranking that each INT8 bundle keeps, most sensitive group first."""
-    from rich import box
-    from rich.table import Table
-
-    from fptk.bundle import read_bundle
-    from fptk.console import out
-
-    for outcome in outcomes:
-        ranking = read_bundle(outcome.folder).build.get("sensitivity")
-        if not ranking:
-            continue
-        table = Table(title=f"{outcome.label}: INT8 in one group alone", title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("layer group")
-        table.add_column("logits SNR, dB", justify="right")
-        table.add_column("layers", justify="right")
-        for row in ranking["rows"]:
-            table.add_row(row["group"], f"{row['snr_db']:.1f}", str(len(row["nodes"])))
-        out.print(table)
-
-
 def finish(outcomes: list[Outcome]) -> None:
-    """Print what became of each engine.
+    """Print what became of each engine: of a refused one class by class, and the ranking that ``--explain`` asked for.
 
     Raises:
         GateRefusedError: the gate refused one (exit code 4).
         TargetUnavailableError: none was refused, but one could not be built here (exit code 3).
     """
+    from fptk.bundle import read_bundle
     from fptk.console import out
+    from fptk.export_tables import render_classes, render_sensitivity
 
     for outcome in outcomes:
+        bundle = read_bundle(outcome.folder)
         out.print(f"{outcome.label:<16} {outcome.verdict:<12} {outcome.folder}", soft_wrap=True)
         out.print(f"{'':<16} {outcome.message}", soft_wrap=True, markup=False)
+        if outcome.verdict == "refused" and "classes" in (bundle.gate or {}):
+            out.print(render_classes(bundle))
+        if "sensitivity" in bundle.build:
+            out.print(render_sensitivity(bundle))
     for verdict, error in (("refused", GateRefusedError), ("unavailable", TargetUnavailableError)):
         hit = [outcome for outcome in outcomes if outcome.verdict == verdict]
         if hit:
@@ -203,8 +208,8 @@ def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str,
     return given
 
 
-def check_onnx(path: Path) -> None:
-    """Print what TensorRT would reject or silently mis-scale in an ONNX file.
+def check_onnx(path: Path, compute_capabilities: tuple[int, ...]) -> None:
+    """Print what TensorRT would reject or silently mis-scale in an ONNX file, for these GPUs where any are named.
 
     Raises:
         InputError: there is something that it would reject.
@@ -212,7 +217,7 @@ def check_onnx(path: Path) -> None:
     from fptk.console import out
     from fptk.export.tensorrt.check import check_qdq, refuse_errors
 
-    findings = check_qdq(path)
+    findings = check_qdq(path, compute_capabilities)
     for finding in findings:
         out.print(str(finding), markup=False, soft_wrap=True)
     refuse_errors(path, findings)

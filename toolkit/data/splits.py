@@ -250,6 +250,15 @@ def open_evaluation(folder: Path, *, val_fraction: float = VAL_FRACTION, seed: i
     return hold_out(FolderDataset(found["train"]), val_fraction, seed)[1]
 
 
+def open_calibration(folder: Path) -> FaceParsingDataset:
+    """The faces of a folder that quantisers may calibrate on: a split folder as it is, of a root its training part.
+
+    Raises:
+        InputError: the folder is no data set, has no ``train/``, or is not readable.
+    """
+    return FolderDataset(folder) if find_pair(folder) is not None else open_training([folder])[0]
+
+
 def find_duplicates(a: FaceParsingDataset, b: FaceParsingDataset) -> list[tuple[str, str]]:
     """Samples of ``a`` and ``b`` whose images are the same file content, as (key in ``a``, key in ``b``).
 
