@@ -249,11 +249,11 @@ class _ExportJob:
             model=self.card.model,
             options=self.card.options,
             parameters=self.card.num_parameters,
-            macs=count_macs(self._onnx(target)) if "dynamic_batch" not in self.plan.options else None,
+            macs=count_macs(self._onnx(target)) if self._batch(target) else None,
             preprocess=self.spec,
             preprocess_sha256=self.spec.sha256,
-            input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(1, *self.spec.size, 3)),
-            output=TensorRecord(name=OUTPUT_NAME, dtype="uint8", shape=(1, *self.spec.size)),
+            input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(self._batch(target), *self.spec.size, 3)),
+            output=TensorRecord(name=OUTPUT_NAME, dtype="uint8", shape=(self._batch(target), *self.spec.size)),
             engine=artefact.files[0].relative_to(folder).as_posix() if artefact.files else None,
             files=record_files(folder),
             unavailable=built.unavailable,
@@ -300,7 +300,7 @@ class _ExportJob:
     def _evaluation_set(self) -> FaceParsingDataset | None:
         dataset = self.source.evaluation_set(self.plan.data)
         if dataset is None:
-            log.print("no evaluation data: engines are built but not judged; give --data DIR to have them judged")
+            log.print("no evaluation data: engines are built, not judged; give --data DIR to judge them")
         return limit(dataset, self.plan.eval_images) if dataset else None
 
     @cached_property
@@ -384,7 +384,6 @@ class _ExportJob:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            batch = None if "dynamic_batch" in self.plan.options else 1
             metadata = {
                 "fptk.version": __version__,
                 "fptk.model": self.card.model,
@@ -394,8 +393,12 @@ class _ExportJob:
                 "fptk.preprocess_sha256": self.spec.sha256,
             }
             module = serving_module(self.network, self.spec, self.plan.variant, target.graph_form)
-            export_onnx(module, path, self.spec, metadata=metadata, batch=batch)
+            export_onnx(module, path, self.spec, metadata=metadata, batch=self._batch(target))
         return path
+
+    def _batch(self, target: Target) -> int | None:
+        """Batch of the graph; ``None`` leaves it open for a target that builds for a range."""
+        return None if "dynamic_batch" in self.plan.options.keys() & target.option_names else 1
 
 
 def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant, engine: str) -> torch.nn.Module:
@@ -451,7 +454,11 @@ def _message(bundle: Bundle) -> str:
         parts.append(f"mIoU {100 * engine['miou']:.2f}, FP32 reference {100 * reference['miou']:.2f}{by}")
     if bundle.gate:
         parts.append(bundle.gate["summary"])
-    return "; ".join(parts) or "built, not judged: there was no evaluation data"
+    if "layers" in bundle.build:
+        parts.append(bundle.build["layers"]["summary"])
+    if not (bundle.unavailable or bundle.gate or bundle.evaluation):
+        parts.insert(0, "built, not judged: there was no evaluation data")
+    return "; ".join(parts)
 
 
 def _coverage(chosen: CalibrationSet) -> str:

@@ -117,4 +117,4 @@ def quantiser_settings(rest: Mapping[str, Any]) -> OnnxQuantSettings:
 def _first_error(what: str, error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{what} option {where}={first['input']!r}: {first['msg']}"
+    return f"{what} option {where}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}"

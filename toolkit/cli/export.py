@@ -193,6 +193,10 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+FLAGS = {"workspace_mib": "--workspace", "dla_core": "--dla", "attention_int8": "--float-attention"}
+"""Flags of the options that are called otherwise than the builder's setting."""
+
+
 def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
     """The options that were given; one that no chosen target knows is a mistake.
 
@@ -204,7 +208,8 @@ def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str,
     given = {key: value for key, value in options.items() if value is not None}
     known = frozenset().union(*(get_target(name).option_names for name in targets))
     for key in given.keys() - known:
-        raise InputError(f"the option for {key} does not apply to target {', '.join(targets)}; leave it out")
+        flag = FLAGS.get(key, f"--{key.replace('_', '-')}")
+        raise InputError(f"{flag} does not apply to target {', '.join(targets)}; leave it out")
     return given
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from fptk.bundle import read_bundle
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
@@ -236,6 +237,67 @@ def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) ->
     # The gate's matrix-vector product is fused with the float32 mean before it.
     assert shares[Precision.FP16]["Half"] >= 0.95
     assert shares[Precision.INT8]["Int8"] >= 0.95
+
+
+@pytest.fixture
+def checkpoint_512(tmp_path: Path) -> Path:
+    """An untrained MicroSegFormer for 512x512 images."""
+    torch = pytest.importorskip("torch")
+    from fptk.models import CheckpointCard, count_parameters, create_model, save_checkpoint
+
+    torch.manual_seed(0)
+    model = create_model("microsegformer")
+    path = tmp_path / "untrained.safetensors"
+    card = CheckpointCard(
+        model=model.name,
+        options=model.options,
+        num_parameters=count_parameters(model),
+        preprocess=PreprocessSpec(),
+    )
+    save_checkpoint(path, model.state_dict(), card)
+    return path
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_command_writes_three_engines_and_says_how_much_is_int8(
+    checkpoint_512: Path, fptk: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = ("--weights", checkpoint_512, "--calib-size", 4, "--out", tmp_path)
+    finished = fptk("export", "--target", "trt-rtx", "--int8", "--fp16", "--fp32", *options)
+    assert finished.code == 0, finished.err
+    assert "synthetic faces" in finished.err
+    for precision in Precision:
+        bundle = read_bundle(tmp_path / "bundles" / f"trt-rtx-{precision}")
+        assert bundle.engine == "model.engine"
+        assert set(bundle.files) == {"model.engine", "engine.json", "model.onnx", "layers.json", "build.log"}
+        assert bundle.build["rebuild"].startswith("tensorrt_rtx --onnx=model.onnx")
+        assert bundle.build["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
+        assert bundle.build["layers"]["summary"] in finished.out
+    assert read_bundle(tmp_path / "bundles" / "trt-rtx-int8").build["layers"]["int8_share"] >= 0.9
+    refused = fptk("export", "--target", "trt-rtx", "--int8", "--min-int8-layers", 1, "--sm", 86, *options)
+    assert refused.code == 4
+    assert "100% are asked for" in refused.err
+    assert (tmp_path / "rejected" / "trt-rtx-int8" / "layers.json").is_file()
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_the_command_builds_for_a_range_of_batches(
+    checkpoint: Path, faces_folder: Path, fptk: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = ("--data", faces_folder, "--calib-size", 4, "--no-gate", "--sm", 86, "--out", tmp_path)
+    batches = ("--dynamic-batch", "1:2:4", "--float-attention", "--min-int8-layers", 0.5)
+    finished = fptk(
+        "export", "--target", "trt-rtx", "--target", "onnx", "--int8", "--weights", checkpoint, *options, *batches
+    )
+    assert finished.code == 0, finished.err
+    engine = read_bundle(tmp_path / "bundles" / "trt-rtx-int8")
+    assert "--maxShapes=images:4x64x64x3" in engine.build["rebuild"]
+    assert engine.input.shape == (None, 64, 64, 3)
+    assert engine.build["options"]["attention_int8"] is False
+    assert engine.build["layers"]["counts"]["Float"] > 1
+    assert read_bundle(tmp_path / "bundles" / "onnx-int8").input.shape == (1, 64, 64, 3), "the option is TensorRT's"
 
 
 @needs_rtx

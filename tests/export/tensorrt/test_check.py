@@ -155,3 +155,40 @@ def test_refuses_what_is_no_onnx_file(content: bytes | None, tmp_path: Path) -> 
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"odd\.onnx"):
         check_qdq(path)
+
+
+@pytest.mark.parametrize(
+    ("broken", "arguments", "code", "node"),
+    [
+        ({"activation": np.uint8}, (), "uint8-zero-point", "input_q"),
+        ({"zero_point": 5}, (), "asymmetric", "input_q"),
+        ({"bias": "int32"}, (), "int32-bias", "bias_dq"),
+        ({"quantise_weight": False}, ("--sm", 75), "sm75-int8", "conv"),
+        ("attention", (), "attention-op", "attention"),
+        ("float", ("--sm", 86, "--sm", 75), "sm75-float32", "embed"),
+    ],
+    ids=["uint8", "asymmetric", "int32-bias", "sm75-int8", "attention", "sm75-float32"],
+)
+def test_the_command_names_each_defect(
+    broken: Any,
+    arguments: tuple[object, ...],
+    code: str,
+    node: str,
+    fptk: Callable[..., Any],
+    write_conv: WriteConv,
+    attention_file: Path,
+    face_net: Path,
+    tmp_path: Path,
+) -> None:
+    path = {"attention": attention_file, "float": face_net}.get(broken) if isinstance(broken, str) else None
+    finished = fptk("export", "--check", path or write_conv(tmp_path / "broken.onnx", **broken), *arguments)
+    assert finished.code == 2
+    (line,) = (line for line in finished.out.splitlines() if line.startswith(f"error: {node}: "))
+    assert line.endswith(f"[{code}]")
+    assert len(finished.err.strip().splitlines()) == 1
+
+
+def test_the_command_says_that_a_file_is_sound(fptk: Callable[..., Any], face_net: Path) -> None:
+    finished = fptk("export", "--check", face_net, "--sm", 86)
+    assert finished.code == 0
+    assert "nothing that TensorRT rejects" in finished.out
