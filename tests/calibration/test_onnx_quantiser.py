@@ -15,7 +15,13 @@ from onnx import numpy_helper
 
 from fptk.calibration.cache import RangeCache
 from fptk.calibration.graph import QUANTISABLE_OPS, load_float_model, open_session
-from fptk.calibration.onnx_quantiser import OnnxQuantSettings, check_qdq, cpu_settings, quantise_onnx
+from fptk.calibration.onnx_quantiser import (
+    OnnxQuantSettings,
+    check_qdq,
+    cpu_settings,
+    measured_ranges,
+    quantise_onnx,
+)
 from fptk.calibration.ranges import RangeEstimator
 from fptk.calibration.sensitivity import ratio_db
 from fptk.calibration.smoothing import smooth
@@ -59,6 +65,17 @@ def dequantised_weights(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, n
     return found
 
 
+def assert_in_range(zero: np.ndarray, scale: np.ndarray, measured: tuple[float, float]) -> None:
+    """A zero point is an integer of its type and sits where it lets the type reach all values that were measured."""
+    info = np.iinfo(zero.dtype)
+    assert info.bits == 8
+    low, high = ((limit - int(zero)) * float(scale) for limit in (info.min, info.max))
+    half = 0.5001 * float(scale)  # the zero point itself was rounded
+    assert low <= 0 <= high
+    assert low - half <= measured[0]
+    assert measured[1] <= high + half
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 1000),
@@ -89,16 +106,18 @@ def test_every_scale_zero_point_and_weight_is_sound(
     onnx.checker.check_model(model, full_check=True)
     check_qdq(model)
     stored = constants(model)
+    ranges = measured_ranges(load_float_model(source), "", stream(smooth_noise(2)), chosen).ranges
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale, zero = stored[node.input[1]], stored[node.input[2]]
             assert np.isfinite(scale).all()
             assert (scale > 0).all()
-            info = np.iinfo(zero.dtype)
-            assert ((zero >= info.min) & (zero <= info.max)).all()
             if recipe == "tensorrt":
                 assert zero.dtype == np.int8
-                assert (zero == 0).all()
+            if recipe == "tensorrt" or node.input[0] in stored:
+                assert (zero == 0).all(), "weights and biases are symmetric in both recipes"
+        if node.op_type == "QuantizeLinear":
+            assert_in_range(zero, scale, ranges[node.input[0]])
     originals = {
         node.name: node.input[1] for node in onnx.load(str(source)).graph.node if node.op_type in QUANTISABLE_OPS
     }
