@@ -18,6 +18,10 @@ from fptk.dataset import UInt8Array
 from fptk.session import Session
 
 
+Contender = Callable[[], float | None]
+"""Does its work and returns when it is done: the milliseconds by a clock of its own, or ``None`` to be timed here."""
+
+
 @dataclass(frozen=True)
 class LatencyPlan:
     """How long and how often to measure."""
@@ -59,14 +63,14 @@ class Latency:
 
 
 def time_in_turns(
-    contenders: Sequence[Callable[[], object]],
+    contenders: Sequence[Contender],
     plan: LatencyPlan | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> list[npt.NDArray[np.float64]]:
     """Time calls against each other.
 
     Args:
-        contenders: at least one; each returns when its work is done.
+        contenders: at least one.
         plan: rounds and calls; ``None`` takes the defaults.
         on_round: called with the number of finished rounds.
 
@@ -83,20 +87,27 @@ def time_in_turns(
             contender()
             for _ in range(plan.calls):
                 start = time.perf_counter_ns()
-                contender()
-                record.append((time.perf_counter_ns() - start) / 1e6)
+                own = contender()
+                record.append((time.perf_counter_ns() - start) / 1e6 if own is None else own)
         if on_round:
             on_round(done + 1)
     return [np.array(record) for record in times]
 
 
-def as_call(session: Session, image: UInt8Array, batch: int = 1) -> Callable[[], object]:
+def as_call(session: Session, image: UInt8Array, batch: int = 1, *, transfers: bool = True) -> Contender:
     """One inference of ``session`` as a contender.
 
     Args:
         session: loaded engine.
         image: uint8 (H, W, 3) RGB photograph of any size; preprocessing is done here, once, and not timed.
         batch: copies of the image in one call.
+        transfers: count the copies to and from a device; without them, an engine with a clock on its device is timed by
+            that (:meth:`fptk.session.Session.compute_ms`).
     """
     images = np.repeat(session.spec.apply(image)[None], batch, axis=0)
-    return lambda: session(images)
+
+    def call() -> float | None:
+        session(images)
+        return None if transfers else session.compute_ms()
+
+    return call

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fptk.benchmarks.latency import Contender
 from fptk.errors import InputError, missing_package
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ kernel, not the call, is measured."""
 GEMM_MACS = GEMM_SIDE**3
 
 
-def gemm_call(threads: int) -> Callable[[], object]:
+def gemm_call(threads: int) -> Contender:
     """One float32 product of two (1024, 1024) matrices by torch's BLAS, as a contender of the same interleaved run.
 
     Raises:

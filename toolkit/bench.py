@@ -47,6 +47,8 @@ class BenchPlan:
     latency: LatencyPlan = field(default_factory=LatencyPlan)
     memory: bool = True
     """Measure the peak memory of one inference, each engine in a process of its own."""
+    transfers: bool = True
+    """Count the copies to and from a GPU."""
     roofline: bool = False
     """Measure the host's float32 GEMM rate in the same interleaved run, and what share of it each engine reaches."""
 
@@ -155,6 +157,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         "mode": "latency",
         "threads": threads,
         "batch": plan.batch,
+        "transfers": plan.transfers,
         "interleaved_rounds": plan.latency.rounds,
         "calls_per_round": plan.latency.calls,
         "dataset": plan.dataset.name if plan.dataset else None,
@@ -192,7 +195,8 @@ def _score(contenders: list[_Contender], plan: BenchPlan) -> dict[str, float] | 
 
 def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int) -> float | None:
     """Time every session in turns; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
-    calls = [as_call(contender.session, image, plan.batch) for contender in contenders if contender.session]
+    sessions = [contender.session for contender in contenders if contender.session]
+    calls = [as_call(session, image, plan.batch, transfers=plan.transfers) for session in sessions]
     if plan.roofline:
         calls.append(gemm_call(threads))
     with counting("timing, in turns", plan.latency.rounds, animated=False) as on_round:
@@ -261,6 +265,7 @@ class BenchRequest:
     rounds: int | None = None
     baseline: bool = False
     """Measure the naive export of each target of the run beside its engines."""
+    transfers: bool = True
     roofline: bool = False
 
 
@@ -349,6 +354,7 @@ def _bench(
         reference=reference,
         threads=request.threads or section.threads,
         batch=request.batch,
+        transfers=request.transfers,
         latency=LatencyPlan(rounds=request.rounds or section.rounds, calls=section.calls),
         roofline=request.roofline,
     )

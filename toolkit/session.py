@@ -50,6 +50,13 @@ class Session(ABC):
     def _infer(self, images: UInt8Array) -> UInt8Array:
         """Run the engine on a checked batch."""
 
+    def compute_ms(self) -> float | None:
+        """Milliseconds that the device computed in the last call, copies to and from it left out.
+
+        ``None`` for an engine that works in the host's own memory: there is nothing to leave out.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027 - most engines free themselves with their Python object
         """Free what the engine holds. Calling it twice is allowed."""
 

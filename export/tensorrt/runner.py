@@ -141,6 +141,10 @@ class TensorRTSession(Session):
         if not self._context.execute_async_v3(self._stream.handle):
             raise RuntimeError(f"{self.name}: TensorRT could not enqueue the engine")
 
+    def compute_ms(self) -> float | None:
+        """GPU time of the last call without the copies, what ``trtexec`` calls *GPU Compute Time*."""
+        return self.gpu_times.total(transfers=False) if self.gpu_times else None
+
     def close(self) -> None:
         """Free the GPU's memory, the engine and the stream."""
         if self._context is None:

@@ -61,3 +61,17 @@ def test_rounds_are_reported() -> None:
     plan = LatencyPlan(rounds=3, calls=1, warmup=0)
     time_in_turns([as_call(Sleeper("a", 0, []), IMAGE)], plan, on_round=seen.append)
     assert seen == [1, 2, 3]
+
+
+def test_an_engine_with_a_clock_of_its_own_is_timed_by_it_without_transfers() -> None:
+    class OnDevice(Sleeper):
+        def compute_ms(self) -> float:
+            return 0.25
+
+    plan = LatencyPlan(rounds=1, calls=2, warmup=0)
+    sessions = [OnDevice("gpu", 0.005, []), Sleeper("cpu", 0.005, [])]
+    gpu, cpu = time_in_turns([as_call(session, IMAGE, transfers=False) for session in sessions], plan)
+    assert gpu.tolist() == [0.25, 0.25]
+    assert min(cpu) >= 5
+    (whole,) = time_in_turns([as_call(sessions[0], IMAGE)], plan)
+    assert min(whole) >= 5

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 @images_option
 @threads_option
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one call.")
+@click.option(
+    "--transfers/--no-transfers",
+    default=True,
+    show_default=True,
+    help="Count the copies to and from a GPU; without them a GPU engine's figure is trtexec's GPU compute time.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. Default: the recipe's.")
 @click.option(
     "--baseline", is_flag=True, help="Add the naive export of each target: what the rewrites are measured by."
@@ -56,6 +62,7 @@ def command(
     eval_images: int | None,
     threads: int | None,
     batch: int,
+    transfers: bool,
     rounds: int | None,
     baseline: bool,
     roofline: bool,
@@ -88,6 +95,7 @@ def command(
         eval_images=eval_images,
         threads=threads,
         batch=batch,
+        transfers=transfers,
         rounds=rounds,
         baseline=baseline,
         roofline=roofline,
