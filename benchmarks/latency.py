@@ -17,7 +17,6 @@ import numpy.typing as npt
 from fptk.dataset import UInt8Array
 from fptk.session import Session
 
-
 Contender = Callable[[], float | None]
 """Does its work and returns when it is done: the milliseconds by a clock of its own, or ``None`` to be timed here."""
 

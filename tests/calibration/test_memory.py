@@ -14,7 +14,6 @@ from .networks import attention_network
 PROGRAM = """
 import json, resource, sys, pathlib
 import numpy as np
-from fptk.calibration.onnx_quantiser import OnnxQuantSettings, quantise_onnx
 
 source, count, estimator = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
@@ -23,7 +22,13 @@ def images():
     for _ in range(count):
         yield rng.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
 
-quantise_onnx(source, source.with_name("int8.onnx"), images, OnnxQuantSettings(range_estimator=estimator))
+if estimator == "openvino":
+    import openvino
+    from fptk.calibration.openvino_quantiser import quantise_openvino
+    quantise_openvino(openvino.convert_model(source), images)
+else:
+    from fptk.calibration.onnx_quantiser import OnnxQuantSettings, quantise_onnx
+    quantise_onnx(source, source.with_name("int8.onnx"), images, OnnxQuantSettings(range_estimator=estimator))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps(peak / 1024 if sys.platform != "darwin" else peak / 2**20))
 """
@@ -31,8 +36,10 @@ print(json.dumps(peak / 1024 if sys.platform != "darwin" else peak / 2**20))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read by the resource module, which Windows lacks")
-@pytest.mark.parametrize("estimator", ["minmax", "percentile"])
+@pytest.mark.parametrize("estimator", ["minmax", "percentile", "openvino"])
 def test_peak_memory_does_not_grow_with_the_number_of_images(estimator: str, tmp_path: Path) -> None:
+    if estimator == "openvino":
+        pytest.importorskip("nncf", reason="nncf is not installed")
     source = attention_network(tmp_path)
 
     def peak_mib(count: int) -> float:
