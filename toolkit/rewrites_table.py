@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
+from fptk.benchmarks.latency import Contender, Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.roofline import count_macs, gemm_call, gemm_rate, roofline_fraction
 from fptk.data.synthetic import draw_face
 from fptk.export.onnx_export import export_onnx
@@ -72,7 +72,7 @@ def measure_rewrites(
     image = draw_face(0, 0, spec.size)[0]
     names: list[tuple[str, str]] = []
     macs: dict[str, int] = {}
-    calls: list[Callable[[], object]] = []
+    calls: list[Contender] = []
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch, ExitStack() as stack:
         for target in map(get_target, targets):
             for step, chosen in _cumulative():
