@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fptk.benchmarks.latency import Contender
+from fptk.calibration.graph import image_dependent_tensors
 from fptk.errors import InputError, missing_package
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def roofline_fraction(macs: int, p50_ms: float, rate: float) -> float:
 def count_macs(path: Path) -> int:
     """Multiply-adds of one image through an ONNX graph: convolutions and matrix products, as the graph states them.
 
-    Elementwise work, normalisations and resizes are not counted: they are what a fraction below 1 is spent on.
+    Elementwise work, normalisations and resizes are not counted: they are what a fraction below 1 is spent on. Products
+    whose size depends on the image are resizes too (:func:`fptk.models.label_map.mixed_cells`).
 
     Raises:
         InputError: onnx is not installed, or a shape in the graph is open.
@@ -69,6 +71,8 @@ def count_macs(path: Path) -> int:
         raise missing_package("onnx", "export") from error
     model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
     shapes = _shapes(model.graph)
+    fixed_inputs = all(entry.name in shapes for entry in model.graph.input)
+    skipped = image_dependent_tensors(model) if fixed_inputs else set()
     counters: dict[str, Callable[[Any, dict[str, list[int]]], int]] = {
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
@@ -76,7 +80,11 @@ def count_macs(path: Path) -> int:
         "Gemm": _gemm,
     }
     try:
-        return sum(counters[node.op_type](node, shapes) for node in model.graph.node if node.op_type in counters)
+        return sum(
+            counters[node.op_type](node, shapes)
+            for node in model.graph.node
+            if node.op_type in counters and node.output[0] not in skipped
+        )
     except KeyError as error:
         raise InputError(f"{path}: tensor {error} has no fixed shape; export with a fixed batch") from error
 

@@ -150,6 +150,16 @@ def node_group(node: onnx.NodeProto) -> str:
     return str(node.name)
 
 
+def image_dependent_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the tensors with a dimension that is neither fixed nor one of the inputs': it depends on the pixels."""
+    given = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
+    return {
+        info.name
+        for info in model.graph.value_info
+        if any(not dim.HasField("dim_value") and dim.dim_param not in given for dim in info.type.tensor_type.shape.dim)
+    }
+
+
 def logits_tensor(model: onnx.ModelProto) -> str:
     """Name of the float tensor that the label map is decided from: the nearest one upstream of the first output.
 
@@ -159,7 +169,7 @@ def logits_tensor(model: onnx.ModelProto) -> str:
     Raises:
         InputError: the output does not depend on any float tensor.
     """
-    floats: set[str] = float_tensors(model) - _image_dependent(model)
+    floats: set[str] = float_tensors(model) - image_dependent_tensors(model)
     producers: dict[str, onnx.NodeProto] = {name: node for node in model.graph.node for name in node.output}
     frontier: list[str] = [model.graph.output[0].name]
     seen: set[str] = set()
@@ -171,16 +181,6 @@ def logits_tensor(model: onnx.ModelProto) -> str:
         if name in producers:
             frontier.extend(source for source in producers[name].input if source and source not in seen)
     raise InputError(f"output '{model.graph.output[0].name}' does not depend on a float tensor: no logits to compare")
-
-
-def _image_dependent(model: onnx.ModelProto) -> set[str]:
-    """Names of the tensors with a dimension that is neither fixed nor one of the inputs'."""
-    given = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim}
-    return {
-        info.name
-        for info in model.graph.value_info
-        if any(not dim.HasField("dim_value") and dim.dim_param not in given for dim in info.type.tensor_type.shape.dim)
-    }
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

@@ -47,17 +47,17 @@ class EngineForm:
         label_map: key of :data:`fptk.models.label_map.LABEL_MAPS`.
         query_tile: queries that attend in one step; ``None`` for all. The scores of a tile stay in the
             processor's cache where the engine does not fuse the attention itself.
-        token_rank: 3 for tokens (N, L, C), 4 for (N, 1, L, C). ONNX Runtime fuses a 3-D sum and the LayerNorm behind
-            it into a node that takes three times as long as the two; with 4-D tokens OpenVINO 2026.4.1 crashes.
+        norm_apart: put a change of shape between the last sum of a stage and its LayerNorm. ONNX Runtime fuses the
+            two into a node that takes three times as long as they do.
     """
 
     label_map: str
     query_tile: int | None = None
-    token_rank: int = 3
+    norm_apart: bool = False
 
 
 ENGINES: dict[str, EngineForm] = {
-    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, token_rank=4),
+    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
     "openvino": EngineForm(label_map="phases"),
     "tensorrt": EngineForm(label_map="plain"),
 }
@@ -194,7 +194,7 @@ class StageForm(nn.Module):
 
     def __init__(self, stage: Stage, form: EngineForm, chosen: frozenset[str]) -> None:
         super().__init__()
-        self.token_rank = form.token_rank
+        self.norm_apart = form.norm_apart
         self.embed = stage.embed.conv
         self.embed_norm = stage.embed.norm
         self.blocks = nn.ModuleList(
@@ -205,14 +205,14 @@ class StageForm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         height, width = int(x.shape[2]), int(x.shape[3])
-        tokens = self.embed_norm(to_tokens(x, self.token_rank))
+        tokens = self.embed_norm(to_tokens(x))
         for block in self.blocks:
             tokens = block(tokens, height, width)
-        return to_maps(self.norm(tokens), height, width)
+        return to_maps(self.norm(tokens.unsqueeze(1) if self.norm_apart else tokens), height, width)
 
 
 class BlockForm(nn.Module):
-    """A transformer block on tokens of rank 3 or 4."""
+    """A transformer block on tokens (N, H W, C)."""
 
     def __init__(self, block: Block, form: EngineForm, chosen: frozenset[str]) -> None:
         super().__init__()
@@ -274,19 +274,19 @@ class FoldedAttention(nn.Module):
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         source = reduced(tokens, height, width, self.reduce, self.reduce_norm)
-        channels = int(tokens.shape[-1])
+        channels = int(tokens.shape[2])
         keys, values, term = torch.split(self.project(source), [channels, channels, 1], dim=-1)
         keys, mask = keys.transpose(-1, -2), term.transpose(-1, -2)  # (N, 1, C, Nk), (N, 1, 1, Nk)
-        queries = as_heads(tokens)
-        length = int(queries.shape[2])
+        queries = tokens.unsqueeze(1)
+        length = int(tokens.shape[1])
         tiled = self.tile is not None and length > 4 * self.tile
         parts = torch.split(queries, self.tile or length, dim=2) if tiled else (queries,)
         mixed = [torch.softmax(part @ keys + mask, dim=-1) @ values for part in parts]
-        return (torch.cat(mixed, dim=2) if tiled else mixed[0]).reshape(tokens.shape)
+        return (torch.cat(mixed, dim=2) if tiled else mixed[0]).squeeze(1)
 
 
 class PlainAttention(nn.Module):
-    """The attention as the network has it, on tokens of rank 3 or 4."""
+    """The attention as the network has it, on tokens (N, H W, C)."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -295,9 +295,9 @@ class PlainAttention(nn.Module):
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         inner = self.attention
         source = reduced(tokens, height, width, inner.reduce, inner.reduce_norm)
-        q = inner.q(as_heads(tokens)) * inner.scale
+        q = inner.q(tokens.unsqueeze(1)) * inner.scale
         weights = torch.softmax(q @ inner.k(source).transpose(-1, -2), dim=-1)
-        out: Tensor = inner.proj((weights @ inner.v(source)).reshape(tokens.shape))
+        out: Tensor = inner.proj((weights @ inner.v(source)).squeeze(1))
         return out
 
 
@@ -389,25 +389,19 @@ class PlainHead(nn.Module):
 
 
 def reduced(tokens: Tensor, height: int, width: int, reduce: nn.Module | None, norm: nn.Module | None) -> Tensor:
-    """Tokens that keys and values are made of: of rank 3 or 4 to (N, 1, Nk, C)."""
+    """Tokens that keys and values are made of: (N, H W, C) to (N, 1, Nk, C)."""
     if reduce is not None and norm is not None:
-        tokens = norm(to_tokens(reduce(to_maps(tokens, height, width)), rank=4))
-    return as_heads(tokens)
+        tokens = norm(to_tokens(reduce(to_maps(tokens, height, width))))
+    return tokens.unsqueeze(1)
 
 
-def as_heads(tokens: Tensor) -> Tensor:
-    """Tokens of rank 3 or 4 as (N, 1, L, C): what attention takes, one head."""
-    return tokens if tokens.dim() == 4 else tokens.unsqueeze(1)
-
-
-def to_tokens(maps: Tensor, rank: int) -> Tensor:
-    """(N, C, H, W) to (N, H W, C) or, of rank 4, (N, 1, H W, C)."""
-    flat = maps.flatten(2)
-    return (flat if rank == 3 else flat.unsqueeze(1)).transpose(-1, -2)
+def to_tokens(maps: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H W, C)."""
+    return maps.flatten(2).transpose(1, 2)
 
 
 def to_maps(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens of rank 3 or 4 to (N, C, H, W)."""
+    """(N, H W, C), or (N, 1, H W, C), to (N, C, H, W)."""
     return tokens.transpose(-1, -2).reshape(tokens.shape[0], tokens.shape[-1], height, width)
 
 
