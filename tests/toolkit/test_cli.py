@@ -116,6 +116,14 @@ def test_eval_json_of_bundle_and_weights_agree(
     assert a["miou"] == pytest.approx(b["miou"], abs=1e-3)
 
 
+def test_eval_draws_a_sheet_of_the_worst(fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    finished = fptk("eval", "--weights", checkpoint, "--data", faces_folder, "--sheet", sheet, "--sheet-of", "worst")
+    assert finished.code == 0
+    assert Image.open(sheet).size == (6 * 256, 2 * 256)
+    assert "sheet.png:" in finished.err
+
+
 def test_predict_writes_index_png_at_the_size_of_the_input(exported: Path, fptk: Command, tmp_path: Path) -> None:
     photo = tmp_path / "in" / "face.jpg"
     photo.parent.mkdir()

@@ -20,6 +20,7 @@ from fptk.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fptk.comparison import Choice
     from fptk.dataset import FaceParsingDataset
     from fptk.metrics import Scores
     from fptk.session import Session
@@ -42,6 +43,21 @@ VIEWS = ("flip", "scale")
     help="Average class probabilities over these views: flip, scale, or flip,scale. Only for weights. Default: none.",
 )
 @click.option("--refine", type=click.Choice(["guided"]), help="Draw class borders after the image's edges.")
+@click.option(
+    "--sheet",
+    "sheet_path",
+    type=PathType,
+    help="Write a PNG of colour maps, each face's truth over its prediction; no photographs.",
+)
+@click.option(
+    "--sheet-of",
+    "choice",
+    type=click.Choice(["even", "worst"]),
+    default="even",
+    show_default=True,
+    help="Faces of the sheet: evenly spaced from the worst score to the best, or the worst.",
+)
+@click.option("--sheet-images", type=click.IntRange(1), default=12, show_default=True, help="Faces of the sheet.")
 @json_option
 def command(
     bundle: Path | None,
@@ -51,6 +67,9 @@ def command(
     threads: int | None,
     views: str,
     refine: str | None,
+    sheet_path: Path | None,
+    choice: Choice,
+    sheet_images: int,
     json_path: Path | None,
 ) -> None:
     """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images.
@@ -58,14 +77,16 @@ def command(
     With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
-    from fptk.console import out
+    from fptk.console import counting, out
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
     from fptk.errors import InputError
-    from fptk.pipeline import score
+    from fptk.evaluate import evaluate
     from fptk.runs import find_source, open_session
 
     chosen = _views(views)
+    if sheet_path and (chosen or refine):
+        raise InputError("--sheet shows the network as it is; leave out --tta and --refine")
     if bundle is not None and (chosen or refine):
         raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give --weights")
     session, source = open_session(bundle, weights, threads)
@@ -82,12 +103,34 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
+    values: list[float] = []
     with session:
-        scores = score(session, dataset, session.name)
+        with counting(session.name, len(dataset)) as on_image:
+            scores = evaluate(session, dataset, on_image=on_image, on_score=values.append)
+        if sheet_path:
+            _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if str(json_path) != "-":
         out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
     if json_path:
         write_result(json_path, scores.as_dict())
+
+
+def _write_sheet(
+    session: Session, dataset: FaceParsingDataset, values: list[float], choice: Choice, count: int, path: Path
+) -> None:
+    """Write the sheet, and name its faces and their scores in its order."""
+    from PIL import Image
+
+    from fptk.comparison import choose, comparison_sheet
+    from fptk.console import log
+    from fptk.files import atomic_file
+
+    indices = choose(values, count, choice)
+    sheet, keys = comparison_sheet(session, dataset, indices, columns=6)
+    with atomic_file(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
+    faces = ", ".join(f"{key} {values[index]:.3f}" for key, index in zip(keys, indices, strict=True))
+    log.print(f"{path}: {faces}", markup=False, soft_wrap=True)
 
 
 def _views(text: str) -> tuple[str, ...]:
