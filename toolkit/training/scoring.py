@@ -93,7 +93,8 @@ def save_weights(
         InputError: it cannot be written.
     """
     started = run.read()
-    facts = ("data", "train_set", "train_images", "val_set", "val_images", "init_weights", "init_sha256", "created")
+    # No paths: a card travels with its weights, and the folders of the machine that made them are nobody's business.
+    facts = ("train_set", "train_images", "val_set", "val_images", "init_sha256", "created")
     card = CheckpointCard(
         model=recipe.model.name,
         options=model.options,

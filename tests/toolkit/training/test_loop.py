@@ -81,6 +81,9 @@ def test_checkpoints_carry_averaged_weights_and_their_scores(finished: tuple[Rec
     assert card.preprocess == recipe.spec
     assert card.metrics["f1"] == run.read()["result"]["best_f1"]
     assert card.training["train_images"] == 12
+    assert not any(
+        "/" in str(value) for name, value in card.training.items() if name not in ("train_set", "val_set")
+    )  # no paths
     assert model.options == card.options
     assert read_card(run.last).step == 6
 
