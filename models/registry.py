@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from fptk.models.network import FaceParsingNetwork
 
 _NETWORKS: dict[str, str] = {
+    "deeplabv3plus": "fptk.models.deeplabv3plus:DeepLabV3Plus",
+    "fastscnn": "fptk.models.fastscnn:FastSCNN",
     "microsegformer": "fptk.models.microsegformer:MicroSegFormer",
+    "segformer": "fptk.models.segformer:SegFormer",
+    "unet": "fptk.models.unet:UNet",
 }
 """Name of each network and where its class stands. A further network is a file of its own and a line here; the
 keyword arguments of its ``__init__`` are its options."""
