@@ -28,7 +28,7 @@ DECODER = 64
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1 and three dilated 3x3 convolutions and the image's mean, joined by a 1x1."""
+    """Atrous spatial pyramid pooling: a 1x1 and three dilated 3x3 convolutions and the image's mean, fused by a 1x1."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()

@@ -12,7 +12,6 @@ import torch
 from fptk.errors import InputError
 from fptk.models import count_parameters, create_model, list_models
 
-
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("microsegformer", {"lmsa": "compact"}, 1_747_923),
     ("microsegformer", {"lmsa": "multiscale"}, 1_818_579),
