@@ -45,7 +45,8 @@ REQUIRES = {
 ENGINES: dict[str, EngineForm] = {
     "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, token_rank=4),
     "openvino": EngineForm(label_map="phases"),
-    "tensorrt": EngineForm(label_map="plain"),
+    # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
+    "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }
 """Engines with a form of their own; the forms compute the same function."""
 

@@ -31,12 +31,14 @@ class EngineForm:
         label_map: key of :data:`fptk.models.label_map.LABEL_MAPS`.
         query_tile: queries that attend in one step; ``None`` for all. The scores of a tile stay in the
             processor's cache where the engine does not fuse the attention itself.
+        max_scores: scores of one image that may stand in memory at once; more are computed in tiles of queries.
         token_rank: 3 for tokens (N, L, C), 4 for (N, 1, L, C). ONNX Runtime fuses a 3-D sum and the LayerNorm behind
             it into a node that takes three times as long as the two; with 4-D tokens OpenVINO 2026.4.1 crashes.
     """
 
     label_map: str
     query_tile: int | None = None
+    max_scores: int = 2**26
     token_rank: int = 3
 
 
@@ -200,26 +202,29 @@ class Standardise(nn.Module):
         return F.layer_norm(x, self.shape, eps=self.eps)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, tile: int | None, mask: Tensor | None = None) -> Tensor:
-    """softmax(queries keys + mask) values, in tiles of queries where there are many.
+def attend(queries: Tensor, keys: Tensor, values: Tensor, form: EngineForm, mask: Tensor | None = None) -> Tensor:
+    """softmax(queries keys + mask) values, in the tiles that the engine wants or its memory needs.
 
     Args:
         queries: float (N, heads, L, D), already scaled.
         keys: float (N, heads, D, Nk).
         values: float (N, heads, Nk, E).
-        tile: queries that attend in one step; ``None`` for all. Up to four tiles' length is not worth cutting.
+        form: what the engine wants.
         mask: float (N, 1, 1, Nk), added to the scores.
 
     Returns:
         float (N, heads, L, E).
     """
-    length = int(queries.shape[2])
-    tiled = tile is not None and length > 4 * tile
+    heads, length, count = int(queries.shape[1]), int(queries.shape[2]), int(keys.shape[3])
+    tile = length
+    if form.query_tile and length > 4 * form.query_tile:  # fewer tiles are not worth the cuts
+        tile = form.query_tile
+    tile = min(tile, max(1, form.max_scores // (heads * count)))
     mixed = []
-    for part in torch.split(queries, tile or length, dim=2) if tiled else (queries,):
+    for part in torch.split(queries, tile, dim=2) if tile < length else (queries,):
         scores = part @ keys
         mixed.append(torch.softmax(scores if mask is None else scores + mask, dim=-1) @ values)
-    return torch.cat(mixed, dim=2) if tiled else mixed[0]
+    return torch.cat(mixed, dim=2) if tile < length else mixed[0]
 
 
 def as_heads(tokens: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class FoldedAttention(nn.Module):
     def __init__(self, block: Block, form: EngineForm, fold_norms: bool) -> None:
         super().__init__()
         attention, maps = block.attention, exact.fold_projections(block.attention)
-        self.tile = form.query_tile
+        self.form = form
         self.reduce, self.reduce_norm = attention.reduce, attention.reduce_norm
         if fold_norms:
             maps = self._fold_norms(block.norm1, maps)
@@ -133,7 +133,7 @@ class FoldedAttention(nn.Module):
         channels = int(tokens.shape[-1])
         keys, values, term = torch.split(self.project(source), [channels, channels, 1], dim=-1)
         keys, mask = keys.transpose(-1, -2), term.transpose(-1, -2)  # (N, 1, C, Nk), (N, 1, 1, Nk)
-        mixed = attend(as_heads(tokens), keys, values, self.tile, mask)
+        mixed = attend(as_heads(tokens), keys, values, self.form, mask)
         return mixed.reshape(tokens.shape)
 
 

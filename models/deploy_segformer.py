@@ -69,19 +69,21 @@ class BlockForm(nn.Module):
 
 
 class TiledAttention(nn.Module):
-    """Multi-head attention on tokens of rank 3 or 4, in the engine's tiles, the scale folded into the queries."""
+    """Multi-head attention on tokens of rank 3 or 4, in tiles where there are many, the scale folded into the queries.
+
+    Heads are split off before query, key and value are: of the product split the other way round, TensorRT-RTX 1.7
+    makes a float kernel, quantised or not.
+    """
 
     def __init__(self, attention: SelfAttention, form: EngineForm) -> None:
         super().__init__()
-        self.heads, self.tile = attention.heads, form.query_tile
+        self.heads, self.form = attention.heads, form
         self.qkv = exact.scale_queries(attention.qkv, attention.scale)
         self.proj = attention.proj
 
     def forward(self, tokens: Tensor) -> Tensor:
-        channels = int(tokens.shape[-1])
-        projected = self.qkv(tokens).reshape(tokens.shape[0], -1, 3 * channels)
-        q, k, v = (split_heads(each, self.heads) for each in torch.split(projected, channels, dim=-1))
-        mixed = attend(q, k.transpose(-1, -2), v, self.tile)
+        q, k, v = torch.split(split_heads(self.qkv(tokens), 3 * self.heads), self.heads, dim=1)
+        mixed = attend(q, k.transpose(-1, -2), v, self.form)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(tokens.shape))
         return out
 

@@ -4,7 +4,8 @@ Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation wi
 spatial reduction of keys and values. Feature maps are kept channels-last, as in :mod:`fptk.models.microsegformer`.
 
 At 512x512 the first stage has 16,384 tokens and its scores are a matrix of 2 x 16,384 x 16,384, 2 GiB in float32.
-``scaled_dot_product_attention`` never makes it in PyTorch; the deploy form computes it in tiles.
+``scaled_dot_product_attention`` never makes it in PyTorch; the deploy form computes it in tiles. The naive export has
+it whole.
 """
 
 from __future__ import annotations
@@ -46,17 +47,16 @@ class SelfAttention(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         B, H, W, C = grid.shape
-        tokens = self.qkv(grid).reshape(B, H * W, 3 * C)
-        q, k, v = (split_heads(each, self.heads) for each in torch.split(tokens, C, dim=-1))
+        tokens = self.qkv(grid).reshape(B, 1, H * W, 3 * C)
+        q, k, v = torch.split(split_heads(tokens, 3 * self.heads), self.heads, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(B, H, W, C))
         return out
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """(B, L, C) to (B, heads, L, C / heads)."""
-    B, L, C = tokens.shape
-    return tokens.reshape(B, L, heads, C // heads).transpose(1, 2)
+    """(B, L, C) or (B, 1, L, C) to (B, heads, L, C / heads)."""
+    return tokens.reshape(tokens.shape[0], -1, heads, tokens.shape[-1] // heads).transpose(1, 2)
 
 
 class MixFFN(nn.Module):

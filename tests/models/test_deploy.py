@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fptk.errors import InputError
 from fptk.models import create_model
 from fptk.models import rewrites as exact
 from fptk.models.deploy import ENGINES, REQUIRES, REWRITES, to_deploy
+from fptk.models.deploy_microsegformer import FoldedAttention
 from fptk.models.label_map import LABEL_MAPS, argmax, labels_of_shuffled
 from fptk.models.serving import Serving
 from fptk.preprocess import PreprocessSpec
@@ -79,12 +81,14 @@ def test_unknown_choice_is_one_line(arguments: dict[str, Any], message: str) -> 
         to_deploy(create_model(), **arguments)
 
 
-def test_queries_in_tiles_attend_as_all_at_once(trained_like: Any) -> None:
+@pytest.mark.parametrize("limit", [{"query_tile": 16}, {"max_scores": 100}])
+def test_queries_in_tiles_attend_as_all_at_once(limit: dict[str, int], trained_like: Any) -> None:
     model = trained_like(create_model(lmsa=None)).double()
-    form = to_deploy(model, engine="onnxruntime")
-    for module in form.modules():
-        if hasattr(module, "tile"):
-            module.tile = 16
+    form = to_deploy(model)
+    tiled = [module for module in form.modules() if isinstance(module, FoldedAttention)]
+    assert len(tiled) == 7
+    for module in tiled:
+        module.form = dataclasses.replace(module.form, **limit)
     images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.inference_mode():
         assert relative_error(form(images), model(images)) <= 1e-12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from fptk.models import create_model, list_models
 from fptk.models import rewrites as exact
 from fptk.models.deploy import ENGINES, REQUIRES, REWRITES, to_deploy
+from fptk.models.deploy_segformer import TiledAttention
 from fptk.models.serving import Serving
 from fptk.preprocess import PreprocessSpec
 
@@ -103,13 +105,14 @@ def test_decoder_of_segformer_makes_no_concatenation(trained_like: Any) -> None:
     assert all(conv.in_channels <= 256 for conv in form.modules() if isinstance(conv, nn.Conv2d) and conv.groups == 1)
 
 
-def test_queries_in_tiles_attend_as_all_at_once(trained_like: Any) -> None:
+@pytest.mark.parametrize("limit", [{"query_tile": 16}, {"max_scores": 10_000}])
+def test_queries_in_tiles_attend_as_all_at_once(limit: dict[str, int], trained_like: Any) -> None:
     model = trained_like(create_model("segformer")).double()
-    form = to_deploy(model, engine="onnxruntime")
-    tiled = [module for module in form.modules() if hasattr(module, "tile")]
+    form = to_deploy(model)
+    tiled = [module for module in form.modules() if isinstance(module, TiledAttention)]
     assert len(tiled) == 7
     for module in tiled:
-        module.tile = 16
+        module.form = dataclasses.replace(module.form, **limit)
     images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.inference_mode():
         assert relative_error(form(images), model(images)) <= 1e-12
