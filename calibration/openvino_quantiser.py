@@ -25,6 +25,19 @@ from fptk.metrics import ConfusionMatrix
 
 Images = Callable[[], Iterable[UInt8Array]]
 
+_VALUE_KEEPING_OPS = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Unsqueeze",
+        "Squeeze",
+        "MaxPool",
+        "DepthToSpace",
+        "Split",
+        "VariadicSplit",
+        "StridedSlice",
+    }
+)
 _ARITHMETIC_OPS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
 
 
@@ -363,12 +376,19 @@ def _miou(compiled: Any, pairs: Iterable[tuple[UInt8Array, UInt8Array]]) -> floa
     return matrix.scores().miou
 
 
-def _reads_fake_quantize(operation: Any) -> bool:
-    """Whether the data input comes from a FakeQuantize, through nothing but reshapes."""
-    source = operation.input_value(0).get_node()
-    while source.get_type_name() in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
-        source = source.input_value(0).get_node()
-    return bool(source.get_type_name() == "FakeQuantize")
+def _reads_fake_quantize(operation: Any, port: int = 0) -> bool:
+    """Whether an input comes from a FakeQuantize, through nothing but operations that hand on values as they are.
+
+    NNCF puts the FakeQuantize as early as that leaves the values on the same grid: before a max-pooling, a split, or
+    on every part of a concatenation.
+    """
+    source = operation.input_value(port).get_node()
+    kind = source.get_type_name()
+    if kind == "Concat":
+        return all(_reads_fake_quantize(source, index) for index in range(source.get_input_size()))
+    if kind in _VALUE_KEEPING_OPS:
+        return _reads_fake_quantize(source)
+    return bool(kind == "FakeQuantize")
 
 
 def _check_names(model: Any, names: Iterable[str]) -> None:

@@ -1,76 +1,89 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018) with a small encoder of its own, as the first paper has it.
+"""DeepLabV3Plus: a plain convolutional encoder, atrous spatial pyramid pooling, and a decoder on an early map.
 
-The original that the paper builds on writes the image size, 256, into its upsampling; here every size that is a
-multiple of 32 is taken.
+Chen, Zhu, Papandreou, Schroff and Adam, "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+Segmentation" (2018), with a small encoder of convolution pairs in place of a pretrained backbone.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
-from fptk.models.layers import conv_bn_relu, upsample
+from fptk.models.blocks import ConvBN, resize
 from fptk.models.network import FaceParsingNetwork, init_weights
 
-ENCODER = ((3, 32, 64), (64, 64, 128), (128, 192, 256))
-"""Channels of each pair of convolutions; a max-pooling follows each."""
+ENCODER = ((32, 64), (64, 128), (192, 256))
+"""Channels of the two convolutions of each encoder stage; a stage halves the size at its end."""
 RATES = (6, 12, 18)
-"""Dilations of the atrous spatial pyramid, at stride 8."""
+"""Dilations of the 3x3 convolutions of the pyramid, in pixels at stride 8."""
 PYRAMID = 128
+"""Channels of the pyramid, inside each branch and behind it."""
 SKIP = 32
+"""Channels that the decoder takes of the first stage's map."""
 DECODER = 64
 
 
-class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1 convolution, three dilated 3x3 ones and the image's mean, then 1x1."""
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1 and three dilated 3x3 convolutions and the image's mean, fused by a 1x1."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                conv_bn_relu(channels, PYRAMID, bias=True),
-                *(conv_bn_relu(channels, PYRAMID, 3, dilation=rate, bias=True) for rate in RATES),
+                ConvBN(in_channels, channels, bias=True),
+                *(ConvBN(in_channels, channels, 3, dilation=rate, bias=True) for rate in RATES),
             ]
         )
-        self.pooled = conv_bn_relu(channels, PYRAMID, bias=True)
-        self.project = conv_bn_relu(PYRAMID * (len(RATES) + 2), PYRAMID, bias=True)
+        self.pool = ConvBN(in_channels, channels, bias=True)
+        self.project = ConvBN(channels * (len(self.branches) + 1), channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 256, H, W) to (B, 128, H, W)."""
-        pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, x.shape[2], x.shape[3])
-        out: Tensor = self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
+        """(B, C_in, h, w) to (B, C, h, w)."""
+        mean = self.pool(x.mean(dim=(2, 3), keepdim=True))
+        maps = [*(branch(x) for branch in self.branches), mean.expand(-1, -1, *x.shape[2:])]
+        out: Tensor = self.project(torch.cat(maps, dim=1))
         return out
 
 
 class DeepLabV3Plus(FaceParsingNetwork):
-    """DeepLabV3+ for the 19 classes of CelebAMask-HQ, 1,964,394 parameters.
+    """DeepLabV3Plus for the 19 classes of CelebAMask-HQ, 1,964,394 parameters.
 
-    Training needs batches of at least two: the BatchNorm behind the image's mean sees one value per image.
+    The count is that of a bias in every convolution, those before a BatchNorm and the pyramid's included. The early map
+    of 64 channels stands at stride 2, behind the first max-pooling: only there the closing 2x2 transposed convolution
+    ends at the images' size. The original fixes its sizes for 256x256 images; here the mean and the interpolation
+    follow the image.
+
+    The pyramid's BatchNorm on the image's mean sees one value per image: a training step needs two images.
     """
 
+    min_training_batch: ClassVar[int] = 2
+
     def __init__(self) -> None:
-        super().__init__("deeplabv3plus", {})
+        super().__init__("deeplabv3plus", {}, nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, 2, 2))
+        inputs = (3, *(last for _, last in ENCODER[:-1]))
         self.encoder = nn.ModuleList(
-            nn.Sequential(conv_bn_relu(a, b, 3, bias=True), conv_bn_relu(b, c, 3, bias=True), nn.MaxPool2d(2))
-            for a, b, c in ENCODER
+            nn.Sequential(ConvBN(before, first, 3, bias=True), ConvBN(first, last, 3, bias=True))
+            for before, (first, last) in zip(inputs, ENCODER, strict=True)
         )
-        self.pyramid = AtrousPyramid(ENCODER[-1][-1])
-        self.skip = conv_bn_relu(ENCODER[0][-1], SKIP, bias=True)
+        self.aspp: nn.Module = ASPP(ENCODER[-1][1], PYRAMID)
+        self.skip = ConvBN(ENCODER[0][1], SKIP, bias=True)
         self.decoder = nn.Sequential(
-            conv_bn_relu(PYRAMID + SKIP, DECODER, 3, bias=True), conv_bn_relu(DECODER, DECODER, 3, bias=True)
+            ConvBN(PYRAMID + SKIP, DECODER, 3, bias=True), ConvBN(DECODER, DECODER, 3, bias=True)
         )
         self.classifier = nn.Conv2d(DECODER, NUM_CLASSES, 1)
-        self.upsample = nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, 2, 2)
         self.apply(init_weights)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits, (B, 19, H, W), of float (B, 3, H, W)."""
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits at stride 2, (B, 19, H / 2, W / 2), of float (B, 3, H, W)."""
         maps, x = [], images
-        for pair in self.encoder:
-            x = pair(x)
+        for stage in self.encoder:
+            x = F.max_pool2d(stage(x), 2)
             maps.append(x)
-        skip = self.skip(maps[0])  # 64 channels at stride 2
-        x = upsample(self.pyramid(x), skip.shape[2:])
-        out: Tensor = self.upsample(self.classifier(self.decoder(torch.cat([x, skip], dim=1))))
-        return out
+        early = self.skip(maps[0])
+        deep = resize(self.aspp(x), early.shape[2:])
+        logits: Tensor = self.classifier(self.decoder(torch.cat([deep, early], dim=1)))
+        return logits

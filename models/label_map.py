@@ -1,9 +1,9 @@
-"""From logits at stride 4 to the label map: bilinear upsampling by four, then argmax, in the form an engine runs best.
+"""From coarse logits to the label map: upsampling, then argmax, in the form an engine runs best.
 
-All forms give the same labels as ``interpolate(logits, scale_factor=4, mode="bilinear").argmax(1)``, the lowest
-class where logits are equal; they differ in how the engine walks through the memory. (Interpolation weights are
-multiples of 1/8 and applied to columns first, then rows: a sum may round differently in its last bit, which can
-turn a label only where two classes are equal to within that bit.)
+All bilinear forms give the same labels as ``interpolate(logits, scale_factor=scale, mode="bilinear").argmax(1)``, the
+lowest class where logits are equal; they differ in how the engine walks through the memory. (Interpolation weights are
+multiples of 1 / (2 scale) and applied to columns first, then rows: a sum may round differently in its last bit, which
+can turn a label only where two classes are equal to within that bit.) The scale is even.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fptk.models.blocks import resize
+
 SCALE = 4
-
-PHASES = ((0, 0.375), (0, 0.125), (1, 0.875), (1, 0.625))
-"""Output pixel 4 i + p lies between inputs i - 1 + o and i + o and weighs the first of them with w: (o, w) by p."""
+"""Stride of MicroSegFormer's and SegFormer's logits."""
 
 
-def plain(coarse: Tensor) -> Tensor:
+def plain(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Upsample, then argmax over the channel axis, as it is usually written.
 
-    float (N, C, h, w) to int64 (N, 4 h, 4 w).
+    float (N, C, h, w) to int64 (N, scale h, scale w).
     """
-    return upsample(coarse).argmax(dim=1)
+    return upsample(coarse, scale).argmax(dim=1)
 
 
-def channels_last(coarse: Tensor) -> Tensor:
+def channels_last(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Upsample a channels-last map and take the argmax over its innermost axis.
 
     ONNX Runtime's Resize copies whole channel vectors there, and its ArgMax reads contiguous memory. PyTorch's
@@ -39,35 +39,43 @@ def channels_last(coarse: Tensor) -> Tensor:
         N, h, w, C = maps.shape
         maps = torch.onnx.ops.symbolic(
             "Resize",
-            (maps, None, torch.tensor([1.0, SCALE, SCALE, 1.0])),
+            (maps, None, torch.tensor([1.0, scale, scale, 1.0])),
             {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
             dtype=maps.dtype,
-            shape=(N, h * SCALE, w * SCALE, C),
+            shape=(N, h * scale, w * scale, C),
         )
     else:
-        maps = upsample(coarse).permute(0, 2, 3, 1)
+        maps = upsample(coarse, scale).permute(0, 2, 3, 1)
     return maps.argmax(dim=-1)
 
 
-def phases(coarse: Tensor) -> Tensor:
-    """Compute the 4 x 4 phases of the upsampled map as separate small images and compare classes one by one.
+def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
+    """Compute the scale x scale phases of the upsampled map as separate small images and compare classes one by one.
 
-    Output pixels (4 i + p, 4 j + q) of one phase (p, q) are the same mixture of four shifted copies of the input.
-    The comparisons are element-wise on whole images, which OpenVINO compiles to vector code; its ArgMax is a sort.
+    Output pixels (scale i + p, scale j + q) of one phase (p, q) are the same mixture of four shifted copies of the
+    input. The comparisons are element-wise on whole images, which OpenVINO compiles to vector code; its ArgMax is a
+    sort.
     """
     padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
     h, w = coarse.shape[2:]
-    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in PHASES], dim=2)  # (N, C, 4, h + 2, w)
-    rows = [_lowest_argmax(_lerp(columns, 3, h, o, weight)) for o, weight in PHASES]  # 4 of (N, 4, h, w)
+    mixtures = [_phase(p, scale) for p in range(scale)]
+    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in mixtures], dim=2)  # (N, C, scale, h + 2, w)
+    rows = [_lowest_argmax(_lerp(columns, 3, h, o, weight)) for o, weight in mixtures]  # scale of (N, scale, h, w)
     labels = torch.stack(rows, dim=1)  # (N, row phase, column phase, h, w)
-    return labels.permute(0, 3, 1, 4, 2).reshape(coarse.shape[0], h * SCALE, w * SCALE)
+    return labels.permute(0, 3, 1, 4, 2).reshape(coarse.shape[0], h * scale, w * scale)
 
 
-def mixed_cells(coarse: Tensor) -> Tensor:
+def _phase(p: int, scale: int) -> tuple[int, float]:
+    """(o, w): output pixel scale i + p lies between inputs i - 1 + o and i + o and weighs the first of them with w."""
+    position = (p + 0.5) / scale - 0.5
+    return (0, -position) if position < 0 else (1, 1 - position)
+
+
+def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Interpolate only where the label can change: between neighbours whose own labels differ.
 
     An output pixel's logits are a convex combination of four neighbours' logits. A class that is the largest at all
-    four is the largest in between, so that the 16 pixels of such a cell have its label. On photographs of faces that
+    four is the largest in between, so that the pixels of such a cell have its label. On photographs of faces that
     leaves about a tenth of the cells; the time grows with their number, and is that of the other forms where all are
     mixed.
     """
@@ -82,10 +90,10 @@ def mixed_cells(coarse: Tensor) -> Tensor:
     cells = corners.shape[1]
     at = corners[:, mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (h * w)
     near = logits[at.flatten()].reshape(len(corners), -1)  # (4, K C)
-    inside = (_cell_weights(coarse.dtype) @ near).reshape(SCALE * SCALE, -1, C).argmax(dim=-1)  # (16, K)
-    pixels = first.unsqueeze(1).expand(-1, SCALE * SCALE).index_put((mixed,), inside.to(torch.uint8).T)
-    grid = pixels.reshape(N, h + 1, w + 1, SCALE, SCALE).transpose(2, 3).reshape(N, (h + 1) * SCALE, (w + 1) * SCALE)
-    margin = SCALE // 2
+    inside = (_cell_weights(scale, coarse.dtype) @ near).reshape(scale * scale, -1, C).argmax(dim=-1)  # (scale^2, K)
+    pixels = first.unsqueeze(1).expand(-1, scale * scale).index_put((mixed,), inside.to(torch.uint8).T)
+    grid = pixels.reshape(N, h + 1, w + 1, scale, scale).transpose(2, 3).reshape(N, (h + 1) * scale, (w + 1) * scale)
+    margin = scale // 2
     return grid[:, margin:-margin, margin:-margin]
 
 
@@ -98,17 +106,16 @@ def _corners(h: int, w: int) -> Tensor:
     return torch.stack([(row[:, None] * w + column).flatten() for row, column in pairs])
 
 
-def _cell_weights(dtype: torch.dtype) -> Tensor:
-    """Weights of a cell's corners in its 16 pixels, row by row: (16, 4)."""
-    towards = (torch.arange(SCALE, dtype=dtype) + 0.5) / SCALE
-    ends = torch.stack([1 - towards, towards], dim=1)  # (4, 2)
-    return torch.einsum("yi,xj->yxij", ends, ends).reshape(SCALE * SCALE, 4)
+def _cell_weights(scale: int, dtype: torch.dtype) -> Tensor:
+    """Weights of a cell's corners in its scale^2 pixels, row by row: (scale^2, 4)."""
+    towards = (torch.arange(scale, dtype=dtype) + 0.5) / scale
+    ends = torch.stack([1 - towards, towards], dim=1)  # (scale, 2)
+    return torch.einsum("yi,xj->yxij", ends, ends).reshape(scale * scale, 4)
 
 
-def upsample(coarse: Tensor) -> Tensor:
-    """Bilinear upsampling by four, half-pixel centres: float (N, C, h, w) to (N, C, 4 h, 4 w)."""
-    size = (coarse.shape[2] * SCALE, coarse.shape[3] * SCALE)
-    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+def upsample(coarse: Tensor, scale: int = SCALE) -> Tensor:
+    """Bilinear upsampling, half-pixel centres: float (N, C, h, w) to (N, C, scale h, scale w)."""
+    return resize(coarse, (coarse.shape[2] * scale, coarse.shape[3] * scale))
 
 
 def _lerp(maps: Tensor, dim: int, length: int, offset: int, weight: float) -> Tensor:
@@ -126,9 +133,28 @@ def _lowest_argmax(maps: Tensor) -> Tensor:
     return label
 
 
-LABEL_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+LABEL_MAPS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "plain": plain,
     "channels_last": channels_last,
     "phases": phases,
     "mixed_cells": mixed_cells,
 }
+
+
+def argmax(logits: Tensor, form: str) -> Tensor:
+    """Labels (N, H, W) of logits float (N, C, H, W) that need no upsampling, in the manner of a form of LABEL_MAPS."""
+    if form == "phases":
+        return _lowest_argmax(logits)
+    if form == "plain":
+        return logits.argmax(dim=1)
+    return logits.permute(0, 2, 3, 1).argmax(dim=-1)
+
+
+def labels_of_shuffled(coarse: Tensor, scale: int, form: str) -> Tensor:
+    """Labels of logits whose upsampling is a pixel shuffle: argmax first, then the shuffle of one label map.
+
+    float (N, C scale^2, h, w) to integer (N, scale h, scale w), in the manner of a form of LABEL_MAPS.
+    """
+    N, channels, h, w = coarse.shape
+    each = argmax(coarse.reshape(N, channels // scale**2, scale**2 * h, w), form)
+    return each.reshape(N, scale, scale, h, w).permute(0, 3, 1, 4, 2).reshape(N, h * scale, w * scale)

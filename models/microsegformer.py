@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
 from fptk.errors import InputError
-from fptk.models.layers import upsample
+from fptk.models.blocks import BilinearUpsample, Dropout, PatchEmbed, resize, to_nchw, to_nhwc
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
-from fptk.models.network import FaceParsingNetwork, init_weights
+from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights
 
 CHANNELS = (32, 64, 128, 192)
 """Channels of each stage."""
@@ -30,30 +30,6 @@ LMSA_FORMS: dict[str, type[CompactLMSA] | type[MultiscaleLMSA]] = {
     "compact": CompactLMSA,
     "multiscale": MultiscaleLMSA,
 }
-
-
-def to_nchw(grid: Tensor) -> Tensor:
-    """View (B, H, W, C) as (B, C, H, W); no copy."""
-    return grid.permute(0, 3, 1, 2)
-
-
-def to_nhwc(maps: Tensor) -> Tensor:
-    """View (B, C, H, W) as (B, H, W, C); no copy where ``maps`` is channels-last."""
-    return maps.permute(0, 2, 3, 1)
-
-
-class PatchEmbed(nn.Module):
-    """Overlapping patch embedding: a strided convolution, then LayerNorm over channels."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
-        grid: Tensor = self.norm(to_nhwc(self.conv(x)))
-        return grid
 
 
 class Attention(nn.Module):
@@ -139,22 +115,6 @@ class Stage(nn.Module):
         return out
 
 
-class Dropout(nn.Dropout):
-    """Dropout whose mask costs a third of torch's on a CPU, where drawing it is 5 % of a training step.
-
-    One 64-bit draw of the global generator decides four elements, so p is rounded to a multiple of 1 / 65536.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Any shape to the same shape; the identity in evaluation mode."""
-        if not self.training or not self.p or input.device.type != "cpu":
-            return super().forward(input)
-        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        levels = draws.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = levels >= round(self.p * 2**16) - 2**15
-        return input * (kept.to(input.dtype) * (1 / (1 - self.p)))
-
-
 class Decoder(nn.Module):
     """All-MLP decoder: every stage to 128 channels at stride 4, fused by Linear, GELU, dropout, Linear."""
 
@@ -184,7 +144,7 @@ class Decoder(nn.Module):
         """What the paper writes: project, upsample 128 channels, concatenate 512, fuse."""
         size = stages[0].shape[1:3]
         maps = [to_nchw(project(stage)) for project, stage in zip(self.project, stages, strict=True)]
-        maps = [maps[0], *(upsample(each, size) for each in maps[1:])]
+        maps = [maps[0], *(resize(each, size) for each in maps[1:])]
         fused: Tensor = self.fuse1(to_nhwc(torch.cat(maps, dim=1)))
         return fused
 
@@ -194,7 +154,7 @@ class Decoder(nn.Module):
         weights, bias = self.merged()
         fused = F.linear(stages[0], weights[0], bias)
         for stage, weight in zip(stages[1:], weights[1:], strict=True):
-            fused = fused + to_nhwc(upsample(to_nchw(F.linear(stage, weight)), size))
+            fused = fused + to_nhwc(resize(to_nchw(F.linear(stage, weight)), size))
         return fused
 
     def merged(self) -> tuple[list[Tensor], Tensor]:
@@ -233,9 +193,8 @@ class MicroSegFormer(FaceParsingNetwork):
     def __init__(self, lmsa: str | None = "compact", dropout: float = 0.15) -> None:
         if lmsa is not None and lmsa not in LMSA_FORMS:
             raise InputError(f"lmsa '{lmsa}' is unknown; choose one of: {', '.join(LMSA_FORMS)}, None")
-        if not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
-            raise InputError(f"dropout {dropout!r} is no probability; expected 0 <= dropout < 1")
-        super().__init__("microsegformer", {"lmsa": lmsa, "dropout": float(dropout)})
+        check_dropout(dropout)
+        super().__init__("microsegformer", {"lmsa": lmsa, "dropout": float(dropout)}, BilinearUpsample(4))
         self.efficient = True
         self.stages = nn.ModuleList(Stage(index) for index in range(len(CHANNELS)))
         self.decoder = Decoder(float(dropout))
@@ -257,14 +216,18 @@ class MicroSegFormer(FaceParsingNetwork):
         fused = to_nchw(self.decoder(self.encode(images), self.efficient))
         return fused if self.lmsa is None else self.lmsa(fused)
 
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits at stride 4, (B, 19, H / 4, W / 4), of float (B, 3, H, W)."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
     def logits(self, images: Tensor) -> Tensor:
         """Logits, (B, 19, H, W), of float (B, 3, H, W).
 
         A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one: the efficient form classifies
         at stride 4 and upsamples 19 channels instead of 128.
         """
-        features, size = self.features(images), images.shape[2:]
         if self.efficient:
-            return upsample(self.classifier(features), size)
-        out: Tensor = self.classifier(upsample(features, size))
+            return super().logits(images)
+        out: Tensor = self.classifier(self.upsample(self.features(images)))
         return out

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fptk.errors import InputError
 from fptk.preprocess import check_size
 
 
@@ -15,15 +16,25 @@ class FaceParsingNetwork(nn.Module):
     """Base of the registry's networks.
 
     ``logits = network(images)``: images float32 (B, 3, H, W), normalised, H and W multiples of 32; logits float32
-    (B, 19, H, W), unbounded. A subclass overrides :meth:`logits`.
+    (B, 19, H, W), unbounded. A subclass overrides :meth:`coarse`; what stands between it and the logits is
+    ``upsample``.
+
+    Args:
+        name: its name in the registry.
+        options: every option with its value.
+        upsample: from :meth:`coarse` to the size of the images.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+    min_training_batch: ClassVar[int] = 1
+    """Images that a training step needs: two where a BatchNorm sees one value per image and channel."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], upsample: nn.Module) -> None:
         super().__init__()
         self.name = name
         """Name in the registry."""
         self.options = dict(options)
         """Every option with its value, JSON-able: ``create_model(name, **options)`` builds this network again."""
+        self.upsample = upsample
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch.
@@ -35,20 +46,41 @@ class FaceParsingNetwork(nn.Module):
             float (B, 19, H, W).
 
         Raises:
-            InputError: H or W is no positive multiple of 32.
+            InputError: H or W is no positive multiple of 32, or B is below :attr:`min_training_batch` in training mode.
         """
         check_size(int(images.shape[2]), int(images.shape[3]))
+        if self.training and int(images.shape[0]) < self.min_training_batch:
+            raise InputError(
+                f"{self.name} normalises means of whole images over the batch: a training step needs at least "
+                f"{self.min_training_batch} images, got {images.shape[0]}"
+            )
         return self.logits(images)
 
     def logits(self, images: Tensor) -> Tensor:
-        """The network itself, on an input whose size was checked."""
-        raise TypeError(f"{type(self).__name__} does not define logits()")
+        """Logits, (B, 19, H, W), of images whose size was checked."""
+        logits: Tensor = self.upsample(self.coarse(images))
+        return logits
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits before ``upsample``, (B, 19, h, w), of images whose size was checked."""
+        raise TypeError(f"{type(self).__name__} does not define coarse()")
+
+
+def check_dropout(dropout: object) -> None:
+    """Check an option that is the probability of a dropout.
+
+    Raises:
+        InputError: it is no number in [0, 1).
+    """
+    if not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+        raise InputError(f"dropout {dropout!r} is no probability; expected 0 <= dropout < 1")
 
 
 def init_weights(module: nn.Module) -> None:
     """Initialise one module as SegFormer does: Linear truncated normal 0.02, convolutions Kaiming fan-out.
 
-    Use with ``network.apply(init_weights)``. A depthwise convolution's fan-out counts one group.
+    Use with ``network.apply(init_weights)``. A depthwise convolution's fan-out counts one group. A transposed
+    convolution whose kernel is its stride is a linear map of each pixel's channels and keeps their variance.
     """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
@@ -58,6 +90,10 @@ def init_weights(module: nn.Module) -> None:
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         with torch.no_grad():
             module.weight.normal_(0.0, (2.0 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, std=module.in_channels**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):

@@ -7,14 +7,20 @@ standardisation and before its affine map n = g * n^ + h (g gamma, h beta, * ele
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
 from fptk.models.microsegformer import EMBEDDING, Attention, Decoder
 from fptk.preprocess import PreprocessSpec
+
+Array = npt.NDArray[np.float64]
 
 
 def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -27,16 +33,14 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return _conv_like(conv, conv.weight.double() * scale[:, None, None, None], scale * _bias(conv) + shift)
 
 
-def fold_batchnorms(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` in evaluation mode in which every Conv2d directly followed by a BatchNorm2d inside an
-    ``nn.Sequential`` is one Conv2d (the normalisation's place is taken by an Identity)."""
-    module = copy.deepcopy(module).eval()
+def fold_batchnorms(module: nn.Module) -> None:
+    """Fold, in place, every Conv2d directly followed by a BatchNorm2d inside an ``nn.Sequential`` into one Conv2d; an
+    Identity takes the normalisation's place."""
     for sequence in [each for each in module.modules() if isinstance(each, nn.Sequential)]:
         for index in range(len(sequence) - 1):
             first, second = sequence[index], sequence[index + 1]
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 sequence[index], sequence[index + 1] = fold_batchnorm(first, second), nn.Identity()
-    return module
 
 
 def batchnorm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -63,6 +67,88 @@ def merge_decoder(decoder: Decoder) -> list[nn.Conv2d]:
         bias = bias + part @ project.bias.detach().double()
     dtype = decoder.fuse1.weight.dtype
     return [pointwise_conv(weight, bias if index == 0 else None, dtype) for index, weight in enumerate(weights)]
+
+
+def split_fusion(conv: nn.Conv2d, widths: Sequence[int]) -> list[nn.Conv2d]:
+    """Rewrite 2 without a linear map to merge with: C concat_i(x_i) + c = sum_i C_i x_i + c.
+
+    Args:
+        conv: 1x1, on a concatenation.
+        widths: channels of each of its parts.
+
+    Returns:
+        One 1x1 convolution per part, the first with the bias. As upsampling is linear per channel and its weights sum
+        to one, each may stand before it.
+    """
+    parts = torch.split(conv.weight.detach()[:, :, 0, 0], list(widths), dim=1)
+    return [pointwise_conv(part, None if index else conv.bias, part.dtype) for index, part in enumerate(parts)]
+
+
+def scale_queries(qkv: nn.Linear, scale: float) -> nn.Linear:
+    """A Linear C to 3 C for query, key and value whose queries are multiplied by the attention's scale."""
+    factor = torch.ones(qkv.out_features, dtype=torch.float64)
+    factor[: qkv.out_features // 3] = scale
+    weight, bias = qkv.weight.detach().double(), qkv.bias.detach().double()
+    return dense(factor[:, None] * weight, factor * bias, qkv.weight.dtype)
+
+
+def transposed_as_pointwise(transposed: nn.ConvTranspose2d) -> nn.Conv2d:
+    """Rewrite 8: a transposed convolution whose kernel k is its stride writes every output pixel once.
+
+    y[c, k a + i, k b + j] = sum_d W[d, c, i, j] x[d, a, b] + bias[c]: a 1x1 convolution to c k k + i k + j channels,
+    in the order that ``nn.PixelShuffle(k)`` takes apart. Engines have int8 kernels for these two.
+
+    Raises:
+        ValueError: the kernel is not the stride, or there are groups or padding.
+    """
+    k = transposed.kernel_size[0]
+    plain = nn.ConvTranspose2d(transposed.in_channels, transposed.out_channels, k, k)
+    for name in ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups"):
+        if getattr(transposed, name) != getattr(plain, name):
+            raise ValueError(f"a transposed convolution with {name} {getattr(transposed, name)} is no 1x1 convolution")
+    weight = transposed.weight.detach().permute(1, 2, 3, 0).flatten(0, 2)
+    bias = None if transposed.bias is None else transposed.bias.detach().repeat_interleave(k * k)
+    return pointwise_conv(weight, bias, weight.dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _pyramid_arrays(height: int, width: int, sides: tuple[int, ...]) -> tuple[Array, Array]:
+    pooling = [np.kron(_pooling(height, side), _pooling(width, side)) for side in sides]
+    interpolation = [np.kron(_interpolation(side, height), _interpolation(side, width)) for side in sides]
+    return np.concatenate(pooling, axis=1), np.concatenate(interpolation, axis=0)
+
+
+def pyramid_matrices(height: int, width: int, sides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Rewrite 9: pyramid pooling and its upsampling as matrices, which engines take at any size.
+
+    Args:
+        height: of the map.
+        width: of the map.
+        sides: each level pools to side x side bins.
+
+    Returns:
+        float64 P (H W, bins) and U (bins, H W), the levels one after the other: for a row x of H W pixels, x P is
+        ``adaptive_avg_pool2d`` and, for a row of bins b, b U is ``interpolate(mode="bilinear")`` to (H, W), summed over
+        the levels. (The exporter writes bins of different sizes as 7 Gathers.)
+    """
+    pooling, interpolation = _pyramid_arrays(height, width, sides)
+    return torch.tensor(pooling), torch.tensor(interpolation)
+
+
+def _pooling(length: int, bins: int) -> Array:
+    """(length, bins): bin i is the mean of pixels floor(i length / bins) to ceil((i + 1) length / bins)."""
+    matrix = np.zeros((length, bins))
+    for i in range(bins):
+        start, stop = i * length // bins, -(-(i + 1) * length // bins)
+        matrix[start:stop, i] = 1 / (stop - start)
+    return matrix
+
+
+def _interpolation(bins: int, length: int) -> Array:
+    """(bins, length): linear interpolation with half-pixel centres, constant beyond the outermost bins."""
+    position = np.clip((np.arange(length) + 0.5) * bins / length - 0.5, 0, bins - 1)
+    weights: Array = np.maximum(0, 1 - np.abs(position[None] - np.arange(bins)[:, None]))
+    return weights
 
 
 @dataclass
@@ -197,6 +283,11 @@ def pointwise_conv(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> n
     if bias is not None:
         conv.bias = _constant(bias, dtype)
     return conv
+
+
+def conv_as_linear(conv: nn.Conv2d) -> nn.Linear:
+    """The Linear that does to (..., C) what a 1x1 ``conv`` does to (N, C, H, W)."""
+    return dense(conv.weight.detach()[:, :, 0, 0], conv.bias, conv.weight.dtype)
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fptk.models.deploy import Deployed
-from fptk.models.label_map import LABEL_MAPS
+from fptk.models.deploy_form import DeployForm
 from fptk.preprocess import PreprocessSpec
 
 
@@ -25,14 +24,11 @@ class Serving(nn.Module):
     def __init__(self, model: nn.Module, spec: PreprocessSpec, output: Literal["labels", "logits"] = "labels") -> None:
         super().__init__()
         self.output = output
-        self.label_map: str | None = None
         scale: Tensor | None = 1 / (255 * torch.tensor(spec.std)[:, None, None])
         offset = -(torch.tensor(spec.mean) / torch.tensor(spec.std))[:, None, None]
-        if isinstance(model, Deployed):
-            self.label_map = model.label_map
-            if "folded_normalisation" in model.rewrites:
-                model, mean = model.on_pixels(spec)
-                scale, offset = None, -mean
+        if isinstance(model, DeployForm) and "folded_normalisation" in model.rewrites:
+            model, mean = model.on_pixels(spec)
+            scale, offset = None, -mean
         self.model = model
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
@@ -43,8 +39,7 @@ class Serving(nn.Module):
         if isinstance(self.scale, Tensor):
             x = x * self.scale
         x = x + self.get_buffer("offset")
-        if self.label_map is not None and self.output == "labels":
-            assert isinstance(self.model, Deployed)
-            return LABEL_MAPS[self.label_map](self.model.coarse(x)).to(torch.uint8)
+        if isinstance(self.model, DeployForm) and self.output == "labels":
+            return self.model.labels(x).to(torch.uint8)
         logits: Tensor = self.model(x)
         return logits if self.output == "logits" else logits.argmax(dim=1).to(torch.uint8)

@@ -1,48 +1,73 @@
-"""U-Net (Ronneberger et al., MICCAI 2015) with 16 to 256 channels, as the first paper has it: no BatchNorm."""
+"""U-Net: a four-stage convolutional encoder, a bottleneck, and a decoder that takes each stage's map up again.
+
+Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation" (2015), a quarter as
+wide, padded so that the logits have the images' size.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
 from fptk.models.network import FaceParsingNetwork, init_weights
 
-CHANNELS = (16, 32, 64, 128, 256)
-"""Channels at strides 1, 2, 4, 8 and, the bottleneck, 16."""
+CHANNELS = (16, 32, 64, 128)
+"""Channels of each encoder stage, at strides 1, 2, 4, 8."""
+BOTTLENECK = 256
+"""Channels at stride 16."""
 
 
-def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two padded 3x3 convolutions with ReLU."""
+def double_conv(in_channels: int, channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions, each followed by ReLU: (B, C_in, H, W) to (B, C, H, W)."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.Conv2d(in_channels, channels, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        nn.Conv2d(channels, channels, 3, padding=1),
         nn.ReLU(),
     )
 
 
+class Up(nn.Module):
+    """Decoder stage: double the size by a 2x2 transposed convolution, join the encoder's map, two convolutions."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.up: nn.Module = nn.ConvTranspose2d(in_channels, channels, 2, 2)
+        self.convs = double_conv(2 * channels, channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x (B, C_in, h, w) and skip (B, C, 2 h, 2 w) to (B, C, 2 h, 2 w)."""
+        out: Tensor = self.convs(torch.cat([skip, self.up(x)], dim=1))
+        return out
+
+
 class UNet(FaceParsingNetwork):
-    """U-Net for the 19 classes of CelebAMask-HQ, 1,941,411 parameters."""
+    """U-Net for the 19 classes of CelebAMask-HQ, 1,941,411 parameters.
+
+    The count is that of convolutions with bias and without BatchNorm, 2x2 transposed convolutions with bias that halve
+    the channels, and a 1x1 head; halving the size is 2x2 max-pooling, which has no parameters.
+    """
 
     def __init__(self) -> None:
-        super().__init__("unet", {})
-        pairs = list(zip((3, *CHANNELS[:-1]), CHANNELS, strict=True))
-        self.down = nn.ModuleList(double_conv(*pair) for pair in pairs)
-        self.pool = nn.MaxPool2d(2)
-        steps = list(zip(CHANNELS[:0:-1], CHANNELS[-2::-1], strict=True))
-        self.rise = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, 2) for wide, narrow in steps)
-        self.up = nn.ModuleList(double_conv(2 * narrow, narrow) for _, narrow in steps)
+        super().__init__("unet", {}, nn.Identity())
+        inputs = (3, *CHANNELS[:-1])
+        self.encoder = nn.ModuleList(double_conv(*pair) for pair in zip(inputs, CHANNELS, strict=True))
+        self.bottleneck = double_conv(CHANNELS[-1], BOTTLENECK)
+        deeper = (BOTTLENECK, *CHANNELS[:0:-1])
+        self.decoder = nn.ModuleList(Up(*pair) for pair in zip(deeper, CHANNELS[::-1], strict=True))
         self.classifier = nn.Conv2d(CHANNELS[0], NUM_CLASSES, 1)
         self.apply(init_weights)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits, (B, 19, H, W), of float (B, 3, H, W)."""
-        skips, x = [], images
-        for index, down in enumerate(self.down):
-            x = down(self.pool(x) if index else x)
-            skips.append(x)
-        for rise, up, skip in zip(self.rise, self.up, skips[-2::-1], strict=True):
-            x = up(torch.cat([skip, rise(x)], dim=1))
-        out: Tensor = self.classifier(x)
-        return out
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits, (B, 19, H, W), of float (B, 3, H, W): this network classifies at full size."""
+        maps, x = [], images
+        for stage in self.encoder:
+            maps.append(stage(x))
+            x = F.max_pool2d(maps[-1], 2)
+        x = self.bottleneck(x)
+        for up, skip in zip(self.decoder, reversed(maps), strict=True):
+            x = up(x, skip)
+        logits: Tensor = self.classifier(x)
+        return logits

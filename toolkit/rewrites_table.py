@@ -75,7 +75,7 @@ def measure_rewrites(
     calls: list[Contender] = []
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch, ExitStack() as stack:
         for target in map(get_target, targets):
-            for step, chosen in _cumulative():
+            for step, chosen in _cumulative(network):
                 folder = Path(scratch) / f"{target.name}-{len(names)}"
                 session, count = _build(network, spec, target, chosen, folder, threads)
                 calls.append(as_call(stack.enter_context(session), image))
@@ -89,12 +89,12 @@ def measure_rewrites(
     return RewriteTable(rows, threads, plan, spec.size, gemm_rate(Latency(times[-1]).percentile(50)))
 
 
-def _cumulative() -> Iterator[tuple[str, frozenset[str] | None]]:
+def _cumulative(network: FaceParsingNetwork) -> Iterator[tuple[str, frozenset[str] | None]]:
     """Name of each row and the rewrites it has; ``None`` is the network as written."""
-    from fptk.models.deploy import REWRITES
+    from fptk.models.deploy import REWRITES, to_deploy
 
     yield NAIVE, None
-    names = list(REWRITES)
+    names = to_deploy(network).applies
     for count in range(1, len(names) + 1):
         yield REWRITES[names[count - 1]], frozenset(names[:count])
 

@@ -42,8 +42,10 @@ def _trained_like(model: NetworkT, seed: int = 0) -> NetworkT:
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                fan_in = module.weight[0].numel()
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                # A transposed convolution whose kernel is its stride reads each input channel once per output pixel.
+                transposed = isinstance(module, nn.ConvTranspose2d)
+                fan_in = module.in_channels if transposed else module.weight[0].numel()
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * fan_in**-0.5)
                 if module.bias is not None:
                     draw(module.bias, -0.5, 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from fptk.errors import InputError
 from fptk.models import create_model
 from fptk.models import rewrites as exact
 from fptk.models.deploy import ENGINES, REQUIRES, REWRITES, to_deploy
-from fptk.models.label_map import LABEL_MAPS
+from fptk.models.deploy_microsegformer import FoldedAttention
+from fptk.models.label_map import LABEL_MAPS, argmax, labels_of_shuffled
 from fptk.models.serving import Serving
 from fptk.preprocess import PreprocessSpec
 
@@ -78,12 +81,14 @@ def test_unknown_choice_is_one_line(arguments: dict[str, Any], message: str) -> 
         to_deploy(create_model(), **arguments)
 
 
-def test_queries_in_tiles_attend_as_all_at_once(trained_like: Any) -> None:
+@pytest.mark.parametrize("limit", [{"query_tile": 16}, {"max_scores": 100}])
+def test_queries_in_tiles_attend_as_all_at_once(limit: dict[str, int], trained_like: Any) -> None:
     model = trained_like(create_model(lmsa=None)).double()
-    form = to_deploy(model, engine="onnxruntime")
-    for module in form.modules():
-        if hasattr(module, "tile"):
-            module.tile = 16
+    form = to_deploy(model)
+    tiled = [module for module in form.modules() if isinstance(module, FoldedAttention)]
+    assert len(tiled) == 7
+    for module in tiled:
+        module.form = dataclasses.replace(module.form, **limit)
     images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.inference_mode():
         assert relative_error(form(images), model(images)) <= 1e-12
@@ -95,7 +100,8 @@ def test_fold_batchnorm_is_exact_under_padding(trained_like: Any) -> None:
     with torch.inference_mode():
         assert relative_error(exact.fold_batchnorm(pair[0], pair[1])(x), pair(x)) <= 1e-12
         nested = nn.Sequential(pair, nn.ReLU())
-        folded = exact.fold_batchnorms(nested)
+        folded = copy.deepcopy(nested)
+        exact.fold_batchnorms(folded)
         assert not any(isinstance(each, nn.BatchNorm2d) for each in folded.modules())
         assert relative_error(folded(x), nested(x)) <= 1e-12
 
@@ -131,11 +137,12 @@ def test_merged_decoder_makes_no_wide_map(trained_like: Any) -> None:
 
 
 @pytest.mark.parametrize("form", LABEL_MAPS)
-def test_label_map_is_argmax_of_the_upsampled_logits(form: str) -> None:
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_label_map_is_argmax_of_the_upsampled_logits(scale: int, form: str) -> None:
     coarse = torch.randn(2, 19, 24, 40, generator=torch.Generator().manual_seed(0))
-    reference = F.interpolate(coarse, scale_factor=4, mode="bilinear").argmax(1)
-    labels = LABEL_MAPS[form](coarse)
-    assert labels.shape == (2, 96, 160)
+    reference = F.interpolate(coarse, scale_factor=scale, mode="bilinear").argmax(1)
+    labels = LABEL_MAPS[form](coarse, scale)
+    assert labels.shape == (2, 24 * scale, 40 * scale)
     assert float((labels == reference).float().mean()) >= 0.9999
 
 
@@ -146,7 +153,7 @@ def test_label_map_of_large_areas_is_argmax_too(form: str) -> None:
     centres = torch.rand(19, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([24.0, 40.0])
     coarse = torch.stack([-torch.hypot(rows - y, columns - x) for y, x in centres]).unsqueeze(0)
     assert torch.equal(
-        LABEL_MAPS[form](coarse).long(), F.interpolate(coarse, scale_factor=4, mode="bilinear").argmax(1)
+        LABEL_MAPS[form](coarse, 4).long(), F.interpolate(coarse, scale_factor=4, mode="bilinear").argmax(1)
     )
 
 
@@ -154,7 +161,17 @@ def test_label_map_of_large_areas_is_argmax_too(form: str) -> None:
 def test_equal_logits_give_the_lowest_label(form: str) -> None:
     coarse = torch.zeros(1, 19, 8, 8)
     coarse[:, [3, 7, 18]] = 1.0
-    assert bool((LABEL_MAPS[form](coarse) == 3).all())
+    assert bool((LABEL_MAPS[form](coarse, 4) == 3).all())
+    assert bool((argmax(coarse, form) == 3).all())
+
+
+@pytest.mark.parametrize("form", LABEL_MAPS)
+@pytest.mark.parametrize("scale", [2, 4])
+def test_labels_of_a_pixel_shuffle_are_shuffled_labels(scale: int, form: str) -> None:
+    coarse = torch.randn(2, 19 * scale**2, 6, 10, generator=torch.Generator().manual_seed(0))
+    reference = F.pixel_shuffle(coarse, scale).argmax(1)
+    assert torch.equal(labels_of_shuffled(coarse, scale, form).long(), reference)
+    assert torch.equal(argmax(F.pixel_shuffle(coarse, scale), form).long(), reference)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

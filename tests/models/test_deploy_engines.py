@@ -17,7 +17,7 @@ import torch
 
 from fptk.calibration.graph import load_float_model, logits_tensor
 from fptk.export.onnx_export import export_onnx
-from fptk.models import create_model
+from fptk.models import create_model, list_models
 from fptk.models.deploy import REWRITES, to_deploy
 from fptk.models.serving import Serving
 from fptk.preprocess import PreprocessSpec
@@ -78,6 +78,18 @@ def test_deploy_form_keeps_its_numbers_at_size(
 @pytest.mark.parametrize("name", ["folded_attention", "folded_norms", "merged_decoder", "classifier_first"])
 def test_single_rewrite_keeps_its_numbers_in_openvino(name: str, tmp_path: Path, trained_like: Any) -> None:
     check("openvino", (64, 96), [name], tmp_path, trained_like(create_model()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", RUN)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in list_models() if name != "microsegformer"), ("segformer", {"head": "transpose"})],
+)
+def test_every_network_keeps_its_numbers(
+    name: str, options: dict[str, str], engine: str, tmp_path: Path, trained_like: Any
+) -> None:
+    check(engine, (96, 160), list(REWRITES), tmp_path, trained_like(create_model(name, **options)))
 
 
 def test_labels_of_an_empty_scene_and_of_an_open_batch_run_in_onnxruntime(tmp_path: Path, trained_like: Any) -> None:
