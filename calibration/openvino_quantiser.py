@@ -51,8 +51,10 @@ class OpenVinoQuantSettings:
     """``performance``: symmetric activations; ``mixed``: asymmetric ones. Weights are symmetric per channel."""
     overflow_fix: Literal["enable", "first_layer_only", "disable"] = "enable"
     """Half-range weights, which cannot saturate the 16-bit sums of x86 processors without VNNI."""
-    transformer: bool = False
-    """NNCF's ``model_type=TRANSFORMER``: keeps the attention's sensitive products in float."""
+    transformer: bool = True
+    """NNCF's ``model_type=TRANSFORMER``: attentions stay in float, so that OpenVINO runs each as one fused kernel. With
+    their products in int8, MicroSegFormer at 512x512 was slower (44.7 against 37.0 ms, float 52.3) and further from the
+    float labels (98.7 against 99.5 % of pixels, eight faces)."""
     smooth_quant_alpha: float | None = None
     """SmoothQuant's migration strength (0-1) for matrix products; ``None`` switches it off."""
     range_estimator: Literal["default", "minmax", "percentile", "mean_minmax"] = "minmax"

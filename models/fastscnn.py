@@ -86,7 +86,7 @@ class FastSCNN(FaceParsingNetwork):
 
     The count is that of no bias before a BatchNorm, a bias in the classifier, and a *separable* convolution on the deep
     map of the feature fusion (depthwise and pointwise, each with BatchNorm and ReLU) before its 1x1 convolution: with
-    the paper's depthwise one alone the network has 16,640 parameters fewer.
+    the paper's depthwise one alone the network has 16,384 parameters fewer (its bias terms counted).
 
     The pyramid's BatchNorm on the 1x1 level sees one value per image: a training step needs two images.
 

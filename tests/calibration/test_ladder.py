@@ -109,7 +109,7 @@ def test_openvino_rungs_end_with_accuracy_control() -> None:
     assert rungs[-2].settings.ignored_names == ("n0", "n1")
     assert len({rung.name for rung in rungs}) == len(rungs)
     default = list(openvino_rungs(OpenVinoQuantSettings()))
-    assert default[1].name == "transformer", "the overflow fix is the default: it is not tried twice"
+    assert default[1].name == "percentile ranges", "overflow fix and transformer mode are the default: not tried twice"
 
 
 def break_weight_scale(path: Path, class_name: str) -> None:

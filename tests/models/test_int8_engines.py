@@ -54,8 +54,6 @@ def test_int8_engine_gives_the_labels_of_pytorch(
 ) -> None:
     """For TensorRT-RTX, which runs on a GPU only, its Q/DQ file is run by ONNX Runtime."""
     pytest.importorskip("nncf", reason="the extra 'export' is not installed")
-    if (name, target) == ("microsegformer", "openvino"):
-        pytest.xfail("OpenVINO 2026.4.1 miscomputes, or crashes on, the int8 form of the compact LMSA on these weights")
     model = trained_like(create_model(name, **options))
     faces = SyntheticFaces(6, SPEC.size, seed=3)
     images = np.stack([faces[i].image for i in range(6)])
