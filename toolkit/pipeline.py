@@ -47,6 +47,7 @@ from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
 from fptk.preprocess import PreprocessSpec
 from fptk.runs import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, Source
+from fptk.sensitivity_chart import draw_sensitivity
 from fptk.session import Session
 
 if TYPE_CHECKING:
@@ -240,7 +241,10 @@ class _ExportJob:
         """The manifest of what was built."""
         artefact, folder = built.artefact, built.folder
         if self.plan.explain and precision is Precision.INT8:
-            artefact.details["sensitivity"] = self.sensitivity(target).model_dump(mode="json")
+            ranking = self.sensitivity(target)
+            artefact.details["sensitivity"] = ranking.model_dump(mode="json")
+            if ranking.rows:
+                draw_sensitivity(ranking, f"{target.name} INT8, {self.card.model}", folder / "sensitivity.png")
         return Bundle(
             created=datetime.now(UTC),
             target=target.name,

@@ -214,6 +214,8 @@ def test_explain_ranks_layer_groups(checkpoint: Path, faces_folder: Path, fptk: 
     rows = read_bundle(tmp_path / "bundles" / "onnx-int8").build["sensitivity"]["rows"]
     assert [row["snr_db"] for row in rows] == sorted(row["snr_db"] for row in rows)
     assert rows[0]["group"] in finished.out
+    with Image.open(tmp_path / "bundles" / "onnx-int8" / "sensitivity.png") as chart:
+        assert chart.height > 20 * len(rows)
 
 
 class TestBadInput:
