@@ -34,6 +34,6 @@ def draw_sensitivity(ranking: Sensitivity, title: str, path: Path) -> None:
     axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
     axes.tick_params(axis="y", labelsize=7)
     axes.set(title=title, xlabel="SNR of the logits with this group alone in INT8, dB")
-    axes.margins(y=0.01)
+    axes.margins(x=0.08, y=0.01)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
