@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +47,31 @@ class PatchEmbed(nn.Module):
         """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
         grid: Tensor = self.norm(to_nhwc(self.conv(x)))
         return grid
+
+
+class TransformerStage(nn.Module):
+    """Patch embedding (7x7 by 4 in the first stage, 3x3 by 2 in the others), blocks, and a LayerNorm over the result.
+
+    Args:
+        index: number of the stage, from 0.
+        channels: of every stage of the network.
+        blocks: each takes and returns (B, H, W, C).
+    """
+
+    def __init__(self, index: int, channels: Sequence[int], blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        kernel, stride = (7, 4) if index == 0 else (3, 2)
+        self.embed = PatchEmbed(channels[index - 1] if index else 3, channels[index], kernel, stride)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(channels[index])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
+        grid = self.embed(x)
+        for block in self.blocks:
+            grid = block(grid)
+        out: Tensor = self.norm(grid)
+        return out
 
 
 class ConvBN(nn.Sequential):

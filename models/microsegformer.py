@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
 from fptk.errors import InputError
-from fptk.models.blocks import BilinearUpsample, Dropout, PatchEmbed, resize, to_nchw, to_nhwc
+from fptk.models.blocks import BilinearUpsample, Dropout, TransformerStage, resize, to_nchw, to_nhwc
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
 from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights
 
@@ -95,24 +95,11 @@ class Block(nn.Module):
         return out
 
 
-class Stage(nn.Module):
-    """Patch embedding, blocks, and a LayerNorm over what the stage hands on."""
+class Stage(TransformerStage):
+    """A stage of MicroSegFormer."""
 
     def __init__(self, index: int) -> None:
-        super().__init__()
-        channels = CHANNELS[index]
-        kernel, stride = (7, 4) if index == 0 else (3, 2)
-        self.embed = PatchEmbed(CHANNELS[index - 1] if index else 3, channels, kernel, stride)
-        self.blocks = nn.ModuleList(Block(channels, REDUCTIONS[index]) for _ in range(DEPTHS[index]))
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, H / stride, W / stride, C)."""
-        grid = self.embed(x)
-        for block in self.blocks:
-            grid = block(grid)
-        out: Tensor = self.norm(grid)
-        return out
+        super().__init__(index, CHANNELS, (Block(CHANNELS[index], REDUCTIONS[index]) for _ in range(DEPTHS[index])))
 
 
 class Decoder(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fptk.classes import NUM_CLASSES
 from fptk.errors import InputError
-from fptk.models.blocks import BilinearUpsample, ConvBN, PatchEmbed, resize, to_nchw, to_nhwc
+from fptk.models.blocks import BilinearUpsample, ConvBN, TransformerStage, resize, to_nchw, to_nhwc
 from fptk.models.network import FaceParsingNetwork, init_weights
 
 CHANNELS = (16, 32, 128, 192)
@@ -93,23 +93,15 @@ class Block(nn.Module):
         return out
 
 
-class Stage(nn.Module):
-    """Patch embedding, blocks, and a LayerNorm over what the stage hands on."""
+class Stage(TransformerStage):
+    """A stage of SegFormer, that hands on (B, C, H / stride, W / stride)."""
 
     def __init__(self, index: int) -> None:
-        super().__init__()
-        channels = CHANNELS[index]
-        kernel, stride = (7, 4) if index == 0 else (3, 2)
-        self.embed = PatchEmbed(CHANNELS[index - 1] if index else 3, channels, kernel, stride)
-        self.blocks = nn.ModuleList(Block(channels, HEADS[index]) for _ in range(DEPTHS[index]))
-        self.norm = nn.LayerNorm(channels)
+        super().__init__(index, CHANNELS, (Block(CHANNELS[index], HEADS[index]) for _ in range(DEPTHS[index])))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C, H / stride, W / stride)."""
-        grid = self.embed(x)
-        for block in self.blocks:
-            grid = block(grid)
-        return to_nchw(self.norm(grid))
+        return to_nchw(super().forward(x))
 
 
 class Decoder(nn.Module):

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from fptk.data.contact_sheet import colour_mask, contact_sheet
-from fptk.data.splits import Subset, key_of
+from fptk.data.splits import Subset, evenly_spaced, key_of
 from fptk.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.preprocess import resize_labels
 from fptk.session import Session
@@ -60,8 +60,8 @@ def choose(scores: Sequence[float], count: int, choice: Choice) -> list[int]:
     """
     order = np.argsort(np.asarray(scores), kind="stable")
     count = min(count, len(order))
-    places = np.arange(count) if choice == "worst" else np.linspace(0, len(order) - 1, count).round().astype(int)
-    return [int(index) for index in order[places]]
+    places = range(count) if choice == "worst" else evenly_spaced(len(order), count)
+    return [int(order[place]) for place in places]
 
 
 def comparison_sheet(

@@ -437,10 +437,12 @@ def gate_policy(section: ExportSection, max_miou_drop: float | None, max_class_d
     )
 
 
-def score(session: Session, dataset: FaceParsingDataset, description: str) -> Scores:
+def score(
+    session: Session, dataset: FaceParsingDataset, description: str, on_score: Callable[[float], None] | None = None
+) -> Scores:
     """:func:`fptk.evaluate.evaluate` under a progress bar."""
     with counting(description, len(dataset)) as on_image:
-        return evaluate(session, dataset, on_image=on_image)
+        return evaluate(session, dataset, on_image=on_image, on_score=on_score)
 
 
 def _log_attempt(attempt: Attempt[_Built]) -> None:

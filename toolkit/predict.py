@@ -64,14 +64,15 @@ def save_labels(labels: UInt8Array, path: Path) -> None:
     """Write a label map as an 8-bit palette PNG whose pixel value is the class."""
     picture = Image.fromarray(labels)
     picture.putpalette(flat_palette())
-    _save(picture, path)
+    save_png(picture, path)
 
 
 def save_overlay(image: UInt8Array, labels: UInt8Array, path: Path) -> None:
     """Write :func:`overlay` as PNG."""
-    _save(Image.fromarray(overlay(image, labels)), path)
+    save_png(Image.fromarray(overlay(image, labels)), path)
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, whole or not at all."""
     with atomic_file(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -77,11 +77,11 @@ def command(
     With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
-    from fptk.console import counting, out
+    from fptk.console import out
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
     from fptk.errors import InputError
-    from fptk.evaluate import evaluate
+    from fptk.pipeline import score
     from fptk.runs import find_source, open_session
 
     chosen = _views(views)
@@ -105,8 +105,7 @@ def command(
         return
     values: list[float] = []
     with session:
-        with counting(session.name, len(dataset)) as on_image:
-            scores = evaluate(session, dataset, on_image=on_image, on_score=values.append)
+        scores = score(session, dataset, session.name, values.append)
         if sheet_path:
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if str(json_path) != "-":
@@ -123,12 +122,11 @@ def _write_sheet(
 
     from fptk.comparison import choose, comparison_sheet
     from fptk.console import log
-    from fptk.files import atomic_file
+    from fptk.predict import save_png
 
     indices = choose(values, count, choice)
     sheet, keys = comparison_sheet(session, dataset, indices, columns=6)
-    with atomic_file(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
+    save_png(Image.fromarray(sheet), path)
     faces = ", ".join(f"{key} {values[index]:.3f}" for key, index in zip(keys, indices, strict=True))
     log.print(f"{path}: {faces}", markup=False, soft_wrap=True)
 

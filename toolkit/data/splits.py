@@ -114,7 +114,13 @@ def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
     """``count`` samples evenly spaced over ``dataset``; all of them for ``None`` or where it holds no more."""
     if count is None or count >= len(dataset):
         return dataset
-    return Subset(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist())
+    return Subset(dataset, evenly_spaced(len(dataset), count))
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """``count`` of the places 0 to ``total`` - 1, the first and the last among them."""
+    places: list[int] = np.linspace(0, total - 1, count).round().astype(int).tolist()
+    return places
 
 
 def key_of(dataset: FaceParsingDataset, index: int) -> str:
