@@ -34,6 +34,11 @@ def peak_memory(target: str, engine: Path, spec: PreprocessSpec, threads: int) -
     return peak
 
 
+def resident_peak() -> int | None:
+    """Highest resident memory of this process since it began, bytes; ``None`` where the system does not tell."""
+    return _status("VmHWM") if Path("/proc/self/status").is_file() else None
+
+
 def _measure(request: dict[str, object]) -> int:
     """Peak resident bytes during the first inference, minus those just before it."""
     spec = PreprocessSpec.model_validate(request["spec"])

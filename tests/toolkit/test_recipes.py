@@ -155,7 +155,7 @@ def test_words_of_yaml_1_1_are_no_booleans(tmp_path: Path) -> None:
 
 
 def test_unknown_name_lists_the_shipped_recipes() -> None:
-    with pytest.raises(InputError, match=r"did you mean 'shipped'.*demo, microsegformer, shipped"):
+    with pytest.raises(InputError, match=r"did you mean 'shipped'.*demo, .*microsegformer, .*shipped, "):
         load_recipe("shiped")
 
 
@@ -165,3 +165,29 @@ def test_binary_and_missing_files_are_input_errors(tmp_path: Path) -> None:
         load_recipe(tmp_path / "photo.yaml")
     with pytest.raises(InputError, match="does not exist"):
         load_recipe("no/such.yaml")
+
+
+def test_base_is_replaced_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: microsegformer\noptim: {lr: 5e-4}\nmodel: {options: {lmsa: null}}")
+    recipe, base = load_recipe(path), load_recipe("microsegformer")
+    assert set(differing_keys(recipe, base)) == {"name", "optim.lr", "model.options.dropout", "model.options.lmsa"}
+    assert recipe.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("microsegformr", "did you mean 'microsegformer'?"),
+        ("unet", "unet has a base itself; build on segformer"),
+        ("3", "key 'base': expected the name or path of a recipe, found 3"),
+        ("none.yaml", "recipe none.yaml does not exist"),
+    ],
+)
+def test_wrong_base_is_refused_in_one_line(base: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {base}")
+    with pytest.raises(InputError) as error:
+        load_recipe(path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ import click
 from fptk import __version__
 from fptk.errors import FptkError
 
-COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "doctor", "data")
+COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""
 
 

@@ -11,8 +11,6 @@ import click
 if TYPE_CHECKING:
     from fptk.recipes import Recipe
 
-DEFAULT_BUDGET = 1_821_085
-
 
 @click.command()
 @click.option(
@@ -49,9 +47,8 @@ DEFAULT_BUDGET = 1_821_085
 @click.option(
     "--param-budget",
     type=click.IntRange(min=1),
-    default=DEFAULT_BUDGET,
-    show_default=True,
-    help="Largest number of parameters; more is an error.",
+    metavar="COUNT",
+    help="Largest number of parameters; more is an error.  [default: the recipe's, or else 1821085]",
 )
 @click.option(
     "--stop-after", type=click.IntRange(min=1), metavar="STEPS", help="End after this many steps, ready to be resumed."
@@ -62,7 +59,6 @@ def command(
     out: Path | None,
     resume: bool,
     init_weights: Path | None,
-    param_budget: int,
     stop_after: int | None,
     **changes: Any,
 ) -> None:
@@ -93,7 +89,6 @@ def command(
         out,
         resume=resume,
         init_weights=init_weights,
-        param_budget=param_budget,
         stop_after=stop_after,
     )
     if not result.finished:
@@ -110,6 +105,8 @@ def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
     assignments = []
     if changes["model"] is not None:
         assignments += [f"model.name={changes['model']}", "model.options={}"]
+    if changes["param_budget"] is not None:
+        assignments.append(f"model.param_budget={changes['param_budget']}")
     if changes["size"] is not None:
         assignments += ["data.phases=[]", f"data.size={changes['size']}", "data.eval_size=null"]
     recipe = load_recipe(name)

@@ -56,13 +56,19 @@ for _tag, _pattern, _first in (
 
 def list_recipes() -> dict[str, str]:
     """Names of the shipped recipes, each with its description."""
-    folder = resources.files("fptk.recipes")
-    names = sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
-    return {name: load_recipe(name).description for name in names}
+    return {name: load_recipe(name).description for name in _shipped("fptk.recipes")}
+
+
+def _shipped(package: str) -> list[str]:
+    folder = resources.files(package)
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """Read a shipped recipe by its name, or any recipe by its path.
+
+    A recipe may name another one as its ``base`` and say only what differs: the keys that a section of it holds
+    replace those keys of the base's section, whole. A base has no base.
 
     Args:
         name_or_path: a name of :func:`list_recipes`, or a file ending in ``.yaml`` or ``.yml``.
@@ -70,19 +76,53 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     Raises:
         InputError: there is no such recipe, it is not YAML, or a key or value in it is not allowed.
     """
+    source, name = str(name_or_path), _name(name_or_path)
+    values = _values(name_or_path)
+    if (base := values.pop("base", None)) is not None:
+        if not isinstance(base, str):
+            raise InputError(f"recipe {source}: key 'base': expected the name or path of a recipe, found {_kind(base)}")
+        below = _values(base)
+        if "base" in below:
+            raise InputError(f"recipe {source}: key 'base': {base} has a base itself; build on {below['base']}")
+        values = _merged(below, values)
+    return recipe_from({"name": name, **values}, source)
+
+
+def _name(name_or_path: str | Path) -> str:
+    return Path(name_or_path).stem if _is_path(name_or_path) else str(name_or_path)
+
+
+def _is_path(name_or_path: str | Path) -> bool:
+    return isinstance(name_or_path, Path) or name_or_path.endswith(SUFFIXES) or "/" in name_or_path
+
+
+def _values(name_or_path: str | Path) -> dict[str, Any]:
+    """What stands in a recipe's file.
+
+    Raises:
+        InputError: there is no such recipe, or it is no YAML with sections.
+    """
     text = str(name_or_path)
-    if text.endswith(SUFFIXES) or isinstance(name_or_path, Path) or "/" in text:
-        path = Path(name_or_path)
-        return _parse(_read(path), str(path), path.stem)
+    if _is_path(name_or_path):
+        return read_sections(_read(Path(name_or_path)), f"recipe {text}")
     shipped = resources.files("fptk.recipes").joinpath(f"{text}.yaml")
     if not shipped.is_file():
-        folder = resources.files("fptk.recipes")
-        names = sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
+        names = _shipped("fptk.recipes")
         raise InputError(
             f"there is no recipe '{text}'{_guess(text, names)}; shipped: {', '.join(names)}; "
             "or give the path of a .yaml file"
         )
-    return _parse(shipped.read_text(encoding="utf-8"), text, text)
+    return read_sections(shipped.read_text(encoding="utf-8"), f"recipe {text}")
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``changes``, section by section."""
+    merged = {**base, **changes}
+    for section, below in base.items():
+        above = changes.get(section)
+        if isinstance(below, dict) and isinstance(above, dict):
+            merged[section] = {**below, **above}
+    return merged
 
 
 def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
@@ -142,11 +182,16 @@ def _read(path: Path) -> str:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
 
 
-def _parse(text: str, source: str, name: str) -> Recipe:
-    values = _yaml(text, f"recipe {source}")
+def read_sections(text: str, what: str) -> dict[str, Any]:
+    """The sections of a YAML document; ``what`` names it in errors.
+
+    Raises:
+        InputError: it is not YAML, or holds no sections.
+    """
+    values = _yaml(text, what)
     if not isinstance(values, dict):
-        raise InputError(f"recipe {source}: expected sections such as 'optim:' and 'data:', found {_kind(values)}")
-    return recipe_from({"name": name, **values}, source)
+        raise InputError(f"{what}: expected sections such as 'optim:' and 'data:', found {_kind(values)}")
+    return values
 
 
 def _yaml(text: str, what: str) -> Any:

@@ -62,6 +62,9 @@ class ModelSection(Section):
     """Name in the registry of ``fptk.models``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of ``create_model``, e.g. ``lmsa: compact`` and ``dropout: 0.15``."""
+    param_budget: PositiveInt = 1_821_085
+    """Largest number of parameters; more is an error before the first step. The default is what the CE7454 challenge
+    allows."""
 
 
 class SyntheticSection(Section):
@@ -105,6 +108,8 @@ class DataSection(Section):
     """Each step's size is its phase's times a factor uniform between the two, to the nearest multiple of 32."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training images held out where a data set brings no validation split."""
+    train_images: PositiveInt | None = None
+    """Train on so many of the images, evenly spaced; null for all."""
     seed: NaturalInt = 42
     """Seed of that split; not touched by ``--seed``, so runs of different seeds share their validation images."""
     eval_size: Size | None = None

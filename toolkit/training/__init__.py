@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fptk.training.runs import RunFolder, TrainResult, default_folder, newest_run
     from fptk.training.sources import open_data
-    from fptk.training.start import PARAM_BUDGET, train
+    from fptk.training.start import train
 
 _LAZY = {
-    "PARAM_BUDGET": "fptk.training.start",
     "TrainResult": "fptk.training.runs",
     "train": "fptk.training.start",
     "RunFolder": "fptk.training.runs",
@@ -20,7 +19,7 @@ _LAZY = {
     "open_data": "fptk.training.sources",
 }
 
-__all__ = ["PARAM_BUDGET", "RunFolder", "TrainResult", "default_folder", "newest_run", "open_data", "train"]
+__all__ = ["RunFolder", "TrainResult", "default_folder", "newest_run", "open_data", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from fptk.benchmarks.memory import resident_peak
 from fptk.data.splits import limit
 from fptk.data.statistics import StatisticsCache, mean_and_std
 from fptk.dataset import FaceParsingDataset
@@ -130,11 +131,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write the resume state."""
+        self.counters.peak_bytes = max(self.counters.peak_bytes, self._memory())
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.counters.scaler = self.accelerator.scaler.state_dict()
             average = self.ema.model if self.ema else None
             save_state(self.run.resume, self.model, average, self.optimizer, self.counters, self.kept)
+
+    def _memory(self) -> int:
+        """Peak of this process so far, bytes; 0 if unknown."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resident_peak() or 0
 
     def run_to(self, stop_after: int | None) -> TrainResult:
         """Train to the end, or for ``stop_after`` steps."""
@@ -347,6 +355,7 @@ class Trainer:
             best_step=counters.best_step,
             scores=counters.best_scores,
             seconds=round(counters.seconds, 1),
+            peak_bytes=counters.peak_bytes or None,
         )
 
     def describe(self) -> str:

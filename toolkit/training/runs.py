@@ -125,20 +125,27 @@ class RunFolder:
             raise InputError(f"{self.path} is a finished run without its {missing[0]}; start anew in another --out")
         return result
 
+    def difference(self, recipe: Recipe, data: Sequence[Path]) -> str | None:
+        """In what a training of ``recipe`` on ``data`` would differ from this one; ``None`` if in nothing."""
+        keys = [key for key in differing_keys(self.recipe(), recipe) if not key.startswith(NOT_TRAINING)]
+        if keys:
+            return f"the recipe differs in {', '.join(keys[:3])}"
+        if [folder.resolve() for folder in data] != [folder.resolve() for folder in self.data()]:
+            return "it was started with other --data"
+        return None
+
     def check_same(self, recipe: Recipe, data: Sequence[Path]) -> None:
         """Refuse to resume with anything but what the run was started with: the result would be neither.
 
         Raises:
             InputError: recipe or data differ.
         """
-        differing = [key for key in differing_keys(self.recipe(), recipe) if not key.startswith(NOT_TRAINING)]
-        if differing:
+        difference = self.difference(recipe, data)
+        if difference:
             raise InputError(
-                f"cannot resume {self.path}: the recipe differs in {', '.join(differing[:3])}; resume with the same "
-                "recipe, or start a new run with --init-weights"
+                f"cannot resume {self.path}: {difference}; resume with the same recipe and data, or start a new run "
+                "with --init-weights"
             )
-        if [folder.resolve() for folder in data] != [folder.resolve() for folder in self.data()]:
-            raise InputError(f"cannot resume {self.path}: it was started with other --data; start a new run")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result into the card."""
@@ -187,6 +194,8 @@ class TrainResult:
     """All scores of that validation."""
     seconds: float
     """Training time over all calls, validation included."""
+    peak_bytes: int | None = None
+    """Most memory in use: allocated on the CUDA device, or resident in the process; ``None`` if unknown."""
 
     @property
     def best(self) -> Path:

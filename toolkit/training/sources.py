@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fptk.data import find_duplicates, open_training
+from fptk.data.splits import limit
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError
 from fptk.recipes import Recipe
@@ -15,14 +16,16 @@ def open_data(recipe: Recipe, data: Sequence[Path]) -> tuple[FaceParsingDataset,
     """Training and validation set: of the given folders, or synthetic faces where there are none.
 
     Args:
-        recipe: held-out share, its seed, and the synthetic faces' numbers.
+        recipe: held-out share, its seed, the number of training images, and the synthetic faces' numbers.
         data: data set roots or split folders; empty for synthetic faces.
 
     Raises:
         InputError: a folder is no data set, or an image stands in both sets.
     """
+    count = recipe.data.train_images
     if not data:
-        return synthetic(recipe)
+        train, val = synthetic(recipe)
+        return limit(train, count), val
     train, val = open_training(list(data), val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
     twins = find_duplicates(train, val)
     if twins:
@@ -30,7 +33,7 @@ def open_data(recipe: Recipe, data: Sequence[Path]) -> tuple[FaceParsingDataset,
             f"{len(twins)} validation image(s) are also in the training data, the first is {twins[0][0]} "
             f"(validation: {twins[0][1]}); remove them from one side"
         )
-    return train, val
+    return limit(train, count), val
 
 
 def synthetic(recipe: Recipe) -> tuple[FaceParsingDataset, FaceParsingDataset]:

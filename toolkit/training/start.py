@@ -25,9 +25,6 @@ from fptk.training.runs import RunFolder, TrainResult
 from fptk.training.seeds import Stream, torch_seed
 from fptk.training.sources import open_data
 
-PARAM_BUDGET = 1_821_085
-"""Parameters that the CE7454 challenge, and so the paper, allows."""
-
 
 def train(
     recipe: Recipe,
@@ -36,7 +33,6 @@ def train(
     *,
     resume: bool = False,
     init_weights: Path | None = None,
-    param_budget: int = PARAM_BUDGET,
     stop_after: int | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
@@ -50,7 +46,6 @@ def train(
         out: run folder, new or empty.
         resume: go on with the run in ``out`` where there is one (a finished one is only reported).
         init_weights: checkpoint, or run folder with a ``best`` one, to start from instead of random weights.
-        param_budget: largest number of parameters allowed.
         stop_after: end after this many steps of this call, with the state saved.
         listener: told of the progress; None for log lines and a bar on stderr.
 
@@ -65,7 +60,7 @@ def train(
     resume = by_first(accelerator, lambda: _resumes(run, recipe, data, resume))
     if resume and (finished := by_first(accelerator, run.finished)) is not None:
         return TrainResult(out=run.path, **finished)
-    model = make_model(recipe, param_budget, None if resume else init_weights)
+    model = make_model(recipe, None if resume else init_weights)
     train_set, val_set = open_data(recipe, data)
     if not resume:
         facts = _facts(model, train_set, val_set, init_weights)
@@ -102,7 +97,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=amp)
 
 
-def make_model(recipe: Recipe, param_budget: int, init_weights: Path | None) -> FaceParsingNetwork:
+def make_model(recipe: Recipe, init_weights: Path | None) -> FaceParsingNetwork:
     """The recipe's network, with seeded or given weights, inside the budget.
 
     Raises:
@@ -111,10 +106,11 @@ def make_model(recipe: Recipe, param_budget: int, init_weights: Path | None) -> 
     torch.manual_seed(torch_seed(recipe.seed, Stream.WEIGHTS))
     model = create_model(recipe.model.name, **recipe.model.options)
     count = count_parameters(model)
-    if count > param_budget:
+    budget = recipe.model.param_budget
+    if count > budget:
         raise InputError(
-            f"{recipe.model.name} has {count:,} parameters, {count - param_budget:,} over the budget of "
-            f"{param_budget:,}; choose a smaller network, or allow it with --param-budget {count}"
+            f"{recipe.model.name} has {count:,} parameters, {count - budget:,} over the budget of {budget:,}; "
+            f"choose a smaller network, or allow it with --param-budget {count}"
         )
     if init_weights is not None:
         load_weights(model, checkpoint_of(init_weights))

@@ -57,6 +57,8 @@ class Counters:
     """Sum of their focal losses."""
     window_lovasz: float = 0.0
     """Sum of their Lovász losses."""
+    peak_bytes: int = 0
+    """Most memory in use, over all calls: allocated on a CUDA device, or resident in the process; 0 if unknown."""
     stopped: bool = False
     """Early stopping has ended the training."""
     scaler: dict[str, Any] = field(default_factory=dict)

@@ -164,7 +164,7 @@ def test_damaged_resume_state_is_an_input_error(tiny_recipe: Recipe, tmp_path: P
 
 def test_network_over_the_budget_is_refused_before_anything_is_written(tiny_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1,747,923 parameters, 47,923 over the budget of 1,700,000.*--param-budget"):
-        train(tiny_recipe, [], tmp_path / "run", param_budget=1_700_000)
+        train(tiny_recipe.with_overrides(["model.param_budget=1700000"]), [], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -269,3 +269,12 @@ def test_finished_run_without_its_weights_is_refused(tiny_recipe: Recipe, tmp_pa
     result.best.unlink()
     with pytest.raises(InputError, match=r"without its best\.safetensors"):
         train(recipe, [], tmp_path / "run", resume=True)
+
+
+def test_train_images_are_evenly_spaced(tiny_recipe: Recipe) -> None:
+    everything, val = open_data(tiny_recipe, [])
+    few, same_val = open_data(tiny_recipe.with_overrides(["data.train_images=3"]), [])
+    places = [0, (len(everything) - 1) // 2, len(everything) - 1]
+    assert len(few) == 3 < len(everything)
+    assert [few[i].image.tobytes() for i in (0, 2)] == [everything[i].image.tobytes() for i in (places[0], places[2])]
+    assert len(same_val) == len(val)

@@ -16,14 +16,14 @@ from fptk.training import RunFolder
 from fptk.training.loop import Trainer
 from fptk.training.progress import Silent
 from fptk.training.sources import open_data
-from fptk.training.start import PARAM_BUDGET, make_accelerator, make_model
+from fptk.training.start import make_accelerator, make_model
 
 
 def main(recipe_file: Path, out: Path) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe(recipe_file)
     accelerator = make_accelerator(recipe)
-    model = make_model(recipe, PARAM_BUDGET, None)
+    model = make_model(recipe, None)
     run = RunFolder(out / "run")
     if accelerator.is_main_process:
         run.start(recipe, [], {})

@@ -1,0 +1,96 @@
+"""What a table compares: rows that are recipes, the papers' figures, and the engines that stand beside them."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fptk.errors import InputError
+from fptk.recipes import load_recipe
+from fptk.recipes.loading import SUFFIXES, read_sections
+
+Metric = Literal["f1", "f1_challenge", "f1_nobg", "miou", "pixel_accuracy"]
+"""A score that trainings record; ``fptk.metrics`` defines them."""
+
+SHIPPED = "fptk.ablation.tables"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRow(_Strict):
+    """One line of a table."""
+
+    label: str
+    """What the line is called."""
+    recipe: str
+    """Name of a shipped recipe, or the path of one."""
+    paper: dict[Metric, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(default_factory=dict)
+    """Scores that the paper reports, as fractions of 1; without those it does not."""
+
+
+class Table(_Strict):
+    """A table of ``fptk ablate``."""
+
+    name: str
+    title: str
+    heading: str
+    """Of the first column."""
+    paper: str
+    """Under which conditions the papers' figures were had."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
+    """Scores shown; the first one is drawn."""
+    engines: tuple[str, ...] = ()
+    """Targets for which each row is exported, in FP32 and INT8."""
+    rows: Annotated[tuple[TableRow, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        recipes = [row.recipe for row in self.rows]
+        if len(set(recipes)) < len(recipes):
+            raise ValueError("two rows have the same recipe")
+        return self
+
+
+def list_tables() -> list[str]:
+    """Names of the shipped tables."""
+    return sorted(Path(entry.name).stem for entry in resources.files(SHIPPED).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_table(name_or_path: str) -> Table:
+    """Read a shipped table by its name, or any table by the path of a YAML file.
+
+    Raises:
+        InputError: there is no such table, a key or value in it is not allowed, or a recipe of it is not usable.
+    """
+    if name_or_path.endswith(SUFFIXES):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError(f"table {path} does not exist")
+        name, text = path.stem, path.read_text(encoding="utf-8", errors="replace")
+    else:
+        known = list_tables()
+        if name_or_path not in known:
+            close = difflib.get_close_matches(name_or_path, known, n=1)
+            guess = f" (did you mean '{close[0]}'?)" if close else ""
+            raise InputError(
+                f"there is no table '{name_or_path}'{guess}; shipped: {', '.join(known)}; "
+                "or give the path of a .yaml file"
+            )
+        name = name_or_path
+        text = resources.files(SHIPPED).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    values = read_sections(text, f"table {name_or_path}")
+    try:
+        table = Table.model_validate({"name": name, **values})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"table {name_or_path}: key '{where}': {first['msg']}") from None
+    for row in table.rows:
+        load_recipe(row.recipe)
+    return table
