@@ -150,7 +150,11 @@ def _why(training: Training, code: int) -> str:
 
 @contextmanager
 def _children() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts processes, and ends those that still run with SIGTERM, on which a training saves its state."""
+    """Starts processes, and ends those that still run with one SIGTERM, on which a training saves its state.
+
+    A second signal would kill it at once. So a child has a group of its own, where a Ctrl-C at the terminal does not
+    reach it, and further signals to this process change nothing.
+    """
     running: list[subprocess.Popen[bytes]] = []
     lock = threading.Lock()
     closed = threading.Event()
@@ -159,14 +163,18 @@ def _children() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         with lock:
             if closed.is_set():
                 raise FptkError("stopped")
-            running.append(subprocess.Popen(*arguments, **settings))
+            running.append(subprocess.Popen(*arguments, **settings, process_group=0))
             return running[-1]
 
-    def terminate(*_: object) -> None:
+    def stop(*_: object) -> None:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    in_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, terminate) if in_main else None
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, stop)
     try:
         yield start
     finally:
@@ -177,8 +185,8 @@ def _children() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
                 process.terminate()
         for process in running:
             process.wait()
-        if in_main:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def read_trained(training: Training) -> Trained:
