@@ -122,7 +122,7 @@ def _table(headings: Sequence[str], left: int, rows: Sequence[Sequence[str]]) ->
 
 
 def draw(ablation: Ablation, path: Path) -> None:
-    """Draw the first score of every row into a PNG: each seed a dot, their mean a bar, the paper's figure a diamond.
+    """Draw the first score of every row into a PNG: each seed a dot, their mean a stroke, the paper's figure a diamond.
 
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.
@@ -136,20 +136,23 @@ def draw(ablation: Ablation, path: Path) -> None:
     table = ablation.request.table
     metric = table.metrics[0]
     results = ablation.results[::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(results)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.4 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    places = range(len(results))
-    axes.barh(places, [100 * result.mean(metric) for result in results], height=0.55, alpha=0.35, label="ours")
-    for place, result in zip(places, results, strict=True):
-        axes.plot([100 * value for value in result.scores(metric)], [place] * len(result.trained), "o", color="C0")
-        if metric in result.row.paper:
-            axes.plot(100 * result.row.paper[metric], place, "D", color="C3", markerfacecolor="none")
-    if any(metric in result.row.paper for result in results):
-        axes.plot([], [], "D", color="C3", markerfacecolor="none", label="paper, under its own conditions")
-        axes.legend(loc="lower left", fontsize=8)
-    axes.set_yticks(list(places), [result.row.label for result in results])
+    places = list(range(len(results)))
+    axes.plot([100 * result.mean(metric) for result in results], places, "|", color="C0", markersize=22, label="mean")
+    seeds = [(100 * score, place) for place, result in enumerate(results) for score in result.scores(metric)]
+    axes.plot(*zip(*seeds, strict=True), "o", color="C0", alpha=0.6, label="a seed")
+    papers = [
+        (100 * result.row.paper[metric], place) for place, result in enumerate(results) if metric in result.row.paper
+    ]
+    if papers:
+        style = {"color": "C3", "markerfacecolor": "none", "label": "paper, under its own conditions"}
+        axes.plot(*zip(*papers, strict=True), "D", **style)
+    axes.set_yticks(places, [result.row.label for result in results])
     axes.set(title=table.title, xlabel=f"{NAMES[metric]}, points")
+    axes.set_ylim(-0.6, len(results) - 0.4)
     axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, markerscale=0.7)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
