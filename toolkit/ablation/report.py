@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fptk.ablation.engines import Engine
 from fptk.ablation.run import Ablation, Result
@@ -147,7 +148,7 @@ def draw(ablation: Ablation, path: Path) -> None:
         (100 * result.row.paper[metric], place) for place, result in enumerate(results) if metric in result.row.paper
     ]
     if papers:
-        style = {"color": "C3", "markerfacecolor": "none", "label": "paper, under its own conditions"}
+        style: dict[str, Any] = {"color": "C3", "markerfacecolor": "none", "label": "paper, under its own conditions"}
         axes.plot(*zip(*papers, strict=True), "D", **style)
     axes.set_yticks(places, [result.row.label for result in results])
     axes.set(title=table.title, xlabel=f"{NAMES[metric]}, points")

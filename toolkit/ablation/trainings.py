@@ -185,8 +185,8 @@ def _children() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
                 process.terminate()
         for process in running:
             process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
 
 
 def read_trained(training: Training) -> Trained:
