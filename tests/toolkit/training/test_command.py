@@ -74,7 +74,7 @@ def test_options_change_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_batch_option_replaces_the_batches_of_phases() -> None:
     from fptk.cli.train import _recipe
 
-    none = dict.fromkeys(("model", "epochs", "size", "batch", "amp", "seed"))
+    none = dict.fromkeys(("model", "epochs", "size", "batch", "amp", "seed", "param_budget"))
     recipe = _recipe("shipped", {**none, "batch": 6, "assignments": ()})
     assert recipe.data.batch == 6
     assert {phase.batch for phase in recipe.data.phases} == {None}

@@ -156,7 +156,7 @@ def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe)
 
     faces, spec = SyntheticFaces(3, (32, 32)), tiny_recipe.spec
     make_accelerator(tiny_recipe)
-    model = make_model(tiny_recipe, 10**7, None).eval()
+    model = make_model(tiny_recipe, None).eval()
     loss = SegmentationLoss(tiny_recipe.loss)
     values, total = score(model, spec, faces, torch.device("cpu"), Silent(), loss)
     images, masks = (torch.from_numpy(np.stack([faces[i][part] for i in range(3)])) for part in (0, 1))
