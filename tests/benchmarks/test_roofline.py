@@ -91,6 +91,7 @@ def test_engines_report_their_nodes(name: str, graph: Path, tmp_path: Path) -> N
     assert sum(node.milliseconds for node in nodes) > 0
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_image(checkpoint: Path, tmp_path: Path) -> None:
     """Four times the pixels need more than twice the activations."""
     if not Path("/proc/self/status").is_file():
