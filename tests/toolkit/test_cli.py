@@ -207,6 +207,7 @@ def test_no_fallback_ends_with_the_first_rung(
     assert len(read_bundle(tmp_path / "rejected" / "onnx-int8").build["ladder"]["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_explain_ranks_layer_groups(checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path) -> None:
     options = ("--data", faces_folder, "--calib-size", 2, "--sensitivity-images", 1, "--no-gate", "--explain")
     finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
