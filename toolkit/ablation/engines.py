@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
-from fptk.bundle import MANIFEST, Bundle, open_bundle, read_bundle
+from fptk.bench import BenchPlan, Row, bench
+from fptk.benchmarks.latency import LatencyPlan
+from fptk.bundle import MANIFEST, Bundle, read_bundle
 from fptk.calibration.gate import Verdict
-from fptk.console import counting, log
+from fptk.console import log
 from fptk.data.synthetic import draw_face
-from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import Precision
 from fptk.files import sha256_file
-from fptk.host import usable_cores
 from fptk.pipeline import ExportPlan, export_bundles, gate_policy
 from fptk.runs import BUNDLES, REJECTED, Source
 
@@ -77,47 +75,35 @@ def _find(source: Source, pair: tuple[str, Precision], checkpoint_sha256: str) -
     return None
 
 
-def measure_engines(networks: Sequence[Sequence[Path]], plan: LatencyPlan, threads: int | None) -> list[list[Engine]]:
+def measure_engines(networks: Sequence[Sequence[Path]], plan: LatencyPlan, threads: int) -> list[list[Engine]]:
     """Scores of every engine from its bundle, and speeds of all that run here from one interleaved run.
 
     Args:
         networks: bundle folders of each network.
         plan: rounds and calls.
-        threads: CPU threads of one inference; ``None`` for all cores.
+        threads: CPU threads of one inference.
     """
     folders = [folder for network in networks for folder in network]
-    threads = threads or usable_cores()
-    speeds: dict[Path, float] = {}
-    with ExitStack() as stack:
-        calls = {}
-        for folder in folders:
-            try:
-                bundle, session = open_bundle(folder, threads=threads)
-            except (TargetUnavailableError, InputError):
-                continue  # the row says what it is
-            image = draw_face(0, 0, bundle.preprocess.size)[0]
-            calls[folder] = as_call(stack.enter_context(session), image)
-        if calls:
-            with counting("timing all engines, in turns", plan.rounds, animated=False) as on_round:
-                times = time_in_turns(list(calls.values()), plan, on_round)
-            speeds = {folder: Latency(ms).fps for folder, ms in zip(calls, times, strict=True)}
-    return [[_engine(read_bundle(folder), speeds.get(folder)) for folder in network] for network in networks]
+    if not folders:
+        return [[] for _ in networks]
+    image = draw_face(0, 0, read_bundle(folders[0]).preprocess.size)[0]
+    report = bench(folders, image, BenchPlan(threads=threads, latency=plan, memory=False))
+    engines = {folder: _engine(row, read_bundle(folder)) for folder, row in zip(folders, report.rows, strict=True)}
+    return [[engines[folder] for folder in network] for network in networks]
 
 
-def _engine(bundle: Bundle, fps: float | None) -> Engine:
-    evaluation = bundle.evaluation
-    miou = float(evaluation.engine["miou"]) if evaluation else None
+def _engine(row: Row, bundle: Bundle) -> Engine:
     verdict = Verdict.model_validate(bundle.gate) if bundle.gate and "classes" in bundle.gate else None
     judged = [each for each in verdict.classes if each.judged] if verdict else []
     worst = max(judged, key=lambda each: each.drop or 0.0, default=None)
     return Engine(
-        target=bundle.target,
-        precision=str(bundle.precision),
-        miou=miou,
-        delta_miou=miou - float(evaluation.reference["miou"]) if evaluation and miou is not None else None,
+        target=row.target,
+        precision=row.precision,
+        miou=row.miou,
+        delta_miou=row.delta_miou,
         worst_class=worst.name if worst else None,
         worst_delta=-worst.drop / 100 if worst and worst.drop is not None else None,
-        simulated=bool(evaluation and evaluation.simulated_by),
-        verdict=bundle.verdict,
-        fps=fps,
+        simulated=row.accuracy == "simulated",
+        verdict=row.verdict,
+        fps=row.fps,
     )

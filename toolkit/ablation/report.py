@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fptk.ablation.engines import Engine
 from fptk.ablation.run import Ablation, Result
 from fptk.ablation.table import Metric
-from fptk.errors import missing_package
-from fptk.files import atomic_file
+from fptk.chart import chart
 
 NAMES: dict[Metric, str] = {
     "f1": "f1",
@@ -128,32 +126,22 @@ def draw(ablation: Ablation, path: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_package(error.name or "matplotlib", "train") from error
-
     table = ablation.request.table
     metric = table.metrics[0]
     results = ablation.results[::-1]
-    figure = Figure(figsize=(8, 1.5 + 0.4 * len(results)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    places = list(range(len(results)))
-    axes.plot([100 * result.mean(metric) for result in results], places, "|", color="C0", markersize=22, label="mean")
-    seeds = [(100 * score, place) for place, result in enumerate(results) for score in result.scores(metric)]
-    axes.plot(*zip(*seeds, strict=True), "o", color="C0", alpha=0.6, label="a seed")
-    papers = [
-        (100 * result.row.paper[metric], place) for place, result in enumerate(results) if metric in result.row.paper
-    ]
-    if papers:
-        style: dict[str, Any] = {"color": "C3", "markerfacecolor": "none", "label": "paper, under its own conditions"}
-        axes.plot(*zip(*papers, strict=True), "D", **style)
-    axes.set_yticks(places, [result.row.label for result in results])
-    axes.set(title=table.title, xlabel=f"{NAMES[metric]}, points")
-    axes.set_ylim(-0.6, len(results) - 0.4)
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, markerscale=0.7)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    with chart(path, (8, 1.5 + 0.4 * len(results)), "train") as figure:
+        axes = figure.subplots()
+        places = list(range(len(results)))
+        means = [100 * result.mean(metric) for result in results]
+        axes.plot(means, places, "|", color="C0", markersize=22, label="mean")
+        seeds = [(100 * score, place) for place, result in enumerate(results) for score in result.scores(metric)]
+        axes.plot(*zip(*seeds, strict=True), "o", color="C0", alpha=0.6, label="a seed")
+        papers = [(100 * result.row.paper[metric], n) for n, result in enumerate(results) if metric in result.row.paper]
+        if papers:
+            label = "paper, under its own conditions"
+            axes.plot(*zip(*papers, strict=True), "D", color="C3", markerfacecolor="none", label=label)
+        axes.set_yticks(places, [result.row.label for result in results])
+        axes.set(title=table.title, xlabel=f"{NAMES[metric]}, points")
+        axes.set_ylim(-0.6, len(results) - 0.4)
+        axes.grid(axis="x", alpha=0.3)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, markerscale=0.7)

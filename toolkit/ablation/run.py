@@ -161,14 +161,11 @@ def ablate(request: AblationRequest) -> Ablation:
         build_engines(find_source(first.run.path), request.engines, request.command) if request.engines else []
         for first in firsts
     ]
-    timing = LatencyPlan()
-    engines = measure_engines(folders, timing, request.threads)
-    results = [
-        Result(row, first.recipe, trained[start : start + request.seeds], engines[number])
-        for number, (row, first) in enumerate(zip(request.table.rows, firsts, strict=True))
-        for start in [number * request.seeds]
-    ]
-    threads = request.threads or usable_cores()
+    timing, threads = LatencyPlan(), request.threads or usable_cores()
+    engines = measure_engines(folders, timing, threads)
+    by_row = [trained[start : start + request.seeds] for start in range(0, len(trained), request.seeds)]
+    rows = zip(request.table.rows, firsts, by_row, engines, strict=True)
+    results = [Result(row, first.recipe, figures, built) for row, first, figures, built in rows]
     return Ablation(request, results, describe_host(), tool_versions(), timing, threads)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fptk.errors import InputError
 from fptk.recipes import load_recipe
-from fptk.recipes.loading import SUFFIXES, read_sections
+from fptk.recipes.loading import SUFFIXES, guess, read_sections, shipped
 
 Metric = Literal["f1", "f1_challenge", "f1_nobg", "miou", "pixel_accuracy"]
 """A score that trainings record; ``fptk.metrics`` defines them."""
@@ -59,7 +58,7 @@ class Table(_Strict):
 
 def list_tables() -> list[str]:
     """Names of the shipped tables."""
-    return sorted(Path(entry.name).stem for entry in resources.files(SHIPPED).iterdir() if entry.name.endswith(".yaml"))
+    return shipped(SHIPPED)
 
 
 def load_table(name_or_path: str) -> Table:
@@ -76,10 +75,8 @@ def load_table(name_or_path: str) -> Table:
     else:
         known = list_tables()
         if name_or_path not in known:
-            close = difflib.get_close_matches(name_or_path, known, n=1)
-            guess = f" (did you mean '{close[0]}'?)" if close else ""
             raise InputError(
-                f"there is no table '{name_or_path}'{guess}; shipped: {', '.join(known)}; "
+                f"there is no table '{name_or_path}'{guess(name_or_path, known)}; shipped: {', '.join(known)}; "
                 "or give the path of a .yaml file"
             )
         name = name_or_path

@@ -56,10 +56,11 @@ for _tag, _pattern, _first in (
 
 def list_recipes() -> dict[str, str]:
     """Names of the shipped recipes, each with its description."""
-    return {name: load_recipe(name).description for name in _shipped("fptk.recipes")}
+    return {name: load_recipe(name).description for name in shipped("fptk.recipes")}
 
 
-def _shipped(package: str) -> list[str]:
+def shipped(package: str) -> list[str]:
+    """Names of the YAML files in a package."""
     folder = resources.files(package)
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
 
@@ -105,14 +106,14 @@ def _values(name_or_path: str | Path) -> dict[str, Any]:
     text = str(name_or_path)
     if _is_path(name_or_path):
         return read_sections(_read(Path(name_or_path)), f"recipe {text}")
-    shipped = resources.files("fptk.recipes").joinpath(f"{text}.yaml")
-    if not shipped.is_file():
-        names = _shipped("fptk.recipes")
+    file = resources.files("fptk.recipes").joinpath(f"{text}.yaml")
+    if not file.is_file():
+        names = shipped("fptk.recipes")
         raise InputError(
-            f"there is no recipe '{text}'{_guess(text, names)}; shipped: {', '.join(names)}; "
+            f"there is no recipe '{text}'{guess(text, names)}; shipped: {', '.join(names)}; "
             "or give the path of a .yaml file"
         )
-    return read_sections(shipped.read_text(encoding="utf-8"), f"recipe {text}")
+    return read_sections(file.read_text(encoding="utf-8"), f"recipe {text}")
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -227,13 +228,14 @@ def _unknown(key: str, where: str, allowed: list[str], recipe: Recipe | None = N
     path = f"{where}.{key}" if where else key
     if not allowed:
         return f"unknown key '{path}'; '{where}' has no keys"
-    guess = _guess(path, [f"{where}.{name}" if where else name for name in allowed])
-    if not guess:
-        guess = _guess(key, [], also=[each for each in _all_keys(Recipe) if each.rpartition(".")[2] == key])
-    return f"unknown key '{path}'{guess}; {f'keys of {where}' if where else 'sections'}: {', '.join(allowed)}"
+    near = guess(path, [f"{where}.{name}" if where else name for name in allowed])
+    if not near:
+        near = guess(key, [], also=[each for each in _all_keys(Recipe) if each.rpartition(".")[2] == key])
+    return f"unknown key '{path}'{near}; {f'keys of {where}' if where else 'sections'}: {', '.join(allowed)}"
 
 
-def _guess(text: str, choices: list[str], also: list[str] | None = None) -> str:
+def guess(text: str, choices: list[str], also: list[str] | None = None) -> str:
+    """`` (did you mean '…'?)`` with the nearest choice, or else the first of ``also``; empty if there is neither."""
     close = difflib.get_close_matches(text, choices, n=1, cutoff=0.75) or also or []
     return f" (did you mean '{close[0]}'?)" if close else ""
 
