@@ -44,7 +44,7 @@ REQUIRES = {
 
 ENGINES: dict[str, EngineForm] = {
     "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
-    "openvino": EngineForm(label_map="phases"),
+    "openvino": EngineForm(label_map="phases", channels_last=True),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }

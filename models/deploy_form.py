@@ -34,12 +34,15 @@ class EngineForm:
         max_scores: scores of one image that may stand in memory at once; more are computed in tiles of queries.
         norm_apart: put a change of shape between the last sum of a stage and its LayerNorm. ONNX Runtime fuses the
             two into a node that takes three times as long as they do.
+        channels_last: the engine's convolutions take and return channels-last memory. Pixels, which come that way,
+            are not transposed before the first of them, nor maps after the last.
     """
 
     label_map: str
     query_tile: int | None = None
     max_scores: int = 2**26
     norm_apart: bool = False
+    channels_last: bool = False
 
 
 class DeployForm(nn.Module):
@@ -177,16 +180,19 @@ class TokenStage(nn.Module):
 
 
 class SplitFusion(nn.Module):
-    """Rewrite 2: 1x1 convolutions on each map at its own resolution, upsampled to the first one's and summed."""
+    """Rewrite 2: 1x1 convolutions on each map at its own resolution, upsampled to the first one's and summed.
+
+    The first one's comes last: OpenVINO then adds the sum of the others, and applies the GELU that follows, inside that
+    convolution.
+    """
 
     def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(convs)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        fused: Tensor = self.convs[0](maps[0])
-        for each, conv in zip(maps[1:], self.convs[1:], strict=True):
-            fused = fused + resize(conv(each), maps[0].shape[2:])
+        coarse = [resize(conv(each), maps[0].shape[2:]) for each, conv in zip(maps[1:], self.convs[1:], strict=True)]
+        fused: Tensor = sum(coarse[1:], coarse[0]) + self.convs[0](maps[0])
         return fused
 
 

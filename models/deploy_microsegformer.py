@@ -48,7 +48,7 @@ class MicroSegFormerForm(DeployForm):
             if isinstance(stage, Stage)
         )
         self.fuse: nn.Module = MergedFuse(model) if "merged_decoder" in chosen else PlainFuse(model)
-        self.head: nn.Module = Head(model) if "collapsed_lmsa" in chosen else PlainHead(model)
+        self.head: nn.Module = Head(model, form) if "collapsed_lmsa" in chosen else PlainHead(model)
 
     def forward(self, images: Tensor) -> Tensor:
         if "classifier_first" in self.rewrites:
@@ -180,8 +180,9 @@ class PlainFuse(nn.Module):
 class Head(nn.Module):
     """Rewrite 4: LMSA and classifier as small matrices on the depthwise maps; (N, 128, h, w) to (N, 19, h, w)."""
 
-    def __init__(self, model: MicroSegFormer) -> None:
+    def __init__(self, model: MicroSegFormer, form: EngineForm) -> None:
         super().__init__()
+        self.channels_last = form.channels_last
         lmsa, dtype = model.lmsa, model.classifier.weight.dtype
         self.classifier = model.classifier
         self.depthwise = nn.ModuleList()
@@ -196,7 +197,10 @@ class Head(nn.Module):
                 self.shifts.append(nn.Parameter(branch.shift.to(dtype)))
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.classifier.weight[:, :, 0, 0]
         logits: Tensor = self.classifier(x)
+        if self.channels_last and self.classifier.bias is not None:
+            logits = self._on_pixels(weight, x) + self.classifier.bias[:, None, None]
         if not len(self.depthwise):
             return logits
         maps = [depthwise(x) for depthwise in self.depthwise]
@@ -205,14 +209,22 @@ class Head(nn.Module):
             for each, mix, shift in zip(maps, self.mixes, self.shifts, strict=True)
         ]
         gates = self.gate(torch.cat(means, dim=1)).chunk(len(maps), dim=1)
-        weight = self.classifier.weight[:, :, 0, 0]
         for each, gate, mix, shift in zip(maps, gates, self.mixes, self.shifts, strict=True):
             # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
             # takes the packed copy of the one product for the other, whose transpose it is.
             matrix = weight @ (gate[:, :, None] * mix)  # (N, 19, 128)
-            mixed = matrix @ each.flatten(2) + F.linear(gate * shift, weight)[:, :, None]
-            logits = logits + mixed.reshape(logits.shape)
+            logits = logits + (self._on_pixels(matrix, each) + F.linear(gate * shift, weight)[:, :, None, None])
         return logits
+
+    def _on_pixels(self, matrix: Tensor, maps: Tensor) -> Tensor:
+        """A matrix (19, 128), or (N, 19, 128), applied to each pixel of (N, 128, h, w).
+
+        The result is planar, as the label map wants it. Of a channels-last map the product takes the transpose; for a
+        planar view of it the engine would copy it first.
+        """
+        pixels = to_nhwc(maps).flatten(1, 2).transpose(1, 2) if self.channels_last else maps.flatten(2)
+        out: Tensor = matrix @ pixels
+        return out.reshape(*out.shape[:2], *maps.shape[2:])
 
 
 class PlainHead(nn.Module):

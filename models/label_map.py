@@ -8,7 +8,7 @@ can turn a label only where two classes are equal to within that bit.) The scale
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,16 +53,25 @@ def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Compute the scale x scale phases of the upsampled map as separate small images and compare classes one by one.
 
     Output pixels (scale i + p, scale j + q) of one phase (p, q) are the same mixture of four shifted copies of the
-    input. The comparisons are element-wise on whole images, which OpenVINO compiles to vector code; its ArgMax is a
-    sort.
+    input. Columns are mixed first, all phases of a row side by side. Rows are mixed as they are compared: the rows
+    from which a class's image starts are views of its memory, so that OpenVINO, whose ArgMax is a sort, compiles
+    mixtures and comparisons to a few passes of vector code that write nothing but the best logit and its label.
     """
+    N, h, w = coarse.shape[0], *coarse.shape[2:]
     padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    h, w = coarse.shape[2:]
     mixtures = [_phase(p, scale) for p in range(scale)]
-    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in mixtures], dim=2)  # (N, C, scale, h + 2, w)
-    rows = [_lowest_argmax(_lerp(columns, 3, h, o, weight)) for o, weight in mixtures]  # scale of (N, scale, h, w)
-    labels = torch.stack(rows, dim=1)  # (N, row phase, column phase, h, w)
-    return labels.permute(0, 3, 1, 4, 2).reshape(coarse.shape[0], h * scale, w * scale)
+    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in mixtures], dim=3)  # (N, C, h + 2, scale, w)
+    shifted = [[_rows(each, first, h) for first in range(3)] for each in columns.unbind(1)]  # C of 3 (N, h, scale, w)
+    labels = [
+        _lowest_argmax([each[o] * weight + each[o + 1] * (1 - weight) for each in shifted]) for o, weight in mixtures
+    ]
+    return torch.stack(labels, dim=2).transpose(3, 4).reshape(N, h * scale, w * scale)
+
+
+def _rows(maps: Tensor, first: int, count: int) -> Tensor:
+    """Rows (dimension 1) as a part of a Split, which OpenVINO makes without a copy; a Slice it copies."""
+    parts = [first, count, int(maps.shape[1]) - first - count]
+    return torch.split(maps, [part for part in parts if part], dim=1)[1 if first else 0]
 
 
 def _phase(p: int, scale: int) -> tuple[int, float]:
@@ -123,14 +132,18 @@ def _lerp(maps: Tensor, dim: int, length: int, offset: int, weight: float) -> Te
     return first * weight + second * (1 - weight)
 
 
-def _lowest_argmax(maps: Tensor) -> Tensor:
-    """Argmax over dimension 1 as uint8, by a chain of comparisons: a later class wins only if it is greater."""
-    classes = maps.unbind(1)
-    best, label = classes[0], torch.zeros((), dtype=torch.uint8)
+def _lowest_argmax(classes: Sequence[Tensor]) -> Tensor:
+    """The index of the largest as uint8, by a chain of comparisons: a later class wins only if it is greater.
+
+    Winners' indices rise, so that the last of them is the largest. Written as a maximum it comes first in the engine's
+    order of nodes, each comparison right after the one before: OpenVINO fuses neighbours.
+    """
+    best = classes[0]
+    label = torch.zeros((), dtype=best.dtype)
     for index, logits in enumerate(classes[1:], start=1):
-        label = torch.where(logits > best, torch.tensor(index, dtype=torch.uint8), label)
+        label = torch.maximum(label, torch.where(logits > best, float(index), 0.0))
         best = torch.maximum(best, logits)
-    return label
+    return label.to(torch.uint8)
 
 
 LABEL_MAPS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -144,7 +157,7 @@ LABEL_MAPS: dict[str, Callable[[Tensor, int], Tensor]] = {
 def argmax(logits: Tensor, form: str) -> Tensor:
     """Labels (N, H, W) of logits float (N, C, H, W) that need no upsampling, in the manner of a form of LABEL_MAPS."""
     if form == "phases":
-        return _lowest_argmax(logits)
+        return _lowest_argmax(logits.unbind(1))
     if form == "plain":
         return logits.argmax(dim=1)
     return logits.permute(0, 2, 3, 1).argmax(dim=-1)

@@ -21,6 +21,9 @@ class Serving(nn.Module):
         output: ``"labels"``, or ``"logits"`` for float32 (N, 19, H, W).
     """
 
+    scale: Tensor | None
+    offset: Tensor
+
     def __init__(self, model: nn.Module, spec: PreprocessSpec, output: Literal["labels", "logits"] = "labels") -> None:
         super().__init__()
         self.output = output
@@ -35,11 +38,20 @@ class Serving(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB to uint8 (N, H, W), the lowest label of equal logits; or to the logits."""
-        x = images.permute(0, 3, 1, 2).float()  # transposed as bytes, a quarter of the traffic
-        if isinstance(self.scale, Tensor):
-            x = x * self.scale
-        x = x + self.get_buffer("offset")
+        x = self._normalised(images)
         if isinstance(self.model, DeployForm) and self.output == "labels":
             return self.model.labels(x).to(torch.uint8)
         logits: Tensor = self.model(x)
         return logits if self.output == "logits" else logits.argmax(dim=1).to(torch.uint8)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) to float (N, 3, H, W)."""
+        by_rows = isinstance(self.model, DeployForm) and self.model.form.channels_last
+        # Whole rows: an innermost axis of three numbers would leave vector registers all but empty. Else transposed as
+        # bytes, a quarter of the traffic.
+        x = (images.flatten(2) if by_rows else images.permute(0, 3, 1, 2)).float()
+        width = images.shape[2]
+        if self.scale is not None:
+            x = x * (self.scale.flatten().repeat(width) if by_rows else self.scale)
+        x = x + (self.offset.flatten().repeat(width) if by_rows else self.offset)
+        return x.reshape(images.shape).permute(0, 3, 1, 2) if by_rows else x
