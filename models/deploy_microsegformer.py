@@ -198,9 +198,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.classifier.weight[:, :, 0, 0]
-        logits: Tensor = self.classifier(x)
-        if self.channels_last and self.classifier.bias is not None:
+        if self.channels_last:
+            assert self.classifier.bias is not None
             logits = self._on_pixels(weight, x) + self.classifier.bias[:, None, None]
+        else:
+            logits = self.classifier(x)
         if not len(self.depthwise):
             return logits
         maps = [depthwise(x) for depthwise in self.depthwise]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class BenchPlan:
 class Row:
     """One engine. Accuracy is a fraction of 1, times are milliseconds of one batch; ``None`` is "not measured"."""
 
+    network: str
+    """Name of the network in the registry."""
+    checkpoint_sha256: str
+    """Whose weights the engine holds."""
     target: str
     precision: str
     variant: str
@@ -92,8 +96,13 @@ class BenchReport:
     host: dict[str, Any]
     conditions: dict[str, Any]
     reference: dict[str, float] | None
-    """mIoU and f1 of the FP32 reference."""
+    """mIoU and f1 of the FP32 reference; ``None`` where the rows are of several."""
     rows: list[Row]
+
+    @property
+    def several(self) -> bool:
+        """Whether the rows are engines of several checkpoints."""
+        return len({row.checkpoint_sha256 for row in self.rows}) > 1
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -101,9 +110,13 @@ class BenchReport:
 
 
 def recommend(report: BenchReport) -> str | None:
-    """One sentence: the fastest engine that passed, and what INT8 did on this host; ``None`` without figures."""
+    """One sentence: the fastest engine that passed, and what INT8 did on this host.
+
+    ``None`` without figures, and between engines of several checkpoints, where the fastest says nothing: each passed
+    by the measure of its own.
+    """
     passed = [row for row in report.rows if row.verdict == "pass" and row.fps]
-    if not passed:
+    if not passed or report.several:
         return None
     best = max(passed, key=lambda row: row.fps or 0)
     sentence = f"fastest here among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
@@ -152,7 +165,6 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
     if plan.fps and plan.memory:
         _weigh(running, threads)
     rows = [_row(contender, reference, rate) for contender in contenders]
-    known = reference or next((_from_manifest(c.bundle) for c in contenders if c.bundle.evaluation), None)
     conditions = {
         "mode": "latency",
         "threads": threads,
@@ -164,7 +176,11 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         "images": len(plan.dataset) if plan.dataset else None,
         "gemm_gmacs_per_s": rate / 1e9 if rate else None,
     }
-    return BenchReport(describe_host(), conditions, known, rows)
+    report = BenchReport(describe_host(), conditions, reference, rows)
+    if reference or report.several:
+        return report
+    known = (_from_manifest(contender.bundle) for contender in contenders if contender.bundle.evaluation)
+    return replace(report, reference=next(known, None))
 
 
 def _open(folder: Path, threads: int, stack: ExitStack) -> _Contender:
@@ -231,6 +247,8 @@ def _row(contender: _Contender, reference: dict[str, float] | None, rate: float 
         delta = miou - _from_manifest(bundle)["miou"]
         accuracy = "simulated" if bundle.evaluation.simulated_by else "manifest"
     return Row(
+        network=bundle.model,
+        checkpoint_sha256=bundle.checkpoint_sha256,
         target=bundle.target,
         precision=str(bundle.precision),
         variant=bundle.variant,
@@ -275,15 +293,25 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
     Raises:
         InputError: the run has no bundle, or its data is gone.
     """
-    folders = find_bundles(source.folder / BUNDLES)
-    if not folders:
-        raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
-    if request.baseline:
-        folders += baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
+    folders = _with_baseline(_bundles_of(source), source, request)
     dataset = source.evaluation_set(request.data)
     scored = dataset is not None and request.accuracy and importlib.util.find_spec("torch")
     reference = torch_session(source.weights) if scored else None
     return _bench(folders, dataset, reference, source.recipe.bench, request)
+
+
+def _bundles_of(source: Source) -> list[Path]:
+    folders = find_bundles(source.folder / BUNDLES)
+    if not folders:
+        raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
+    return folders
+
+
+def _with_baseline(folders: list[Path], source: Source, request: BenchRequest) -> list[Path]:
+    """``folders``, and the naive exports of ``source`` for the targets among them if the request asks for these."""
+    if not request.baseline:
+        return folders
+    return folders + baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
 
 
 def baseline_bundles(source: Source, request: BenchRequest, targets: list[str]) -> list[Path]:
@@ -313,14 +341,14 @@ def baseline_bundles(source: Source, request: BenchRequest, targets: list[str]) 
     return list(kept.values())
 
 
-def profile_source(source: Source, threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
-    """Label and node times of every bundle of a run whose engine fptk can profile here.
+def profile_bundles(folders: Sequence[Path], threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
+    """Label and node times of every bundle in ``folders`` whose engine fptk can profile here.
 
     Raises:
-        InputError: the run has no bundle.
+        InputError: a folder is no bundle.
     """
     image = draw_face(0, 0, (512, 512))[0]
-    for folder in find_bundles(source.folder / BUNDLES):
+    for folder in _each_bundle(folders):
         bundle = read_bundle(folder)
         target = get_target(bundle.target)
         if bundle.engine is None or not target.probe().can_run:
@@ -330,14 +358,38 @@ def profile_source(source: Source, threads: int | None) -> Iterator[tuple[str, l
         yield bundle.label, target.profile(path, bundle.preprocess, images, threads=threads or usable_cores())
 
 
-def bench_folders(folders: Sequence[Path], request: BenchRequest) -> BenchReport:
-    """Measure the bundles in ``folders``, wherever they are; accuracy needs ``request.data``.
+def profile_source(source: Source, threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
+    """:func:`profile_bundles` of a run.
 
     Raises:
-        InputError: a folder is no bundle.
+        InputError: the run has no bundle.
+    """
+    return profile_bundles(_bundles_of(source), threads)
+
+
+def bench_folders(folders: Sequence[Path], request: BenchRequest, source: Source | None = None) -> BenchReport:
+    """Measure the bundles in ``folders``, wherever they are; accuracy needs ``request.data``.
+
+    Args:
+        folders: bundles, or folders of bundles.
+        request: what to measure.
+        source: whose naive export ``request.baseline`` means.
+
+    Raises:
+        InputError: a folder is no bundle, or a baseline without a source.
     """
     dataset = open_evaluation(request.data) if request.data else None
-    return _bench(folders, dataset, None, BenchSection(), request)
+    bundles = _each_bundle(folders)
+    if source is not None:
+        bundles = _with_baseline(bundles, source, request)
+    elif request.baseline:
+        raise InputError("a bundle does not hold the network that --baseline exports; name its run with --weights")
+    return _bench(bundles, dataset, None, BenchSection(), request)
+
+
+def _each_bundle(folders: Sequence[Path]) -> list[Path]:
+    """Bundles, or the bundles that lie in the folders."""
+    return [path for folder in folders for path in find_bundles(folder) or [folder]]
 
 
 def _bench(
@@ -359,4 +411,4 @@ def _bench(
         roofline=request.roofline,
     )
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
-    return bench([path for folder in folders for path in find_bundles(folder) or [folder]], image, plan)
+    return bench(folders, image, plan)

@@ -22,6 +22,8 @@ def render(report: BenchReport) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
+    if report.several:
+        table.add_column("network", no_wrap=True)
     for heading in HEADINGS:
         left = heading in ("target", "prec.", "verdict")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -35,6 +37,7 @@ def render(report: BenchReport) -> Table:
         figures = (row.fps, row.p50_ms, row.p90_ms, row.p99_ms)
         speed = ["-" if value is None else f"{value:.1f}" for value in figures]
         table.add_row(
+            *_network(report, row),
             _name(row),
             row.precision,
             *accuracy,
@@ -58,12 +61,14 @@ def render_roofline(report: BenchReport) -> Table:
     table = Table(
         title=f"sgemm in the same run: {rate:.1f} G multiply-adds/s", title_justify="left", box=box.SIMPLE_HEAD
     )
+    if report.several:
+        table.add_column("network")
     for heading in ("target", "prec.", "M multiply-adds", "ms at that rate", "p50 ms", "fraction"):
         table.add_column(heading, justify="left" if heading in ("target", "prec.") else "right")
     for row in report.rows:
         if row.macs and row.roofline_ms and row.p50_ms and row.roofline_fraction:
             figures = (f"{row.macs / 1e6:.0f}", f"{row.roofline_ms:.1f}", f"{row.p50_ms:.1f}")
-            table.add_row(_name(row), row.precision, *figures, f"{row.roofline_fraction:.0%}")
+            table.add_row(*_network(report, row), _name(row), row.precision, *figures, f"{row.roofline_fraction:.0%}")
     return table
 
 
@@ -79,6 +84,11 @@ def render_profile(label: str, nodes: list[NodeTime]) -> Table:
     for node in slowest(nodes):
         table.add_row(f"{node.type} {node.name}", f"{node.milliseconds:.2f}", f"{node.milliseconds / whole:.0%}", "")
     return table
+
+
+def _network(report: BenchReport, row: Row) -> list[str]:
+    """The cell of the column that tables of several checkpoints begin with."""
+    return [f"{row.network} {row.checkpoint_sha256[:6]}"] if report.several else []
 
 
 def _name(row: Row) -> str:

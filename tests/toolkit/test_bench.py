@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from fptk.bench import BenchReport, Row, recommend
+from fptk.bench import BenchReport, BenchRequest, Row, bench_folders, recommend
+from fptk.bench_tables import render
+from fptk.errors import InputError
 
 ROW = Row(
+    network="microsegformer",
+    checkpoint_sha256="0" * 64,
     target="openvino",
     precision="fp32",
     variant="deploy",
@@ -50,3 +55,18 @@ def test_int8_is_compared_with_fp32_of_the_same_engine(isa: list[str], words: st
 
 def test_nothing_is_recommended_without_a_verdict() -> None:
     assert recommend(report([replace(ROW, verdict="not judged")], [])) is None
+
+
+def test_engines_of_several_checkpoints_are_named_and_none_is_recommended() -> None:
+    """Fast-SCNN passes by its own measure; that it is faster does not make it the engine to ship."""
+    other = replace(ROW, network="fastscnn", checkpoint_sha256="1" * 64, fps=60.0)
+    both = report([ROW, other], ["avx2"])
+    assert recommend(both) is None
+    both = replace(both, conditions={"threads": 1, "batch": 1, "interleaved_rounds": 1}, host={"cpu": "x"})
+    networks = list(render(both).columns[0].cells)
+    assert networks == ["microsegformer 000000", "fastscnn 111111"]
+
+
+def test_a_baseline_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--weights"):
+        bench_folders([tmp_path], BenchRequest(baseline=True))

@@ -76,7 +76,7 @@ def command(
     call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
     favours none.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_source, recommend
+    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_bundles, profile_source, recommend
     from fptk.bench_tables import render, render_profile, render_roofline
     from fptk.console import out
     from fptk.runs import find_source
@@ -85,7 +85,8 @@ def command(
         write_rewrites(document, find_source(weights), threads, rounds)
         return
     if profile:
-        for label, nodes in profile_source(find_source(weights), threads):
+        profiles = profile_bundles(bundles, threads) if bundles else profile_source(find_source(weights), threads)
+        for label, nodes in profiles:
             out.print(render_profile(label, nodes))
         return
     request = BenchRequest(
@@ -100,7 +101,10 @@ def command(
         baseline=baseline,
         roofline=roofline,
     )
-    report = bench_folders(bundles, request) if bundles else bench_source(find_source(weights), request)
+    if bundles:
+        report = bench_folders(bundles, request, find_source(weights) if weights else None)
+    else:
+        report = bench_source(find_source(weights), request)
     if str(json_path) != "-":
         out.print(render(report))
         if sentence := recommend(report):
