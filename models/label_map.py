@@ -53,31 +53,38 @@ def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Compute the scale x scale phases of the upsampled map as separate small images and compare classes one by one.
 
     Output pixels (scale i + p, scale j + q) of one phase (p, q) are the same mixture of four shifted copies of the
-    input. Columns are mixed first, all phases of a row side by side. Rows are mixed as they are compared: the rows
-    from which a class's image starts are views of its memory, so that OpenVINO, whose ArgMax is a sort, compiles
+    input. Columns are mixed first, all phases of a row side by side, by one product with weights of which a third are
+    zero: that costs less than putting mixtures of two next to each other. Rows are mixed as they are compared: the
+    rows from which a class's image starts are views of its memory, so that OpenVINO, whose ArgMax is a sort, compiles
     mixtures and comparisons to a few passes of vector code that write nothing but the best logit and its label.
     """
     N, h, w = coarse.shape[0], *coarse.shape[2:]
     padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    mixtures = [_phase(p, scale) for p in range(scale)]
-    columns = torch.stack([_lerp(padded, 3, w, o, weight) for o, weight in mixtures], dim=3)  # (N, C, h + 2, scale, w)
+    phase_weights = [_neighbour_weights(p, scale) for p in range(scale)]
+    weights = torch.tensor(phase_weights, dtype=coarse.dtype).T.unsqueeze(2)  # (3, scale, 1)
+    left, middle, right = (padded.narrow(3, first, w).unsqueeze(3) for first in range(3))
+    columns = left * weights[0] + middle * weights[1] + right * weights[2]  # (N, C, h + 2, scale, w)
     shifted = [[_rows(each, first, h) for first in range(3)] for each in columns.unbind(1)]  # C of 3 (N, h, scale, w)
-    labels = [
-        _lowest_argmax([each[o] * weight + each[o + 1] * (1 - weight) for each in shifted]) for o, weight in mixtures
-    ]
+    labels = [_lowest_argmax([_mixture(each, weights) for each in shifted]) for weights in phase_weights]
     return torch.stack(labels, dim=2).transpose(3, 4).reshape(N, h * scale, w * scale)
+
+
+def _neighbour_weights(p: int, scale: int) -> tuple[float, float, float]:
+    """What inputs i - 1, i and i + 1 weigh in output pixel scale i + p; one of the outer two weighs nothing."""
+    position = (p + 0.5) / scale - 0.5
+    return max(-position, 0.0), 1 - abs(position), max(position, 0.0)
+
+
+def _mixture(neighbours: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted sum of those that weigh anything."""
+    first, second = (each * weight for each, weight in zip(neighbours, weights, strict=True) if weight)
+    return first + second
 
 
 def _rows(maps: Tensor, first: int, count: int) -> Tensor:
     """Rows (dimension 1) as a part of a Split, which OpenVINO makes without a copy; a Slice it copies."""
     parts = [first, count, int(maps.shape[1]) - first - count]
     return torch.split(maps, [part for part in parts if part], dim=1)[1 if first else 0]
-
-
-def _phase(p: int, scale: int) -> tuple[int, float]:
-    """(o, w): output pixel scale i + p lies between inputs i - 1 + o and i + o and weighs the first of them with w."""
-    position = (p + 0.5) / scale - 0.5
-    return (0, -position) if position < 0 else (1, 1 - position)
 
 
 def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
@@ -125,11 +132,6 @@ def _cell_weights(scale: int, dtype: torch.dtype) -> Tensor:
 def upsample(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Bilinear upsampling, half-pixel centres: float (N, C, h, w) to (N, C, scale h, scale w)."""
     return resize(coarse, (coarse.shape[2] * scale, coarse.shape[3] * scale))
-
-
-def _lerp(maps: Tensor, dim: int, length: int, offset: int, weight: float) -> Tensor:
-    first, second = maps.narrow(dim, offset, length), maps.narrow(dim, offset + 1, length)
-    return first * weight + second * (1 - weight)
 
 
 def _lowest_argmax(classes: Sequence[Tensor]) -> Tensor:

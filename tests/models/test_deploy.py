@@ -35,15 +35,17 @@ def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "lmsa"),
-    [(chosen, "compact") for chosen in subsets()]
-    + [(chosen, lmsa) for chosen in ("collapsed_lmsa", "all") for lmsa in ("multiscale", None)],
+    ("chosen", "lmsa", "engine"),
+    [(chosen, "compact", "onnxruntime") for chosen in subsets()]
+    + [(chosen, lmsa, "onnxruntime") for chosen in ("collapsed_lmsa", "all") for lmsa in ("multiscale", None)]
+    + [("all", lmsa, engine) for lmsa in ("compact", "multiscale", None) for engine in ("openvino", "tensorrt")],
 )
-def test_rewrite_is_exact_in_float64(chosen: str, lmsa: str | None, trained_like: Any) -> None:
+def test_rewrite_is_exact_in_float64(chosen: str, lmsa: str | None, engine: str, trained_like: Any) -> None:
     model = trained_like(create_model(lmsa=lmsa)).double()
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    form = to_deploy(model, engine=engine, rewrites=subsets()[chosen])
     with torch.inference_mode():
-        assert relative_error(to_deploy(model, rewrites=subsets()[chosen])(images), model(images)) <= 1e-12
+        assert relative_error(form(images), model(images)) <= 1e-12
 
 
 @pytest.mark.parametrize("size", [(256, 256), (96, 160), pytest.param((512, 512), marks=pytest.mark.slow)])

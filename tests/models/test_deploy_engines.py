@@ -92,6 +92,27 @@ def test_every_network_keeps_its_numbers(
     check(engine, (96, 160), list(REWRITES), tmp_path, trained_like(create_model(name, **options)))
 
 
+@pytest.mark.slow
+def test_openvino_rearranges_nothing_as_large_as_a_map(tmp_path: Path) -> None:
+    """What the OpenVINO form is written for: layouts that meet, so that no map is copied from one to the other.
+
+    The plugin names a reorder that only relabels memory "fake".
+    """
+    ov = pytest.importorskip("openvino", reason="openvino is not installed")
+    spec = PreprocessSpec(size=(256, 256))
+    path = export_onnx(Serving(to_deploy(create_model(), engine="openvino"), spec), tmp_path / "net.onnx", spec)
+    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"})
+    smallest_map = 32 * 64 * 64  # the first stage's
+    sizes = {
+        node.get_friendly_name(): int(np.prod(list(node.output(0).get_shape())))
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) in ("Reorder", "Transpose")
+    }
+    assert sizes, "the labels' transpose, at least"
+    copies = {name: size for name, size in sizes.items() if not name.endswith("fake")}
+    assert {name: size for name, size in copies.items() if size >= smallest_map} == {}
+
+
 def test_labels_of_an_empty_scene_and_of_an_open_batch_run_in_onnxruntime(tmp_path: Path, trained_like: Any) -> None:
     """One label everywhere leaves no pixel to interpolate; a batch takes its images apart again."""
     model, spec = trained_like(create_model()), PreprocessSpec(size=(64, 96))
