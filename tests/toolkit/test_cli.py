@@ -105,6 +105,19 @@ def test_bench_measures_and_writes_json(exported: Path, faces_folder: Path, fptk
     assert "openvino" not in finished.out
 
 
+def test_bench_heeds_the_bundles_that_it_is_given(exported: Path, fptk: Command) -> None:
+    """Options that could mean the newest run's network instead do not."""
+    bundle = exported / "bundles" / "onnx-int8"
+    profile = fptk("bench", bundle, "--profile")
+    assert profile.code == 0, profile.err
+    assert "onnx int8:" in profile.out
+    assert "onnx fp32" not in profile.out
+    for options in (["--rewrites", "table.md"], ["--fps", "--baseline"]):
+        refused = fptk("bench", bundle, *options)
+        assert refused.code == 2
+        assert "--weights" in refused.err.strip().splitlines()[-1]
+
+
 def test_eval_json_of_bundle_and_weights_agree(
     exported: Path, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path
 ) -> None:

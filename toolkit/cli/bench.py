@@ -79,9 +79,12 @@ def command(
     from fptk.bench import BenchRequest, bench_folders, bench_source, profile_bundles, profile_source, recommend
     from fptk.bench_tables import render, render_profile, render_roofline
     from fptk.console import out
+    from fptk.errors import InputError
     from fptk.runs import find_source
 
     if document:
+        if bundles:
+            raise InputError("--rewrites measures a network, not bundles; name its run with --weights instead")
         write_rewrites(document, find_source(weights), threads, rounds)
         return
     if profile:
