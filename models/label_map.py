@@ -60,12 +60,14 @@ def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """
     N, h, w = coarse.shape[0], *coarse.shape[2:]
     padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    phase_weights = [_neighbour_weights(p, scale) for p in range(scale)]
-    weights = torch.tensor(phase_weights, dtype=coarse.dtype).T.unsqueeze(2)  # (3, scale, 1)
-    left, middle, right = (padded.narrow(3, first, w).unsqueeze(3) for first in range(3))
-    columns = left * weights[0] + middle * weights[1] + right * weights[2]  # (N, C, h + 2, scale, w)
+    by_phase = [_neighbour_weights(p, scale) for p in range(scale)]
+    by_neighbour = torch.tensor(by_phase, dtype=coarse.dtype).T.unsqueeze(2)  # (3, scale, 1)
+    left, middle, right = (
+        padded.narrow(3, first, w).unsqueeze(3) * weights for first, weights in enumerate(by_neighbour)
+    )
+    columns = left + middle + right  # (N, C, h + 2, scale, w)
     shifted = [[_rows(each, first, h) for first in range(3)] for each in columns.unbind(1)]  # C of 3 (N, h, scale, w)
-    labels = [_lowest_argmax([_mixture(each, weights) for each in shifted]) for weights in phase_weights]
+    labels = [_lowest_argmax([_mixture(each, weights) for each in shifted]) for weights in by_phase]
     return torch.stack(labels, dim=2).transpose(3, 4).reshape(N, h * scale, w * scale)
 
 

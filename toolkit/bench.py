@@ -96,7 +96,7 @@ class BenchReport:
     host: dict[str, Any]
     conditions: dict[str, Any]
     reference: dict[str, float] | None
-    """mIoU and f1 of the FP32 reference; ``None`` where the rows are of several."""
+    """mIoU and f1 of the FP32 reference; ``None`` where none was measured and the manifests name several, or none."""
     rows: list[Row]
 
     @property
@@ -293,14 +293,19 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
     Raises:
         InputError: the run has no bundle, or its data is gone.
     """
-    folders = _with_baseline(_bundles_of(source), source, request)
+    folders = _with_baseline(bundles_of(source), source, request)
     dataset = source.evaluation_set(request.data)
     scored = dataset is not None and request.accuracy and importlib.util.find_spec("torch")
     reference = torch_session(source.weights) if scored else None
     return _bench(folders, dataset, reference, source.recipe.bench, request)
 
 
-def _bundles_of(source: Source) -> list[Path]:
+def bundles_of(source: Source) -> list[Path]:
+    """Folders of a run's bundles.
+
+    Raises:
+        InputError: it has none.
+    """
     folders = find_bundles(source.folder / BUNDLES)
     if not folders:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
@@ -356,15 +361,6 @@ def profile_bundles(folders: Sequence[Path], threads: int | None) -> Iterator[tu
         images = bundle.preprocess.apply(image)[None]
         path = folder / bundle.engine
         yield bundle.label, target.profile(path, bundle.preprocess, images, threads=threads or usable_cores())
-
-
-def profile_source(source: Source, threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
-    """:func:`profile_bundles` of a run.
-
-    Raises:
-        InputError: the run has no bundle.
-    """
-    return profile_bundles(_bundles_of(source), threads)
 
 
 def bench_folders(folders: Sequence[Path], request: BenchRequest, source: Source | None = None) -> BenchReport:

@@ -33,10 +33,14 @@ def run_onnxruntime(path: Path, images: np.ndarray, threads: int) -> Any:
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
-def run_openvino(path: Path, images: np.ndarray, threads: int) -> Any:
+def compile_openvino(path: Path, threads: int) -> Any:
     ov = pytest.importorskip("openvino", reason="openvino is not installed")
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1"}
-    return ov.Core().compile_model(path, "CPU", config)([images])[0].copy()
+    return ov.Core().compile_model(path, "CPU", config)
+
+
+def run_openvino(path: Path, images: np.ndarray, threads: int) -> Any:
+    return compile_openvino(path, threads)([images])[0].copy()
 
 
 RUN = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
@@ -98,14 +102,12 @@ def test_openvino_rearranges_nothing_as_large_as_a_map(tmp_path: Path) -> None:
 
     The plugin names a reorder that only relabels memory "fake".
     """
-    ov = pytest.importorskip("openvino", reason="openvino is not installed")
     spec = PreprocessSpec(size=(256, 256))
     path = export_onnx(Serving(to_deploy(create_model(), engine="openvino"), spec), tmp_path / "net.onnx", spec)
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"})
     smallest_map = 32 * 64 * 64  # the first stage's
     sizes = {
         node.get_friendly_name(): int(np.prod(list(node.output(0).get_shape())))
-        for node in compiled.get_runtime_model().get_ordered_ops()
+        for node in compile_openvino(path, 2).get_runtime_model().get_ordered_ops()
         if node.get_rt_info()["layerType"].astype(str) in ("Reorder", "Transpose")
     }
     assert sizes, "the labels' transpose, at least"

@@ -76,7 +76,7 @@ def command(
     call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
     favours none.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, profile_bundles, profile_source, recommend
+    from fptk.bench import BenchRequest, bench_folders, bench_source, bundles_of, profile_bundles, recommend
     from fptk.bench_tables import render, render_profile, render_roofline
     from fptk.console import out
     from fptk.errors import InputError
@@ -88,8 +88,7 @@ def command(
         write_rewrites(document, find_source(weights), threads, rounds)
         return
     if profile:
-        profiles = profile_bundles(bundles, threads) if bundles else profile_source(find_source(weights), threads)
-        for label, nodes in profiles:
+        for label, nodes in profile_bundles(bundles or bundles_of(find_source(weights)), threads):
             out.print(render_profile(label, nodes))
         return
     request = BenchRequest(
