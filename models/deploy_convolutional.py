@@ -39,7 +39,7 @@ class ContextASPP(nn.Module):
     """Rewrite 9 of an ASPP: the image's mean goes through Linears and is added as one vector per image.
 
     Made of matrix products, the branch behind the mean is recognised and kept in float where an engine's int8 form of
-    it is wrong (:func:`fptk.calibration.openvino_quantiser.gate_layers`).
+    it is wrong (:func:`fptk.calibration.openvino_forms.gate_layers`).
     """
 
     def __init__(self, aspp: ASPP) -> None:

@@ -9,18 +9,14 @@ kills its process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fptk.errors import InputError
+from fptk.export.findings import ERROR, WARNING, Finding, raise_on_errors
 from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTISED_OPS, Graph, Node, attribute, is_dequantised
 from fptk.export.tensorrt.lower import TAKES_UINT8
-
-ERROR = "error"
-WARNING = "warning"
 
 MAX_RANK = 8
 """TensorRT's tensors have at most this many dimensions."""
@@ -35,27 +31,6 @@ UNSUPPORTED_OPS = frozenset({
     "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "Unique",
 })  # fmt: skip
 """Standard operators that the parser of TensorRT-RTX 1.7 has no importer for."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing in an ONNX file that TensorRT would not take, or would take wrongly."""
-
-    code: str
-    """Short name of the defect, e.g. ``uint8-zero-point``."""
-    severity: str
-    """``error``: rejected or mis-scaled; ``warning``: built, but slower or less exact than it could be."""
-    node: str
-    """Name of the node."""
-    message: str
-    """What was found, what TensorRT wants, and what to do."""
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.node}: {self.message} [{self.code}]"
-
-    def as_dict(self) -> dict[str, str]:
-        """The fields, for JSON."""
-        return asdict(self)
 
 
 def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Finding]:
@@ -88,11 +63,7 @@ def refuse_errors(path: Path, findings: Iterable[Finding]) -> None:
     Raises:
         InputError: there is an error among ``findings``; the first three are named.
     """
-    errors = [finding for finding in findings if finding.severity == ERROR]
-    if errors:
-        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        listed = "; ".join(f"{entry.node}: {entry.message} [{entry.code}]" for entry in errors[:3])
-        raise InputError(f"TensorRT would not take {path.name}: {listed}{more}")
+    raise_on_errors(f"TensorRT would not take {path.name}", findings)
 
 
 def _check_operators(graph: Graph) -> Iterator[Finding]:

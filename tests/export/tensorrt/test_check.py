@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from fptk.errors import InputError
-from fptk.export.tensorrt.check import ERROR, WARNING, Finding, check_qdq, refuse_errors
+from fptk.export.findings import ERROR, WARNING, Finding
+from fptk.export.tensorrt.check import check_qdq, refuse_errors
 
 WriteConv = Callable[..., Path]
 
