@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from fptk.export.targets.registry import get_target
 from fptk.preprocess import PreprocessSpec
 
 
-def peak_memory(target: str, engine: Path, spec: PreprocessSpec, threads: int) -> int | None:
+def peak_memory(
+    target: str, engine: Path, spec: PreprocessSpec, threads: int, precision_hint: str | None = None
+) -> int | None:
     """Bytes that the first inference of a loaded engine adds to its process at their peak: its activations.
 
     Neither the engine's libraries nor its weights are counted. ``None`` where the operating system does not tell (not
@@ -25,7 +28,12 @@ def peak_memory(target: str, engine: Path, spec: PreprocessSpec, threads: int) -
     """
     if not Path("/proc/self/status").is_file():
         return None
-    request = {"target": target, "engine": str(engine), "spec": spec.model_dump(mode="json"), "threads": threads}
+    request = {
+        "target": target,
+        "engine": str(engine),
+        "spec": spec.model_dump(mode="json"),
+        "options": {"threads": threads, "precision_hint": precision_hint},
+    }
     command = [sys.executable, "-m", "fptk.benchmarks.memory", json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -39,12 +47,11 @@ def resident_peak() -> int | None:
     return _status("VmHWM") if Path("/proc/self/status").is_file() else None
 
 
-def _measure(request: dict[str, object]) -> int:
+def _measure(request: dict[str, Any]) -> int:
     """Peak resident bytes during the first inference, minus those just before it."""
     spec = PreprocessSpec.model_validate(request["spec"])
     images = np.zeros((1, *spec.size, 3), np.uint8)
-    target = get_target(str(request["target"]))
-    with target.load(Path(str(request["engine"])), spec, threads=int(str(request["threads"]))) as session:
+    with get_target(request["target"]).load(Path(request["engine"]), spec, **request["options"]) as session:
         # "5" resets the high-water mark of resident memory (proc(5)): compiling the graph must not be counted.
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")

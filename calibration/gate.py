@@ -19,6 +19,9 @@ class GatePolicy(BaseModel):
     min_class_pixels: int = Field(default=5000, ge=0)
     """A class with fewer pixels than this in the whole evaluation truth is reported, not judged: ten 500-pixel earrings
     are few enough that one face decides about several points."""
+    max_agreement_drop: float = Field(default=2.0, ge=0)
+    """Points (hundredths of the pixels) by which an instruction set may agree less with the FP32 reference than the one
+    that agrees best: a kernel that computes noise, or sums that saturate, fall far below that."""
 
 
 class ClassVerdict(BaseModel):
@@ -60,6 +63,20 @@ class Verdict(BaseModel):
     def failed_classes(self) -> tuple[str, ...]:
         """Names of the classes that fell too far, worst first."""
         return tuple(row.name for row in _by_drop(self.classes) if row.failed)
+
+    @property
+    def unjudged_classes(self) -> tuple[str, ...]:
+        """Names of the classes that the images don't show, or show too little of, in class order."""
+        return tuple(row.name for row in self.classes if not row.judged)
+
+    @property
+    def coverage(self) -> str:
+        """How much of the class list the verdict stands on, e.g. ``13 of 19 classes judged``."""
+        return f"{sum(row.judged for row in self.classes)} of {len(self.classes)} classes judged"
+
+    def refused_because(self, reason: str) -> Verdict:
+        """The same figures, refused for a reason that they don't show."""
+        return self.model_copy(update={"passed": False, "summary": f"refused: {reason}; {self.summary}"})
 
 
 def judge(reference: Scores, candidate: Scores, policy: GatePolicy | None = None) -> Verdict:
@@ -115,6 +132,7 @@ def _summary(passed: bool, drop: float, rows: tuple[ClassVerdict, ...], policy: 
     failed = [row for row in ordered if row.failed]
     unjudged = [row for row in ordered if not row.judged and (row.drop or 0) > policy.max_class_drop]
     mean = f"mIoU {-drop:+.2f} points (allowed {-policy.max_miou_drop:+.2f})"
+    judged = sum(row.judged for row in rows)
     if failed:
         detail = f"class IoU fell by more than {policy.max_class_drop:g} points: {_named(failed[:5])}"
         if len(failed) > 5:
@@ -124,7 +142,7 @@ def _summary(passed: bool, drop: float, rows: tuple[ClassVerdict, ...], policy: 
         detail = f"worst class {_named([worst])}" if worst else "no class has enough pixels to be judged"
     if unjudged:
         detail += f"; too rare to judge: {_named(unjudged[:3])}"
-    return f"{'passed' if passed else 'refused'}: {mean}; {detail}"
+    return f"{'passed' if passed else 'refused'}: {mean}; {detail}; {judged} of {len(rows)} classes judged"
 
 
 def _named(rows: list[ClassVerdict]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from fptk.calibration.gate import Verdict
-from fptk.calibration.isa import has_vnni
 from fptk.calibration.onnx_quantiser import OnnxQuantSettings
 from fptk.calibration.openvino_quantiser import OpenVinoQuantSettings
 from fptk.calibration.sensitivity import Sensitivity
@@ -121,20 +120,19 @@ def onnx_rungs(
     first: OnnxQuantSettings,
     sensitivity: Callable[[], Sensitivity] | None = None,
     *,
-    vnni: bool | None = None,
+    saturates: bool = False,
 ) -> Iterator[Rung[OnnxQuantSettings]]:
     """Rungs for ONNX files: the settings asked for, then ever gentler ones.
 
     Args:
         first: the settings of the first rung; the others keep its recipe.
         sensitivity: measures the ranking; called only when the ladder gets that far. ``None`` ends before it.
-        vnni: whether int8 sums cannot saturate where the engine runs; ``None`` asks this processor. Where they
-            cannot, 7-bit weights only lose and are not tried.
+        saturates: whether sums of full-range int8 products may saturate where the engine runs. Where they cannot,
+            7-bit weights only lose and are not tried.
     """
-    safe = has_vnni() if vnni is None else vnni
     yield Rung(first.name, first)
     base = first
-    if not safe and not first.reduce_range:
+    if saturates and not first.reduce_range:
         base = dataclasses.replace(first, name="7-bit weights", reduce_range=True)
         yield Rung(base.name, base)
     if base.range_estimator != "percentile":

@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from fptk.calibration.cache import RangeCache
 from fptk.calibration.graph import float_tensors, load_float_model, quantisable_nodes
-from fptk.calibration.isa import has_vnni
+from fptk.calibration.isa import FAMILIES, Family
 from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
 from fptk.dataset import UInt8Array
@@ -69,15 +69,14 @@ class OnnxQuantSettings:
     """Where given, every other node is kept in float."""
 
 
-def cpu_settings(vnni: bool | None = None) -> OnnxQuantSettings:
+def cpu_settings(families: Iterable[Family] = FAMILIES) -> OnnxQuantSettings:
     """The default for ONNX Runtime on a processor: the recipe that its integer kernels take.
 
     Args:
-        vnni: whether int8 sums cannot saturate where the engine runs; ``None`` asks this processor. Without,
-            weights get 7 bits.
+        families: processors that the engine must be right on. Where one of them has no VNNI, weights get 7 bits: sums
+            of full-range products saturate there.
     """
-    safe = has_vnni() if vnni is None else vnni
-    return OnnxQuantSettings(recipe="cpu", reduce_range=not safe)
+    return OnnxQuantSettings(recipe="cpu", reduce_range="avx2" in families)
 
 
 def quantise_onnx(

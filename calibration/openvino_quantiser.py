@@ -10,7 +10,7 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fptk.calibration.isa import FAMILIES, Family
+from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, missing_package
@@ -25,20 +27,9 @@ from fptk.metrics import ConfusionMatrix
 
 Images = Callable[[], Iterable[UInt8Array]]
 
-_VALUE_KEEPING_OPS = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Unsqueeze",
-        "Squeeze",
-        "MaxPool",
-        "DepthToSpace",
-        "Split",
-        "VariadicSplit",
-        "StridedSlice",
-    }
+_ARITHMETIC_OPS = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul", "ScaledDotProductAttention"}
 )
-_ARITHMETIC_OPS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -64,13 +55,22 @@ class OpenVinoQuantSettings:
     """Share cut from each tail by ``percentile``, as a fraction."""
     fast_bias_correction: bool = True
     """Correct the shift of the mean that rounding causes from one pass of statistics."""
-    float_gates: bool = True
-    """Keep the matrix products behind a global average in float (see :func:`gate_layers`)."""
+    families: tuple[Family, ...] = FAMILIES
+    """Processors that the engine must be right on: forms that OpenVINO computes wrongly on one of them stay in float
+    (see :func:`fptk.calibration.openvino_forms.float_layers`)."""
     ignored_names: tuple[str, ...] = ()
     """Further layers kept in float, by friendly name."""
     max_images: int = Field(default=1000, ge=1)
     """Images read at most."""
     seed: int = 0
+
+
+def settings_for(families: Sequence[Family]) -> OpenVinoQuantSettings:
+    """The default settings of an engine that must be right on these processors.
+
+    Half-range weights are for processors without VNNI; elsewhere they only cost a bit.
+    """
+    return OpenVinoQuantSettings(families=tuple(families), overflow_fix="enable" if "avx2" in families else "disable")
 
 
 def quantise_openvino(
@@ -204,33 +204,16 @@ def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ..
     return tuple(name for name in names if name in wanted or name.partition("/")[0] in wanted)
 
 
-def gate_layers(model: Any) -> tuple[str, ...]:
-    """Friendly names of the matrix products that depend on a mean over a whole map: gates and their like.
-
-    They cost next to nothing in float, and OpenVINO 2026.4.1 computes their int8 form wrongly or crashes on it: the
-    mIoU of one network fell by 0.3 to 18 points, depending on its other fusions, and by 0.0 with its int8 execution
-    (``LP_TRANSFORMS_MODE``) switched off.
-    """
-    tainted: set[str] = set()
-    names = []
-    for operation in model.get_ordered_ops():
-        sources = {port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()}
-        kind, name = operation.get_type_name(), operation.get_friendly_name()
-        if kind in ("ReduceMean", "ReduceSum") or not tainted.isdisjoint(sources):
-            tainted.add(name)
-            if kind == "MatMul":
-                names.append(name)
-    return tuple(names)
+def _ignored(model: Any, settings: OpenVinoQuantSettings) -> dict[str, str]:
+    """Layers that stay float, and why."""
+    asked = dict.fromkeys(settings.ignored_names, "kept in float by the settings")
+    return asked | float_layers(model, settings.families)
 
 
-def _ignored(model: Any, settings: OpenVinoQuantSettings) -> tuple[str, ...]:
-    gates = gate_layers(model) if settings.float_gates else ()
-    return tuple(dict.fromkeys((*settings.ignored_names, *gates)))
-
-
-def nncf_arguments(settings: OpenVinoQuantSettings, ignored: Sequence[str] = ()) -> dict[str, Any]:
+def nncf_arguments(settings: OpenVinoQuantSettings, ignored: Iterable[str] = ()) -> dict[str, Any]:
     """The keyword arguments of ``nncf.quantize`` that ``settings`` stands for, with the layers ``ignored``."""
     nncf = _nncf()
+    names = list(ignored)
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, OverflowFix
 
     alpha = -1.0 if settings.smooth_quant_alpha is None else settings.smooth_quant_alpha
@@ -243,7 +226,7 @@ def nncf_arguments(settings: OpenVinoQuantSettings, ignored: Sequence[str] = ())
         "preset": nncf.QuantizationPreset(settings.preset),
         "model_type": nncf.ModelType.TRANSFORMER if settings.transformer else None,
         "fast_bias_correction": settings.fast_bias_correction,
-        "ignored_scope": nncf.IgnoredScope(names=list(ignored)) if ignored else None,
+        "ignored_scope": nncf.IgnoredScope(names=names) if names else None,
         "advanced_parameters": advanced,
     }
 
@@ -287,20 +270,26 @@ def refuse_quantised_openvino(model: Any) -> None:
 
 
 def layers_by_precision(
-    model: Any, ignored: Iterable[str] = (), otherwise: str = "NNCF found no int8 form for it"
+    model: Any, ignored: Mapping[str, str] | None = None, otherwise: str = "NNCF found no int8 form for it"
 ) -> tuple[list[str], list[FloatLayer]]:
-    """Convolutions and matrix products of a quantised model: int8 names, and float ones with the reason."""
-    ignored = set(ignored)
+    """Convolutions, matrix products and attentions of a quantised model: int8 names, and float ones with the reason.
+
+    Args:
+        model: what NNCF returned.
+        ignored: layers that were kept in float, and why.
+        otherwise: reason of the other float layers.
+    """
+    ignored = ignored or {}
     int8, kept = [], []
     for operation in model.get_ordered_ops():
         kind, name = operation.get_type_name(), operation.get_friendly_name()
         if kind not in _ARITHMETIC_OPS:
             continue
-        if _reads_fake_quantize(operation):
+        inputs = (0, 1) if kind == "ScaledDotProductAttention" else (0,)
+        if all(reads_fake_quantize(operation, port) for port in inputs):
             int8.append(name)
         else:
-            reason = "kept in float by the settings" if name in ignored else otherwise
-            kept.append(FloatLayer(name=name, op_type=kind, reason=reason))
+            kept.append(FloatLayer(name=name, op_type=kind, reason=ignored.get(name, otherwise)))
     return int8, kept
 
 
@@ -376,21 +365,6 @@ def _miou(compiled: Any, pairs: Iterable[tuple[UInt8Array, UInt8Array]]) -> floa
     for image, truth in pairs:
         matrix.add(truth, compiled(image)[0][0])
     return matrix.scores().miou
-
-
-def _reads_fake_quantize(operation: Any, port: int = 0) -> bool:
-    """Whether an input comes from a FakeQuantize, through nothing but operations that hand on values as they are.
-
-    NNCF puts the FakeQuantize as early as that leaves the values on the same grid: before a max-pooling, a split, or
-    on every part of a concatenation.
-    """
-    source = operation.input_value(port).get_node()
-    kind = source.get_type_name()
-    if kind == "Concat":
-        return all(_reads_fake_quantize(source, index) for index in range(source.get_input_size()))
-    if kind in _VALUE_KEEPING_OPS:
-        return _reads_fake_quantize(source)
-    return bool(kind == "FakeQuantize")
 
 
 def _check_names(model: Any, names: Iterable[str]) -> None:

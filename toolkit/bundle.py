@@ -12,6 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fptk import __version__
+from fptk.benchmarks.processors import ProcessorMatrix
+from fptk.calibration.gate import Verdict
+from fptk.calibration.isa import Cpu
+from fptk.calibration.kernel_faults import KernelFault
 from fptk.classes import CLASSES, PALETTE
 from fptk.errors import InputError
 from fptk.export.targets.base import Precision
@@ -21,6 +25,8 @@ from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
 MANIFEST = "fptk.json"
+SCHEMA_VERSIONS = (1, 2)
+"""Versions of the manifest that can be read; the last one is written."""
 
 Variant = Literal["deploy", "naive"]
 
@@ -68,11 +74,14 @@ class Bundle(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, which a version 1 leaves empty."""
     fptk_version: str = __version__
     created: datetime
     target: str
     precision: Precision
+    precision_hint: str | None = None
+    """Type of the float arithmetic that the engine must be loaded with (OpenVINO); ``None`` where the file says it."""
     variant: Variant
     """``deploy``: the rewritten graph; ``naive``: the network exported as it is written."""
     model: str
@@ -98,6 +107,12 @@ class Bundle(BaseModel):
     host: dict[str, Any]
     build: dict[str, Any]
     """What the build reported: quantiser settings, layers kept in float and why, layer counts."""
+    cpu: Cpu | None = None
+    """Processors that the engine is promised to be right on; ``None`` for a GPU's, and unknown in version 1."""
+    kernel_faults: tuple[KernelFault, ...] = ()
+    """Layers that the exporting host computed wrongly in int8, and that were kept in float for it."""
+    processors: ProcessorMatrix | None = None
+    """The engine under each instruction set of the exporting host; ``None`` where it was not measured."""
     evaluation: Evaluation | None = None
     gate: dict[str, Any] | None = None
     """Verdict of the accuracy gate; ``None`` where it was not asked."""
@@ -117,6 +132,11 @@ class Bundle(BaseModel):
         if self.unavailable:
             return "unavailable"
         return "pass" if self.gate else "not judged"
+
+    @property
+    def judged(self) -> Verdict | None:
+        """The gate's verdict at export with its figures; ``None`` where there is none."""
+        return Verdict.model_validate(self.gate) if self.gate and "classes" in self.gate else None
 
     @property
     def size_bytes(self) -> int:
@@ -148,9 +168,10 @@ def read_bundle(folder: Path) -> Bundle:
         raise InputError(f"bundle {folder} does not exist")
     value = read_json(folder / MANIFEST, "bundle manifest")
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != 1:
+    if version not in SCHEMA_VERSIONS:
+        known = " and ".join(map(str, SCHEMA_VERSIONS))
         raise InputError(
-            f"{folder / MANIFEST} has schema version {version}; this fptk reads version 1: export it again"
+            f"{folder / MANIFEST} has schema version {version}; this fptk reads versions {known}: export it again"
         )
     try:
         return Bundle.model_validate(value)
@@ -176,7 +197,9 @@ def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Se
             raise InputError(f"bundle {folder} lacks its file {name}; copy the whole folder again")
         if sha256_file(path) != record.sha256:
             raise InputError(f"{path} differs from the hash in {MANIFEST}; copy the whole folder again")
-    session = get_target(bundle.target).load(folder / bundle.engine, bundle.preprocess, threads=threads)
+    session = get_target(bundle.target).load(
+        folder / bundle.engine, bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint
+    )
     session.name = bundle.label
     return bundle, session
 

@@ -16,11 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from fptk import __version__
+from fptk.benchmarks.processors import MatrixImages, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.benchmarks.roofline import count_macs
 from fptk.bundle import Bundle, Evaluation, TensorRecord, Variant, record_files, write_manifest
 from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, select_calibration_set
 from fptk.calibration.gate import GatePolicy, Verdict, judge
+from fptk.calibration.isa import INSTRUCTION_SETS, Cpu
+from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
 from fptk.calibration.ladder import Attempt, Rung, RungSkippedError, climb
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.console import counting, log, progress_bar, track
@@ -57,15 +62,24 @@ if TYPE_CHECKING:
     from fptk.recipes.schema import ExportSection
 
 
+FAULT_IMAGES = 4
+"""Calibration images that an INT8 engine is compared with its own graph on."""
+FAULT_REBUILDS = 4
+"""Times that an engine is built again because faulty layers were found: a fault can hide those behind it."""
+
+
 @dataclass(frozen=True)
 class ExportPlan:
     """What ``fptk export`` was asked for."""
 
     targets: tuple[str, ...]
     precisions: tuple[Precision, ...]
+    """Each is built by the targets that have it."""
     out: Path
     """Folder that gets ``bundles/`` and ``rejected/``."""
     command: str
+    implied: tuple[Precision, ...] = ()
+    """Precisions that nobody asked for: built where target and processor have them, and not mentioned elsewhere."""
     variant: Variant = "deploy"
     data: Path | None = None
     """Evaluation data; ``None`` takes the validation images of the run."""
@@ -84,6 +98,8 @@ class ExportPlan:
     """Measure which layer groups INT8 costs most, and keep the ranking in the bundle."""
     sensitivity_images: int = 8
     """Images that the ranking compares logits on."""
+    matrix_images: int | None = 16
+    """Evaluation images of the processor matrix; ``None`` leaves the matrix out."""
     threads: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of the builders, by name; each target gets those in its :attr:`Target.option_names`."""
@@ -112,9 +128,33 @@ def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
     Raises:
         InputError: weights, data or an option are not usable.
     """
+    engines = engines_of(plan)
     with temporary_folder(plan.out, "export") as scratch:
         job = _ExportJob(source, plan, scratch)
-        return [job.export(get_target(name), precision) for name in plan.targets for precision in plan.precisions]
+        return [job.export(target, precision) for target, precision in engines]
+
+
+def engines_of(plan: ExportPlan) -> list[tuple[Target, Precision]]:
+    """What a plan builds: each precision for the targets that have it; one line says which have not.
+
+    Raises:
+        InputError: no chosen target has one of the precisions.
+    """
+    targets = [get_target(name) for name in plan.targets]
+    for precision in plan.precisions:
+        lacking = [target for target in targets if precision not in target.precisions]
+        if len(lacking) == len(targets):
+            have = "; ".join(f"{target.name} builds {', '.join(target.precisions)}" for target in targets)
+            raise InputError(f"no chosen target builds {precision}: {have}")
+        for target in lacking:
+            log.print(f"{target.name} has no {precision}: it builds {', '.join(target.precisions)}", soft_wrap=True)
+    wanted = [each for each in Precision if each in (*plan.precisions, *plan.implied)]
+    return [
+        (target, precision)
+        for target in targets
+        for precision in wanted
+        if precision in target.precisions and (precision in plan.precisions or target.cannot_compute(precision) is None)
+    ]
 
 
 class EngineBrokenError(InputError):
@@ -133,6 +173,7 @@ class _Built:
     """Why the builder itself refused what it had built."""
     evaluation: Evaluation | None
     verdict: Verdict | None
+    processors: ProcessorMatrix | None = None
 
     @property
     def gate(self) -> dict[str, Any] | None:
@@ -150,13 +191,11 @@ class _ExportJob:
         self.network, self.card = load_checkpoint(source.weights)
         self.spec = self.card.preprocess
         self.dataset = self._evaluation_set()
+        self.faults: dict[str, list[KernelFault]] = {}
+        """By target: the layers that this processor computes wrongly in int8, as far as they were found."""
 
     def export(self, target: Target, precision: Precision) -> Outcome:
         """Build one engine into a bundle."""
-        if precision not in target.precisions:
-            raise InputError(
-                f"target {target.name} builds {', '.join(target.precisions)}, not {precision}; drop one of the two"
-            )
         suffix = "-naive" if self.plan.variant == "naive" else ""
         name = f"{target.name}-{precision}{suffix}"
         log.print(f"[bold]{name}[/bold]: building")
@@ -181,13 +220,13 @@ class _ExportJob:
         """The engine, and the record of the fallback ladder where there is one to climb."""
         rungs = self._rungs(target) if precision is Precision.INT8 else None
         if rungs is None:
-            return self._attempt(target, precision, folder(), {}), None
+            return self._attempt(target, precision, folder, {}), None
         refused: list[_Built] = []
 
         def build(rung: Rung[Any]) -> tuple[_Built, Verdict]:
             options = asdict(rung.settings) | ({"accuracy_control": True} if rung.accuracy_control else {})
             try:
-                built = self._attempt(target, precision, folder(), options)
+                built = self._attempt(target, precision, folder, options)
             except EngineBrokenError as error:
                 raise RungSkippedError(str(error)) from error
             if built.refusal:
@@ -208,34 +247,125 @@ class _ExportJob:
         """What to try one after the other; ``None`` where nothing is judged, or the target has no ladder."""
         if self.dataset is None or self.plan.gate is None:
             return None
-        rungs = target.rungs(lambda: self.sensitivity(target))
+        rungs = target.rungs(lambda: self.sensitivity(target), self._options(target))
         if rungs is None or self.plan.fallback:
             return rungs
         return itertools.islice(rungs, 1)
 
-    def _attempt(self, target: Target, precision: Precision, folder: Path, options: dict[str, Any]) -> _Built:
-        """Build once, score what was built, and ask the gate."""
-        calibrated = precision in target.calibrated
-        given = {key: value for key, value in self.plan.options.items() if key in target.option_names}
-        request = BuildRequest(
-            onnx_path=self._onnx(target),
-            precision=precision,
-            folder=folder,
-            spec=self.spec,
-            calibration=self._calibration() if calibrated else None,
-            options={**options, **given},
-        )
-        artefact, unavailable, refusal = Artefact(()), None, None
+    def _attempt(
+        self, target: Target, precision: Precision, folder: Callable[[], Path], options: dict[str, Any]
+    ) -> _Built:
+        """Build, tell kernel faults from rounding, score what was built, and ask the gate."""
+        where, artefact, unavailable, refusal = folder(), Artefact(()), None, None
         try:
-            artefact = target.build(request)
+            artefact = target.build(self._request(target, precision, where, options))
+            for _ in range(FAULT_REBUILDS if precision is Precision.INT8 else 0):
+                if not (artefact.files and self._finds_faults(target, artefact)):
+                    break
+                where = folder()
+                artefact = target.build(self._request(target, precision, where, options))
         except EngineNotBuiltError as error:
             artefact, unavailable = Artefact((), error.details), str(error)
         except TargetUnavailableError as error:
             unavailable = str(error)
         except GateRefusedError as error:
             refusal = str(error)
-        evaluation, verdict = self._judge(target, artefact, folder)
-        return _Built(folder, artefact, unavailable, refusal, evaluation, verdict)
+        evaluation, verdict = self._judge(target, artefact, where)
+        matrix = self._matrix(target, precision, artefact) if verdict is None or verdict.passed else None
+        if verdict and matrix and matrix.failed:
+            verdict = verdict.refused_because(matrix.summary)
+        return _Built(where, artefact, unavailable, refusal, evaluation, verdict, matrix)
+
+    def _request(self, target: Target, precision: Precision, folder: Path, options: dict[str, Any]) -> BuildRequest:
+        """One build: with the rung's options, the user's, and the layers that known faults keep in float."""
+        chosen = {**options, **self._options(target)}
+        faulty = [fault.layer for fault in self.faults.get(target.name, ())]
+        if faulty and precision is Precision.INT8:
+            key = target.float_layers_option
+            chosen[key] = tuple(dict.fromkeys((*chosen.get(key, ()), *faulty)))
+        return BuildRequest(
+            onnx_path=self._onnx(target),
+            precision=precision,
+            folder=folder,
+            spec=self.spec,
+            calibration=self._calibration() if precision in target.calibrated else None,
+            options=chosen,
+        )
+
+    def _options(self, target: Target) -> dict[str, Any]:
+        """The user's settings that this target knows."""
+        return {key: value for key, value in self.plan.options.items() if key in target.option_names}
+
+    def _finds_faults(self, target: Target, artefact: Artefact) -> bool:
+        """Whether the engine has layers that are wrong here and not known to be; they are put down as known."""
+        agreement = self._agreement(target, artefact)
+        if agreement is None:
+            return False
+        artefact.details["agreement_with_simulation"] = agreement.model_dump(mode="json")
+        if agreement.explained:
+            return False
+        known = self.faults.setdefault(target.name, [])
+        found = target.find_faults(artefact.files[0], self._fault_images[0], precision_hint=artefact.precision_hint)
+        new = [fault for fault in found if fault.layer not in {each.layer for each in known}]
+        log.print(
+            f"  the engine labels {agreement.engine:.1%} of the pixels as its own graph in float arithmetic does: "
+            "more than rounding",
+            markup=False,
+            soft_wrap=True,
+        )
+        for fault in new:
+            log.print(
+                f"  kernel fault: {fault.layer} ({fault.op_type}, {fault.kernel}) is wrong by {fault.error:.2g} times "
+                f"its size on {fault.processor} with {fault.version}; kept in float",
+                markup=False,
+                soft_wrap=True,
+            )
+        if not new:
+            log.print("  no single layer is wrong: left to the gate", markup=False)
+        known += new
+        return bool(new)
+
+    def _agreement(self, target: Target, artefact: Artefact) -> Agreement | None:
+        """The engine against its own graph in float arithmetic; ``None`` where one of the two cannot run here."""
+        if not target.probe().can_run:
+            return None
+        images, reference = self._fault_images
+        try:
+            simulation = target.simulate(artefact.files[0], self.spec, threads=self.plan.threads)
+            if simulation is None:
+                return None
+            with simulation, self._load(target, artefact) as engine:
+                return measure_agreement(engine(images), simulation(images), reference)
+        except InputError as error:
+            raise EngineBrokenError(f"the engine as built does not load: {error}") from error
+
+    def _load(self, target: Target, artefact: Artefact) -> Session:
+        return target.load(
+            artefact.files[0], self.spec, threads=self.plan.threads, precision_hint=artefact.precision_hint
+        )
+
+    def _matrix(self, target: Target, precision: Precision, artefact: Artefact) -> ProcessorMatrix | None:
+        """The engine under every instruction set of this host; ``None`` where that is not asked or says nothing."""
+        if not (target.runs_on_cpu and artefact.files and self.dataset and self.plan.matrix_images):
+            return None
+        request = MatrixRequest(
+            target=target.name,
+            engine=artefact.files[0],
+            spec=self.spec,
+            precision_hint=artefact.precision_hint,
+            needs_bf16=artefact.precision_hint == "bf16",
+            cpu=self._promise(target, precision) or "any",
+            threads=self.plan.threads,
+        )
+        images = self._matrix_images
+        with counting(f"{target.name} {precision}: instruction sets", len(INSTRUCTION_SETS)) as on_row:
+            return measure_processors(request, images, self.plan.gate, on_row)
+
+    def _promise(self, target: Target, precision: Precision) -> Cpu | None:
+        """The processors that an engine is promised to be right on: only int8 kernels differ between them."""
+        if not target.runs_on_cpu:
+            return None
+        return self.plan.options.get("cpu", "any") if precision is Precision.INT8 else "any"
 
     def _describe(self, target: Target, precision: Precision, built: _Built) -> Bundle:
         """The manifest of what was built."""
@@ -249,6 +379,7 @@ class _ExportJob:
             created=datetime.now(UTC),
             target=target.name,
             precision=precision,
+            precision_hint=artefact.precision_hint,
             variant=self.plan.variant,
             model=self.card.model,
             options=self.card.options,
@@ -266,6 +397,9 @@ class _ExportJob:
             tools={**tool_versions(), **target.probe().versions},
             host=describe_host(),
             build=artefact.details,
+            cpu=self._promise(target, precision),
+            kernel_faults=tuple(self.faults.get(target.name, ())) if precision is Precision.INT8 else (),
+            processors=built.processors,
             evaluation=built.evaluation,
             gate=built.gate,
             command=self.plan.command,
@@ -295,7 +429,7 @@ class _ExportJob:
             simulated_by = "onnxruntime"
         else:
             try:
-                session = target.load(artefact.files[0], self.spec, threads=self.plan.threads)
+                session = self._load(target, artefact)
             except InputError as error:
                 raise EngineBrokenError(f"the engine as built does not load: {error}") from error
         with session:
@@ -315,6 +449,27 @@ class _ExportJob:
     def dataset_sha256(self) -> str:
         assert self.dataset is not None
         return sha256_json([self.dataset.content_hash(i) for i in range(len(self.dataset))])
+
+    @cached_property
+    def _fault_images(self) -> tuple[UInt8Array, UInt8Array]:
+        """A few calibration images, uint8 (N, H, W, 3), and their labels by the FP32 reference."""
+        pixels = np.concatenate(list(itertools.islice(self._calibration(shown=False).images(), FAULT_IMAGES)))
+        return pixels, self._reference_labels(pixels)
+
+    @cached_property
+    def _matrix_images(self) -> MatrixImages:
+        """Evenly spaced evaluation images, with their labels by the FP32 reference."""
+        assert self.dataset is not None
+        part = limit(self.dataset, self.plan.matrix_images)
+        samples = [part[index] for index in range(len(part))]
+        pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
+        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels))
+
+    def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
+        from fptk.models.session import TorchSession
+
+        with TorchSession(self.network, self.spec) as session:
+            return np.concatenate([session(image[None]) for image in pixels])
 
     @cached_property
     def reference(self) -> Scores:
@@ -460,6 +615,8 @@ def _message(bundle: Bundle) -> str:
         parts.append(f"mIoU {100 * engine['miou']:.2f}, FP32 reference {100 * reference['miou']:.2f}{by}")
     if bundle.gate:
         parts.append(bundle.gate["summary"])
+    if bundle.kernel_faults:
+        parts.append("in float for a kernel fault here: " + ", ".join(fault.layer for fault in bundle.kernel_faults))
     if "layers" in bundle.build:
         parts.append(bundle.build["layers"]["summary"])
     if not (bundle.unavailable or bundle.gate or bundle.evaluation):

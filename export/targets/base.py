@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from fptk.session import Session
 
 if TYPE_CHECKING:
     from fptk.calibration.cache import RangeCache
+    from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.ladder import Rung
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -27,6 +28,7 @@ class Precision(StrEnum):
     """Arithmetic that an engine is asked for."""
 
     FP32 = "fp32"
+    BF16 = "bf16"
     FP16 = "fp16"
     INT8 = "int8"
 
@@ -115,6 +117,8 @@ class Artefact:
     """Files of the engine, the one that :meth:`Target.load` takes first."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the bundle records of the build: quantiser settings, layers kept in float and why, layer counts."""
+    precision_hint: str | None = None
+    """Type of the float arithmetic that :meth:`Target.load` has to be told; ``None`` for what the file itself says."""
 
 
 def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
@@ -187,6 +191,12 @@ class Target(ABC):
     """Keys of :attr:`BuildRequest.options` that the command line may set."""
     graph_form: ClassVar[str] = "onnxruntime"
     """Form of the deploy graph that this engine runs fastest: a key of :data:`fptk.models.deploy.ENGINES`."""
+    runs_on_cpu: ClassVar[bool] = False
+    """Whether its engines choose their kernels by the processor they run on: what a processor matrix is about."""
+    isa_variable: ClassVar[str | None] = None
+    """Environment variable that limits the instruction sets of such an engine; ``None`` where there is none."""
+    float_layers_option: ClassVar[str] = "float_nodes"
+    """Key of :attr:`BuildRequest.options` that names layers to keep in float."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -201,35 +211,68 @@ class Target(ABC):
             InputError: the ONNX file or an option is not what the engine takes.
         """
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]] | None:
+    def cannot_compute(self, precision: Precision) -> str | None:
+        """Why this host has no arithmetic for one of :attr:`precisions`, in one line; ``None`` where it has."""
+        return None
+
+    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]] | None:
         """INT8 settings in the order in which the fallback ladder tries them; ``None`` where there is but one.
 
         The settings of a rung reach :meth:`build` as :attr:`BuildRequest.options`.
 
         Args:
             sensitivity: measures which layers INT8 costs most; slow, to be called only when the ladder gets that far.
+            options: what the user set; see :attr:`option_names`.
         """
         return None
 
+    def simulate(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session | None:
+        """An INT8 engine's own graph in float arithmetic, every Q/DQ pair executed as it is written.
+
+        ``None`` where the engine has no such mode. Arguments as for :meth:`load`.
+        """
+        return None
+
+    def find_faults(self, path: Path, images: UInt8Array, *, precision_hint: str | None = None) -> list[KernelFault]:
+        """The int8 layers of an engine that this processor computes wrongly, by cutting its graph.
+
+        Args:
+            path: the engine file.
+            images: uint8 (N, H, W, 3), preprocessed.
+            precision_hint: as for :meth:`load`.
+        """
+        return []
+
     @abstractmethod
-    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+    def load(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> Session:
         """Load the first file of an :class:`Artefact`.
 
         Args:
             path: the engine file.
             spec: preprocessing the engine was built for.
             threads: CPU threads of one inference; ``None`` leaves the engine its default.
+            precision_hint: :attr:`Artefact.precision_hint` of the build.
 
         Raises:
             TargetUnavailableError: this host cannot run it.
             InputError: the file is damaged or of another version.
         """
 
-    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+    def profile(
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        images: UInt8Array,
+        *,
+        threads: int | None,
+        precision_hint: str | None = None,
+    ) -> list[NodeTime]:
         """Time of every node, each the median over several inferences.
 
         Args:
-            path, spec, threads: as for :meth:`load`.
+            path, spec, threads, precision_hint: as for :meth:`load`.
             images: uint8 (N, H, W, 3), preprocessed.
 
         Raises:

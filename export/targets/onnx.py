@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.calibration.isa import promised_families
+from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.targets.base import (
@@ -28,6 +30,7 @@ from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
 if TYPE_CHECKING:
+    from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.ladder import Rung
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -37,6 +40,8 @@ class OnnxRuntimeTarget(Target):
 
     name: ClassVar[str] = "onnx"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
+    option_names: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    runs_on_cpu: ClassVar[bool] = True
 
     def probe(self) -> Probe:
         try:
@@ -62,26 +67,47 @@ class OnnxRuntimeTarget(Target):
         from fptk.calibration.onnx_quantiser import OnnxQuantSettings, cpu_settings, quantise_onnx
 
         calibration = request.calibrate()
+        options = dict(request.options)
+        defaults = cpu_settings(promised_families(options.pop("cpu", "any")))
         report = quantise_onnx(
             request.onnx_path,
             path,
             calibration.images,
-            OnnxQuantSettings(**{**asdict(cpu_settings()), **request.options}),
+            OnnxQuantSettings(**{**asdict(defaults), **options}),
             calibration_sha256=calibration.sha256,
             cache=calibration.ranges(),
         )
         return Artefact((path,), report.as_dict())
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
         from fptk.calibration.ladder import onnx_rungs
         from fptk.calibration.onnx_quantiser import cpu_settings
 
-        return onnx_rungs(cpu_settings(), sensitivity)
+        families = promised_families(options.get("cpu", "any"))
+        return onnx_rungs(cpu_settings(families), sensitivity, saturates="avx2" in families)
 
-    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+    def load(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> Session:
         return OnnxRuntimeSession(path, spec, threads=threads)
 
-    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+    def simulate(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+        return OnnxRuntimeSession(path, spec, threads=threads, float_only=True, name="onnx int8 in float arithmetic")
+
+    def find_faults(self, path: Path, images: UInt8Array, *, precision_hint: str | None = None) -> list[KernelFault]:
+        from fptk.calibration.kernel_faults import onnx_faults
+
+        return onnx_faults(path, images)
+
+    def profile(
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        images: UInt8Array,
+        *,
+        threads: int | None,
+        precision_hint: str | None = None,
+    ) -> list[NodeTime]:
         with tempfile.TemporaryDirectory() as folder:
             session = OnnxRuntimeSession(path, spec, threads=threads, profile=Path(folder))
             for _ in range(PROFILED_CALLS + 1):
@@ -99,6 +125,7 @@ class OnnxRuntimeSession(Session):
         spec: preprocessing of the images.
         threads: intra-op threads; ``None`` is one per physical core.
         profile: folder that ONNX Runtime writes its node timings into when the session is closed.
+        float_only: execute Q/DQ nodes as they are written, without integer kernels.
         name: what tables call it.
 
     Raises:
@@ -113,22 +140,14 @@ class OnnxRuntimeSession(Session):
         *,
         threads: int | None = None,
         profile: Path | None = None,
+        float_only: bool = False,
         name: str = "onnx",
     ) -> None:
         super().__init__(name, spec)
         try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise TargetUnavailableError("onnxruntime is not installed; run: pip install onnxruntime") from error
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
-        if profile:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile / "onnxruntime")
-        try:
-            self._session: Any = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session: Any = open_cpu_session(path, threads=threads, float_only=float_only, profile=profile)
+        except TargetUnavailableError:
+            raise
         except Exception as error:  # onnxruntime's exception classes share no public base
             raise InputError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
         (entry,) = self._session.get_inputs()

@@ -1,14 +1,18 @@
-"""Target ``openvino``: Intel's OpenVINO on the CPU, FP32, FP16 storage, or INT8 by NNCF."""
+"""Target ``openvino``: Intel's OpenVINO on the CPU: FP32, BF16, FP16 storage, or INT8 by NNCF."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.calibration.isa import ISA_VARIABLE, has_bf16, promised_families
+from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
+from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
 from fptk.export.targets.base import (
     PROFILED_CALLS,
     Artefact,
@@ -24,6 +28,7 @@ from fptk.preprocess import PreprocessSpec
 from fptk.session import Session
 
 if TYPE_CHECKING:
+    from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.ladder import Rung
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -33,15 +38,24 @@ ACCURACY_CONTROL_DROP = 0.3
 the gate judges on other images."""
 
 
+INT8_REST = ("fp32", "bf16")
+"""Types that the float rest of an INT8 engine may compute in."""
+
+
 class OpenVinoTarget(Target):
     """OpenVINO IR (``model.xml`` and ``model.bin``) for the CPU plugin.
 
-    FP16 stores the weights in half precision; on a CPU the arithmetic stays float32, and the bundle says so.
+    BF16 is the FP32 file with a precision hint that every load repeats. FP16 stores the weights in half precision; on a
+    CPU the arithmetic stays float32, and the bundle says so.
     """
 
     name: ClassVar[str] = "openvino"
-    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
+    precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
+    option_names: ClassVar[frozenset[str]] = frozenset({"cpu", "int8_rest"})
     graph_form: ClassVar[str] = "openvino"
+    runs_on_cpu: ClassVar[bool] = True
+    isa_variable: ClassVar[str | None] = ISA_VARIABLE
+    float_layers_option: ClassVar[str] = "ignored_names"
 
     def probe(self) -> Probe:
         try:
@@ -54,31 +68,67 @@ class OpenVinoTarget(Target):
             return Probe(True, True, "nncf is not installed: no INT8", "pip install 'fptk[export]'", versions)
         return Probe(True, True, versions=versions)
 
+    def cannot_compute(self, precision: Precision) -> str | None:
+        return NO_BF16 if precision is Precision.BF16 and not has_bf16() else None
+
     def build(self, request: BuildRequest) -> Artefact:
+        """Build the engine; see :meth:`Target.build`.
+
+        Raises:
+            TargetUnavailableError: bf16 was asked for, and this processor has none.
+            GateRefusedError: the graph holds a form that is known to be computed wrongly on a promised processor.
+            InputError: an option has another value.
+        """
         import openvino as ov
 
+        hint = _precision_hint(request)
+        if hint == "bf16" and not has_bf16():
+            raise TargetUnavailableError(NO_BF16)
         model = ov.convert_model(request.onnx_path)
+        families = promised_families(request.options.get("cpu", "any"))
         details: dict[str, Any] = {}
         if request.precision is Precision.INT8:
             model, details = _quantise(model, request)
         elif request.precision is Precision.FP16:
             details = {"note": "weights stored in float16; the CPU plugin computes in float32"}
+        findings = lint_openvino(model, families)
+        details["findings"] = [finding.as_dict() for finding in findings]
         path = request.folder / "model.xml"
         ov.save_model(model, path, compress_to_fp16=request.precision is Precision.FP16)
-        return Artefact((path, path.with_suffix(".bin")), details)
+        refuse_known_faults(path.name, findings)
+        return Artefact((path, path.with_suffix(".bin")), details, precision_hint=hint)
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
         from fptk.calibration.ladder import openvino_rungs
-        from fptk.calibration.openvino_quantiser import OpenVinoQuantSettings
+        from fptk.calibration.openvino_quantiser import settings_for
 
-        return openvino_rungs(OpenVinoQuantSettings(), sensitivity)
+        return openvino_rungs(settings_for(promised_families(options.get("cpu", "any"))), sensitivity)
 
-    def load(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
-        return OpenVinoSession(path, spec, threads=threads)
+    def load(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> Session:
+        return OpenVinoSession(path, spec, threads=threads, precision_hint=precision_hint or "f32")
 
-    def profile(self, path: Path, spec: PreprocessSpec, images: UInt8Array, *, threads: int | None) -> list[NodeTime]:
+    def simulate(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
+        return OpenVinoSession(path, spec, threads=threads, float_only=True, name="openvino int8 in float arithmetic")
+
+    def find_faults(self, path: Path, images: UInt8Array, *, precision_hint: str | None = None) -> list[KernelFault]:
+        from fptk.calibration.kernel_faults import openvino_faults
+
+        return openvino_faults(path, images, precision_hint=precision_hint or "f32")
+
+    def profile(
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        images: UInt8Array,
+        *,
+        threads: int | None,
+        precision_hint: str | None = None,
+    ) -> list[NodeTime]:
         runs = []
-        with OpenVinoSession(path, spec, threads=threads, profile=True) as session:
+        hint = precision_hint or "f32"
+        with OpenVinoSession(path, spec, threads=threads, profile=True, precision_hint=hint) as session:
             session(images)
             for _ in range(PROFILED_CALLS):
                 session(images)
@@ -86,21 +136,35 @@ class OpenVinoTarget(Target):
         return median_times(runs)
 
 
+def _precision_hint(request: BuildRequest) -> str:
+    """What the engine's float arithmetic computes in.
+
+    Raises:
+        InputError: ``int8_rest`` is a type that OpenVINO does not have on a CPU.
+    """
+    rest = request.options.get("int8_rest", "fp32")
+    if rest not in INT8_REST:
+        raise InputError(f"--int8-rest {rest}: target openvino has {' and '.join(INT8_REST)} on a CPU")
+    computes_bf16 = request.precision is Precision.BF16 or (request.precision is Precision.INT8 and rest == "bf16")
+    return "bf16" if computes_bf16 else "f32"
+
+
 def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     """The INT8 model of a request, and the record of how it was made."""
     from fptk.calibration.openvino_quantiser import (
-        OpenVinoQuantSettings,
         openvino_layer_names,
         quantise_openvino,
         quantise_openvino_with_accuracy_control,
+        settings_for,
     )
 
     calibration = request.calibrate()
-    options = dict(request.options)
+    options = {name: value for name, value in request.options.items() if name != "int8_rest"}
     accuracy_control = options.pop("accuracy_control", False)
+    defaults = settings_for(promised_families(options.pop("cpu", "any")))
     # A sensitivity ranking names the nodes of the ONNX file.
     options["ignored_names"] = openvino_layer_names(model, options.get("ignored_names", ()))
-    settings = OpenVinoQuantSettings(**options)
+    settings = replace(defaults, **options)
     if accuracy_control:
         quantised, report = quantise_openvino_with_accuracy_control(
             model,
@@ -120,19 +184,18 @@ def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
 class OpenVinoSession(Session):
     """A session over an OpenVINO IR or ONNX file, run by the CPU plugin with one stream.
 
-    ``INFERENCE_PRECISION_HINT`` is pinned to float32: by default the plugin computes in bfloat16 where the processor
-    has it, and an FP32 row would not be one.
-
     Args:
         path: ``.xml`` file with its ``.bin`` beside it, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         spec: preprocessing of the images.
         threads: threads of one inference; ``None`` leaves OpenVINO its default.
         profile: collect node timings (see :meth:`node_times`).
+        precision_hint: type of the float arithmetic, ``f32`` or ``bf16``; pinned.
+        float_only: execute FakeQuantize as it is written, without int8 kernels.
         name: what tables call it.
 
     Raises:
         InputError: OpenVINO cannot read the file, or its input does not fit ``spec``.
-        TargetUnavailableError: openvino is not installed.
+        TargetUnavailableError: openvino is not installed, or the processor has no bf16.
     """
 
     def __init__(
@@ -142,24 +205,21 @@ class OpenVinoSession(Session):
         *,
         threads: int | None = None,
         profile: bool = False,
+        precision_hint: str = "f32",
+        float_only: bool = False,
         name: str = "openvino",
     ) -> None:
         super().__init__(name, spec)
         try:
-            import openvino as ov
-        except ImportError as error:
-            raise TargetUnavailableError("openvino is not installed; run: pip install 'fptk[openvino]'") from error
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "PERF_COUNT": profile}
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        try:
-            compiled = ov.Core().compile_model(path, "CPU", config)
+            compiled = compile_model(
+                path, threads=threads, precision_hint=precision_hint, float_only=float_only, profile=profile
+            )
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
-        shape = compiled.input(0).get_partial_shape()
-        if [str(side) for side in list(shape)[1:]] != [str(side) for side in (*spec.size, 3)]:
+        shape = first_input_shape(compiled)
+        if shape[1:] != [*spec.size, 3]:
             raise InputError(f"{path} takes {shape}, not uint8 images of {spec.size}")
-        self._batch = shape[0].get_length() if shape[0].is_static else None
+        self._batch = shape[0]
         self._request: Any = compiled.create_infer_request()
 
     def _infer(self, images: UInt8Array) -> UInt8Array:

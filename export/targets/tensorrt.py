@@ -7,7 +7,7 @@ Options, all optional keys of :attr:`BuildRequest.options`: the fields of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -102,12 +102,12 @@ class TensorRTTarget(Target):
         report = report_layers(built.layers, graph, int8=request.precision is Precision.INT8)
         return self._finish(request, options, graph, built, report, details)
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity]) -> Iterable[Rung[Any]]:
+    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
         from fptk.calibration.ladder import onnx_rungs
         from fptk.calibration.onnx_quantiser import OnnxQuantSettings
 
         # A GPU adds int8 products in int32: seven bits would only lose.
-        return onnx_rungs(OnnxQuantSettings(), sensitivity, vnni=True)
+        return onnx_rungs(OnnxQuantSettings(), sensitivity)
 
     def _finish(
         self,
@@ -166,7 +166,13 @@ class TensorRTTarget(Target):
         )
 
     def load(
-        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, cuda_graph: bool = False
+        self,
+        path: Path,
+        spec: PreprocessSpec,
+        *,
+        threads: int | None = None,
+        precision_hint: str | None = None,
+        cuda_graph: bool = False,
     ) -> Session:
         """Load an engine; see :meth:`Target.load`.
 
@@ -174,6 +180,7 @@ class TensorRTTarget(Target):
             path: the engine file, with its ``engine.json`` beside it.
             spec: preprocessing it was built for.
             threads: ignored, the work is the GPU's.
+            precision_hint: ignored, the precision is in the engine.
             cuda_graph: run the engine as one CUDA graph.
 
         Raises:

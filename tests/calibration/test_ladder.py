@@ -83,7 +83,7 @@ def test_onnx_rungs_grow_gentler_and_measure_sensitivity_only_when_reached() -> 
         calls += 1
         return ranking(9)
 
-    rungs = onnx_rungs(OnnxQuantSettings(recipe="cpu"), measure, vnni=False)
+    rungs = onnx_rungs(OnnxQuantSettings(recipe="cpu"), measure, saturates=True)
     first = [next(rungs) for _ in range(5)]
     assert calls == 0
     rest = list(rungs)
@@ -95,8 +95,8 @@ def test_onnx_rungs_grow_gentler_and_measure_sensitivity_only_when_reached() -> 
 
 
 def test_seven_bit_weights_are_not_tried_where_nothing_saturates() -> None:
-    assert not any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), vnni=True))
-    assert any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), vnni=False))
+    assert not any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), saturates=False))
+    assert any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), saturates=True))
 
 
 def test_openvino_rungs_end_with_accuracy_control() -> None:
@@ -157,7 +157,7 @@ def test_the_ladder_repairs_what_its_first_rung_breaks(tmp_path: Path, all_class
         quantise_onnx(source, path, images, rung.settings, cache=cache)
         return path, judge(reference, score(path, all_classes), POLICY)
 
-    result = climb(onnx_rungs(OnnxQuantSettings(), sensitivity, vnni=True), build)
+    result = climb(onnx_rungs(OnnxQuantSettings(), sensitivity, saturates=False), build)
     assert not result.attempts[0].passed
     assert result.winner is not None, [attempt.verdict for attempt in result.attempts]
     assert len(result.attempts) > 1

@@ -189,8 +189,8 @@ def test_cpu_recipe_fuses_into_integer_kernels_and_keeps_softmax_in_float(
 
 
 def test_cpu_default_gives_weights_seven_bits_where_sums_saturate() -> None:
-    assert cpu_settings(vnni=False).reduce_range
-    assert not cpu_settings(vnni=True).reduce_range
+    assert cpu_settings(("avx2", "vnni")).reduce_range
+    assert not cpu_settings(("vnni", "amx")).reduce_range
     assert cpu_settings().recipe == "cpu"
 
 

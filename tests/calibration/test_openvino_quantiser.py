@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fptk.calibration.isa import FAMILIES
+from fptk.calibration.openvino_forms import attentions, gate_layers
 from fptk.calibration.openvino_quantiser import (
     OpenVinoQuantSettings,
-    gate_layers,
     layers_by_precision,
     openvino_layer_names,
     quantise_openvino,
     quantise_openvino_with_accuracy_control,
+    settings_for,
 )
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
@@ -80,17 +82,21 @@ def test_ignored_layers_stay_float_with_a_reason(tmp_path: Path, noise_images: l
     kept = {layer.name: layer.reason for layer in report.kept_float}
     assert "settings" in kept["fc1"]
     assert "fc1" not in report.quantised
-    assert layers_by_precision(quantised, names)[0] == list(report.quantised)
+    assert layers_by_precision(quantised)[0] == list(report.quantised)
 
 
-def test_products_behind_a_global_average_stay_float(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+def test_forms_that_openvino_computes_wrongly_stay_float(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+    """Behind a mean on every processor, attentions only where AMX is promised."""
     model = convert(attention_network(tmp_path))
     (gate,) = gate_layers(model)
     assert gate.startswith("gate")
-    _, report = quantise_openvino(model, stream(noise_images))
-    assert [layer.name for layer in report.kept_float] == [gate]
-    _, report = quantise_openvino(model, stream(noise_images), OpenVinoQuantSettings(float_gates=False))
-    assert report.kept_float == ()
+    _, everywhere = quantise_openvino(model, stream(noise_images), settings_for(FAMILIES))
+    assert {layer.name for layer in everywhere.kept_float} == {gate, *attentions(model)}
+    assert "behind a mean" in {layer.name: layer.reason for layer in everywhere.kept_float}[gate]
+    _, without_amx = quantise_openvino(model, stream(noise_images), settings_for(("vnni",)))
+    assert [layer.name for layer in without_amx.kept_float] == [gate]
+    assert everywhere.settings["overflow_fix"] == "enable"
+    assert without_amx.settings["overflow_fix"] == "disable"
 
 
 def test_bad_requests_are_refused(tmp_path: Path, noise_images: list[UInt8Array]) -> None:

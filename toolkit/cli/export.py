@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     help="Engine to build for (repeatable): onnx, openvino, trt, trt-rtx, or all. Default: onnx and openvino.",
 )
 @click.option("--fp32", is_flag=True, help="Build in float32.")
+@click.option("--bf16", is_flag=True, help="Build in bfloat16: OpenVINO on processors that have it.")
 @click.option("--fp16", is_flag=True, help="Build in float16.")
 @click.option(
-    "--int8", is_flag=True, help="Build in INT8, calibrated. Default without any of the three: --fp32 --int8."
+    "--int8",
+    is_flag=True,
+    help="Build in INT8, calibrated. Default without any of the four: --fp32 --int8, and --bf16 where target and "
+    "processor have it.",
 )
 @weights_option
 @data_option
@@ -49,6 +53,16 @@ if TYPE_CHECKING:
 @click.option("--no-deploy-form", is_flag=True, help="Export the network as it is written, without the exact rewrites.")
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
 @threads_option
+@click.option(
+    "--cpu",
+    type=click.Choice(["any", "avx2", "vnni", "amx"]),
+    help="onnx, openvino: processors that INT8 must be right on: without VNNI, with it, with AMX. Default: any.",
+)
+@click.option(
+    "--no-processor-matrix",
+    is_flag=True,
+    help="Do not run each engine under every instruction set that this processor has.",
+)
 @click.option("--sm", multiple=True, type=int, help="trt-rtx: compute capability to build for, e.g. 86 (repeatable).")
 @click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="trt, trt-rtx: batch sizes of the optimisation profile.")
 @click.option("--workspace", type=click.IntRange(1), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
@@ -56,7 +70,11 @@ if TYPE_CHECKING:
 @click.option("--float-attention", is_flag=True, help="trt, trt-rtx: no INT8 in the products inside attention.")
 @click.option("--optimisation-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
 @click.option("--timing-cache", type=PathType, help="trt: kernel timings of an earlier build to start from.")
-@click.option("--int8-rest", type=click.Choice(["fp32", "fp16"]), help="trt, trt-rtx: type of INT8's float rest.")
+@click.option(
+    "--int8-rest",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Type of INT8's float rest: fp32 or fp16 for trt and trt-rtx, fp32 or bf16 for openvino.",
+)
 @click.option("--dla", type=click.IntRange(0), help="trt on Jetson: deep-learning accelerator to build for.")
 @click.option("--version-compatible", is_flag=True, default=None, help="trt: let later versions run the engine.")
 @click.option(
@@ -64,10 +82,16 @@ if TYPE_CHECKING:
     type=click.Choice(["ampere_plus", "same_compute_capability"]),
     help="trt: let other GPUs run the engine.",
 )
-@click.option("--check", type=PathType, help="Only check this ONNX file for what TensorRT rejects or mis-scales.")
+@click.option(
+    "--check",
+    type=PathType,
+    help="Only check this file: an ONNX file for what TensorRT rejects or mis-scales, an OpenVINO .xml file for what "
+    "OpenVINO computes wrongly on some processor.",
+)
 def command(
     targets: tuple[str, ...],
     fp32: bool,
+    bf16: bool,
     fp16: bool,
     int8: bool,
     weights: Path | None,
@@ -85,6 +109,8 @@ def command(
     no_deploy_form: bool,
     out: Path | None,
     threads: int | None,
+    cpu: str | None,
+    no_processor_matrix: bool,
     sm: tuple[int, ...],
     dynamic_batch: str | None,
     workspace: int | None,
@@ -111,9 +137,10 @@ def command(
     from fptk.runs import find_source
 
     if check:
-        check_onnx(check, sm)
+        check_graph(check, sm)
         return
     options = {
+        "cpu": cpu,
         "sm": sm or None,
         "dynamic_batch": parse_batches(dynamic_batch) if dynamic_batch else None,
         "workspace_mib": workspace,
@@ -129,7 +156,7 @@ def command(
     names = resolve_targets(targets or ("onnx", "openvino"))
     source = find_source(weights)
     section = source.recipe.export
-    asked = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.INT8: int8}
+    asked = {Precision.FP32: fp32, Precision.BF16: bf16, Precision.FP16: fp16, Precision.INT8: int8}
     chosen = tuple(precision for precision, wanted in asked.items() if wanted)
     precisions = chosen or (Precision.FP32, Precision.INT8)
     if explain and Precision.INT8 not in precisions:
@@ -137,6 +164,7 @@ def command(
     plan = ExportPlan(
         targets=names,
         precisions=precisions,
+        implied=() if chosen else (Precision.BF16,),
         out=make_folder(out or source.folder),
         command=invocation(),
         variant="naive" if no_deploy_form else "deploy",
@@ -149,6 +177,7 @@ def command(
         fallback=not no_fallback,
         explain=explain,
         sensitivity_images=sensitivity_images,
+        matrix_images=None if no_processor_matrix else ExportPlan.matrix_images,
         threads=threads,
         options=used_options(options, names),
     )
@@ -165,16 +194,21 @@ def finish(outcomes: list[Outcome]) -> None:
     """
     from fptk.bundle import read_bundle
     from fptk.console import out
-    from fptk.export_tables import render_classes, render_sensitivity
+    from fptk.export_tables import render_classes, render_processors, render_sensitivity
 
+    matrices = []
     for outcome in outcomes:
         bundle = read_bundle(outcome.folder)
         out.print(f"{outcome.label:<16} {outcome.verdict:<12} {outcome.folder}", soft_wrap=True)
         out.print(f"{'':<16} {outcome.message}", soft_wrap=True, markup=False)
+        if bundle.processors:
+            matrices.append((bundle.label, bundle.processors))
         if outcome.verdict == "refused" and "classes" in (bundle.gate or {}):
             out.print(render_classes(bundle))
         if "sensitivity" in bundle.build:
             out.print(render_sensitivity(bundle))
+    if matrices:
+        out.print(render_processors(matrices))
     for verdict, error in (("refused", GateRefusedError), ("unavailable", TargetUnavailableError)):
         hit = [outcome for outcome in outcomes if outcome.verdict == verdict]
         if hit:
@@ -213,17 +247,26 @@ def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str,
     return given
 
 
-def check_onnx(path: Path, compute_capabilities: tuple[int, ...]) -> None:
-    """Print what TensorRT would reject or silently mis-scale in an ONNX file, for these GPUs where any are named.
+def check_graph(path: Path, compute_capabilities: tuple[int, ...]) -> None:
+    """Print what an engine would get wrong in a graph.
+
+    That is OpenVINO for an ``.xml`` file, on any processor; else TensorRT for an ONNX file, on these GPUs where any are
+    named.
 
     Raises:
-        InputError: there is something that it would reject.
+        InputError: there is an error among the findings.
     """
     from fptk.console import out
+    from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
     from fptk.export.tensorrt.check import check_qdq, refuse_errors
 
-    findings = check_qdq(path, compute_capabilities)
+    is_openvino = path.suffix.lower() == ".xml"
+    findings = lint_openvino(path) if is_openvino else check_qdq(path, compute_capabilities)
     for finding in findings:
         out.print(str(finding), markup=False, soft_wrap=True)
-    refuse_errors(path, findings)
-    out.print(f"{path}: nothing that TensorRT rejects", soft_wrap=True)
+    if is_openvino:
+        refuse_known_faults(path.name, findings, InputError)
+        out.print(f"{path}: nothing that OpenVINO is known to compute wrongly", soft_wrap=True)
+    else:
+        refuse_errors(path, findings)
+        out.print(f"{path}: nothing that TensorRT rejects", soft_wrap=True)

@@ -12,8 +12,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PathType = click.Path(path_type=Path)
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 def weights_option(function: F) -> F:
     """``--weights``: what a command works on."""

@@ -354,8 +354,8 @@ class ExportSection(Section):
 
     targets: tuple[str, ...] = ("onnx", "openvino")
     """Engines to build, by name."""
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
-    """Precisions of each."""
+    precisions: tuple[Literal["fp32", "bf16", "fp16", "int8"], ...] = ("fp32", "int8")
+    """Precisions; each is built by the targets that have it."""
     calibration_images: PositiveInt = 64
     """Training images the quantiser sees."""
     max_miou_drop: Annotated[float, Field(ge=0.0)] = 0.5
