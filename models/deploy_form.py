@@ -1,8 +1,8 @@
 """What every deploy form has in common: its engine's wishes, its way from pixels and to labels, its token layouts.
 
 Pieces are put together in the layout that the engines run fastest: tokens for Linear and LayerNorm, (N, C, H, W) for
-convolutions and the decoder, 4-D tensors in the attention (3-D ones with a mask crash OpenVINO 2026.4.1 when it
-compiles them).
+convolutions and the decoder, 4-D tensors in the attention: the change of shape between it and the residual sum keeps
+OpenVINO 2026.4.1 from a crash (:func:`fptk.calibration.openvino_forms.crashing_attentions`).
 """
 
 from __future__ import annotations
