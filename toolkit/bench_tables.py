@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from fptk.bench import BenchReport, Row
 from fptk.benchmarks.profile import by_type, slowest
 from fptk.export.targets.base import NodeTime
+from fptk.verdicts import describe
+
+MARKS = {"manifest": "†", "simulated": "*"}
+"""What stands behind figures and verdicts that are not from this measurement, by :attr:`fptk.bench.Row.accuracy`."""
 
 HEADINGS = ("target", "prec.", "mIoU", "f1", "Δ", "FPS", "p50", "p90", "p99", "MB", "peak", "verdict")
 
@@ -28,12 +36,12 @@ def render(report: BenchReport) -> Table:
         left = heading in ("target", "prec.", "verdict")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     if report.reference:
-        miou, f1 = (f"{100 * report.reference[name]:.2f}" for name in ("miou", "f1"))
+        mark = MARKS.get(report.reference["accuracy"], "")
+        miou, f1 = (_points(report.reference[name], mark) for name in ("miou", "f1"))
         table.add_row("pytorch", "fp32", miou, f1, *[""] * 7, "reference")
     for row in report.rows:
-        accuracy = [_points(row.miou), _points(row.f1), _points(row.delta_miou, signed=True)]
-        if row.accuracy == "simulated":
-            accuracy = [f"{text}*" for text in accuracy]
+        mark = MARKS.get(row.accuracy, "")
+        accuracy = [_points(row.miou, mark), _points(row.f1, mark), _points(row.delta_miou, mark, signed=True)]
         figures = (row.fps, row.p50_ms, row.p90_ms, row.p99_ms)
         speed = ["-" if value is None else f"{value:.1f}" for value in figures]
         table.add_row(
@@ -44,15 +52,72 @@ def render(report: BenchReport) -> Table:
             *speed,
             _megabytes(row.size_bytes),
             _megabytes(row.peak_bytes),
-            row.verdict,
+            _verdict(row),
         )
-    table.caption = "mIoU, f1, Δ (to the reference) in points; p50, p90, p99 in ms of a call; peak: MB that a call adds"
+    table.caption = escape("\n".join(_caption(report)))
     table.caption_justify = "left"
-    if any(row.accuracy == "simulated" for row in report.rows):
-        table.caption += (
-            "\n* simulated: the graph was scored by ONNX Runtime; the engine itself cannot run on this host"
-        )
     return table
+
+
+def _caption(report: BenchReport) -> Iterator[str]:
+    """What the figures mean, where they are from, and why some are missing; one line each."""
+    rows = [(_label(report, row), row) for row in report.rows]
+    yield "mIoU, f1, Δ (to the reference) in points; p50, p90, p99 in ms of a call; peak: MB that a call adds"
+    now = [(label, row) for label, row in rows if row.accuracy == "measured"]
+    yield from _grouped("judged against", [(label, describe(row.reference)) for label, row in now if row.reference])
+    yield from _grouped("not judged:", [(label, row.reason) for label, row in now if row.verdict == "not judged"])
+    unjudged = [(label, ", ".join(row.unjudged_classes) or "none") for label, row in rows if row.judged_classes]
+    yield from _grouped("classes not judged, which the images show too little of:", unjudged)
+    manifest = [
+        (label, _place(row.measured_on, row.same_machine, report))
+        for label, row in rows
+        if row.accuracy != "simulated" and _mark(row)
+    ]
+    if report.reference and report.reference["accuracy"] == "manifest":
+        known = report.reference
+        manifest.insert(0, ("pytorch fp32", _place(known["measured_on"], known["same_machine"], report)))
+    yield from _grouped(f"{MARKS['manifest']} from the manifest, measured on", manifest)
+    simulated = [
+        (label, _place(row.measured_on, row.same_machine, report)) for label, row in rows if row.accuracy == "simulated"
+    ]
+    yield from _grouped(
+        f"{MARKS['simulated']} from the manifest, scored by ONNX Runtime on the engine's graph on", simulated
+    )
+    yield from (f"{label}: {row.note}" for label, row in rows if row.note)
+
+
+def _grouped(heading: str, texts: list[tuple[str, str]]) -> Iterator[str]:
+    """One line of what each row has to say, each text once; with the rows' names where they do not all say the same."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for label, text in texts:
+        rows[text].append(label)
+    if len(rows) == 1:
+        yield f"{heading} {next(iter(rows))}"
+    elif rows:
+        yield f"{heading} " + "; ".join(f"{text} ({', '.join(labels)})" for text, labels in rows.items())
+
+
+def _place(measured_on: str | None, same_machine: bool, report: BenchReport) -> str:
+    """The machine that figures in a manifest are from."""
+    if same_machine:
+        return "this processor"
+    here = report.host.get("cpu")
+    return f"{here}, with other instruction sets or engine versions" if measured_on == here else str(measured_on)
+
+
+def _mark(row: Row) -> str:
+    """The mark of a verdict that was not had now; none where there is no verdict."""
+    if row.accuracy == "none":
+        return MARKS["manifest"] if row.verdict in ("pass", "refused") else ""
+    return MARKS.get(row.accuracy, "")
+
+
+def _verdict(row: Row) -> str:
+    """The verdict, with how many classes it stands on."""
+    if row.verdict not in ("pass", "refused"):
+        return row.verdict
+    judged, total = len(row.judged_classes), len(row.judged_classes) + len(row.unjudged_classes)
+    return row.verdict + (f" {judged}/{total}" if total else "") + _mark(row)
 
 
 def render_roofline(report: BenchReport) -> Table:
@@ -91,6 +156,11 @@ def _network(report: BenchReport, row: Row) -> list[str]:
     return [f"{row.network} {row.checkpoint_sha256[:6]}"] if report.several else []
 
 
+def _label(report: BenchReport, row: Row) -> str:
+    """A row's name in the caption."""
+    return " ".join([*_network(report, row), row.label])
+
+
 def _name(row: Row) -> str:
     return row.target + (" naive" if row.variant == "naive" else "")
 
@@ -99,7 +169,7 @@ def _megabytes(count: int | None) -> str:
     return "-" if count is None else f"{count / 1e6:.1f}"
 
 
-def _points(value: float | None, *, signed: bool = False) -> str:
+def _points(value: float | None, mark: str = "", *, signed: bool = False) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
+    return (f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}") + mark

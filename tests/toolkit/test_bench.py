@@ -1,4 +1,4 @@
-"""The recommendation follows the figures, and says why."""
+"""The recommendation follows the figures, and says why; the caption says what the table stands on."""
 
 from __future__ import annotations
 
@@ -53,8 +53,41 @@ def test_int8_is_compared_with_fp32_of_the_same_engine(isa: list[str], words: st
     assert words in sentence
 
 
+def test_bf16_is_recommended_where_it_is_fastest() -> None:
+    """INT8's ratio to FP32 is still told."""
+    rows = [ROW, replace(ROW, precision="bf16", fps=73.0), replace(ROW, precision="int8", fps=50.0)]
+    sentence = recommend(report(rows, ["avx512_vnni"])) or ""
+    assert "openvino bf16 (73.0 FPS); INT8 runs at 2.50x the speed of FP32 in openvino" in sentence
+
+
 def test_nothing_is_recommended_without_a_verdict() -> None:
     assert recommend(report([replace(ROW, verdict="not judged")], [])) is None
+
+
+def test_a_verdict_from_another_machine_recommends_nothing() -> None:
+    """It is left out, with one sentence that says so; one from this machine's export counts."""
+    foreign = replace(ROW, precision="int8", fps=90.0, accuracy="manifest", measured_on="another processor")
+    sentence = recommend(report([foreign], [])) or ""
+    assert (
+        sentence == "nothing is recommended: openvino int8 passed on another machine; run with --data DIR to judge here"
+    )
+    both = recommend(report([ROW, foreign], [])) or ""
+    assert "openvino fp32 (20.0 FPS); left out: openvino int8, judged on another machine" in both
+    assert "openvino int8 (90.0 FPS)" in (recommend(report([ROW, replace(foreign, same_machine=True)], [])) or "")
+
+
+def test_the_naive_export_is_a_baseline_and_not_recommended() -> None:
+    assert "20.0 FPS" in (recommend(report([ROW, replace(ROW, variant="naive", fps=21.0)], [])) or "")
+
+
+def test_rows_that_differ_in_their_unjudged_classes_say_which() -> None:
+    conditions = {"threads": 1, "batch": 1, "interleaved_rounds": 1}
+    judged = replace(ROW, judged_classes=("skin", "hair"), unjudged_classes=("hat",))
+    other = replace(judged, target="onnx", judged_classes=("skin",), unjudged_classes=("hair", "hat"))
+    one = str(render(replace(report([judged, judged], []), conditions=conditions, host={"cpu": "x"})).caption)
+    assert "too little of: hat\n" in f"{one}\n"
+    two = str(render(replace(report([judged, other], []), conditions=conditions, host={"cpu": "x"})).caption)
+    assert "too little of: hat (openvino fp32); hair, hat (onnx fp32)" in two
 
 
 def test_engines_of_several_checkpoints_are_named_and_none_is_recommended() -> None:

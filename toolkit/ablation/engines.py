@@ -9,15 +9,13 @@ from pathlib import Path
 from fptk.bench import BenchPlan, Row, bench
 from fptk.benchmarks.latency import LatencyPlan
 from fptk.bundle import MANIFEST, Bundle, read_bundle
-from fptk.calibration.gate import Verdict
 from fptk.console import log
 from fptk.data.synthetic import draw_face
 from fptk.export.targets.base import Precision
+from fptk.export.targets.registry import get_target
 from fptk.files import sha256_file
 from fptk.pipeline import ExportPlan, export_bundles, gate_policy
 from fptk.runs import BUNDLES, REJECTED, Source
-
-PRECISIONS = (Precision.FP32, Precision.INT8)
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,19 @@ class Engine:
     simulated: bool
     """Scored by ONNX Runtime on the engine's graph, as this host cannot run the engine."""
     verdict: str
-    """Of the accuracy gate, as :attr:`fptk.bundle.Bundle.verdict`."""
+    """Of the accuracy gate at export, as :attr:`fptk.bundle.Bundle.verdict`."""
     fps: float | None
     """Images a second at the median latency of one synchronous call; ``None`` for an engine that cannot run here."""
+    judged_on: str | None = None
+    """Processor that scores and verdict are from; ``None`` where that is this machine, with this version of the engine.
+    """
+
+
+def precisions_of(target: str) -> tuple[Precision, ...]:
+    """FP32 and INT8, and between them BF16 for a target that has it on a processor that computes in it."""
+    engine = get_target(target)
+    has_bf16 = Precision.BF16 in engine.precisions and engine.cannot_compute(Precision.BF16) is None
+    return (Precision.FP32, *([Precision.BF16] if has_bf16 else []), Precision.INT8)
 
 
 def build_engines(source: Source, targets: Sequence[str], command: str) -> list[Path]:
@@ -47,7 +55,7 @@ def build_engines(source: Source, targets: Sequence[str], command: str) -> list[
     Returns:
         Bundle folders, in the order of targets and precisions. Engines that the gate refused are among them.
     """
-    wanted = [(target, precision) for target in targets for precision in PRECISIONS]
+    wanted = [(target, precision) for target in targets for precision in precisions_of(target)]
     current = sha256_file(source.weights)
     missing = [pair for pair in wanted if _find(source, pair, current) is None]
     for target in dict.fromkeys(target for target, _ in missing):
@@ -93,7 +101,7 @@ def measure_engines(networks: Sequence[Sequence[Path]], plan: LatencyPlan, threa
 
 
 def _engine(row: Row, bundle: Bundle) -> Engine:
-    verdict = Verdict.model_validate(bundle.gate) if bundle.gate and "classes" in bundle.gate else None
+    verdict = bundle.judged
     judged = [each for each in verdict.classes if each.judged] if verdict else []
     worst = max(judged, key=lambda each: each.drop or 0.0, default=None)
     return Engine(
@@ -106,4 +114,5 @@ def _engine(row: Row, bundle: Bundle) -> Engine:
         simulated=row.accuracy == "simulated",
         verdict=row.verdict,
         fps=row.fps,
+        judged_on=None if row.holds_here else row.measured_on,
     )

@@ -90,8 +90,12 @@ def _engine_conditions(ablation: Ablation) -> str:
         "rounds in which all engines of all networks take turns. Δ is to the network in PyTorch FP32, in points of "
         "mIoU; the worst class is that of the classes the gate judges."
     )
-    if any(engine.simulated for result in ablation.results for engine in result.engines):
+    engines = [engine for result in ablation.results for engine in result.engines]
+    if any(engine.simulated for engine in engines):
         text += " `*`: the graph was scored by ONNX Runtime; the engine was built, and cannot run on this host."
+    elsewhere = sorted({engine.judged_on for engine in engines if engine.judged_on})
+    if elsewhere:
+        text += f" `†`: scored and judged on another machine or with another engine version ({', '.join(elsewhere)})."
     return text
 
 
@@ -102,15 +106,16 @@ def _engines(ablation: Ablation) -> str:
 
 
 def _engine_cells(engine: Engine) -> list[str]:
-    star = "*" if engine.simulated else ""
+    dagger = "†" if engine.judged_on else ""
+    mark = ("*" if engine.simulated else "") + dagger
     return [
         engine.target,
         engine.precision,
-        _points(engine.miou) + star,
-        "-" if engine.delta_miou is None else f"{100 * engine.delta_miou:+.2f}{star}",
+        _points(engine.miou) + mark,
+        "-" if engine.delta_miou is None else f"{100 * engine.delta_miou:+.2f}{mark}",
         "-" if engine.worst_delta is None else f"{engine.worst_class} {100 * engine.worst_delta:+.1f}",
         "-" if engine.fps is None else f"{engine.fps:.1f}",
-        engine.verdict,
+        engine.verdict + dagger,
     ]
 
 

@@ -18,13 +18,14 @@ from fptk.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fptk.bench import BenchReport
     from fptk.runs import Source
 
 
 @click.command("bench")
 @click.argument("bundles", nargs=-1, type=PathType)
 @click.option("--fps", is_flag=True, help="Measure speed; accuracy is what the bundles carry from their export.")
-@click.option("--accuracy", is_flag=True, help="Score every engine again on the evaluation images.")
+@click.option("--accuracy", is_flag=True, help="Score every engine on the evaluation images, and judge it.")
 @weights_option
 @data_option
 @images_option
@@ -72,12 +73,15 @@ def command(
 ) -> None:
     """Measure BUNDLES (folders; default: all of the newest run) against each other.
 
-    With neither --fps nor --accuracy both are measured; --data asks for --accuracy. An FPS figure is one synchronous
-    call at a time (latency), uint8 images in, label maps out; the engines take turns, so that a drifting machine
-    favours none.
+    With neither --fps nor --accuracy both are measured; BUNDLES are scored with --data or --accuracy only. An FPS
+    figure is one synchronous call at a time (latency), uint8 images in, label maps out; the engines take turns, so that
+    a drifting machine favours none.
+
+    What is scored is judged, by the bundle's own limits. Figures and verdicts from the bundles are marked, with the
+    processor they are from. A refused engine ends the command with exit code 4.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, bundles_of, profile_bundles, recommend
-    from fptk.bench_tables import render, render_profile, render_roofline
+    from fptk.bench import BenchRequest, bench_folders, bench_source, bundles_of, profile_bundles, raise_if_refused
+    from fptk.bench_tables import render_profile
     from fptk.console import out
     from fptk.errors import InputError
     from fptk.runs import find_source
@@ -94,6 +98,7 @@ def command(
     request = BenchRequest(
         fps=fps or not accuracy,
         accuracy=accuracy or data is not None or not fps,
+        must_score=accuracy,
         data=data,
         eval_images=eval_images,
         threads=threads,
@@ -107,14 +112,25 @@ def command(
         report = bench_folders(bundles, request, find_source(weights) if weights else None)
     else:
         report = bench_source(find_source(weights), request)
+    show(report, json_path, roofline=roofline)
+    raise_if_refused(report)
+
+
+def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:
+    """Print the report, and write what ``--json`` asks for."""
+    from fptk.bench import recommend
+    from fptk.bench_tables import render, render_roofline
+    from fptk.console import out
+
+    sentence = recommend(report)
     if str(json_path) != "-":
         out.print(render(report))
-        if sentence := recommend(report):
-            out.print(sentence, soft_wrap=True)
+        if sentence:
+            out.print(sentence, markup=False, soft_wrap=True)
         if roofline:
             out.print(render_roofline(report))
     if json_path:
-        write_result(json_path, {**report.as_dict(), "recommendation": recommend(report)})
+        write_result(json_path, {**report.as_dict(), "recommendation": sentence})
 
 
 def write_rewrites(document: Path, source: Source, threads: int | None, rounds: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from fptk.comparison import Choice
     from fptk.dataset import FaceParsingDataset
     from fptk.metrics import Scores
+    from fptk.runs import Source
     from fptk.session import Session
+    from fptk.verdicts import Judgement
 
 VIEWS = ("flip", "scale")
 """Those of ``fptk.tta``, which imports torch; a test holds them together."""
@@ -74,15 +77,15 @@ def command(
 ) -> None:
     """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images.
 
+    A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
+
     With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
     from fptk.console import out
-    from fptk.data import open_evaluation
-    from fptk.data.splits import limit
     from fptk.errors import InputError
     from fptk.pipeline import score
-    from fptk.runs import find_source, open_session
+    from fptk.runs import open_session
 
     chosen = _views(views)
     if sheet_path and (chosen or refine):
@@ -90,14 +93,7 @@ def command(
     if bundle is not None and (chosen or refine):
         raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give --weights")
     session, source = open_session(bundle, weights, threads)
-    if data:
-        dataset = open_evaluation(data)
-    else:
-        found = (source or find_source(weights)).evaluation_set(None)
-        if found is None:
-            raise InputError("these weights belong to no run; say what to score them on with --data DIR")
-        dataset = found
-    dataset = limit(dataset, eval_images)
+    dataset = _evaluation_set(data, eval_images, source, weights)
     if source is not None and (chosen or refine):
         from fptk.tta import augmented_session
 
@@ -110,8 +106,72 @@ def command(
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if str(json_path) != "-":
         out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
-    if json_path:
+    if bundle is not None:
+        _judge(bundle, scores, dataset, weights, json_path)
+    elif json_path:
         write_result(json_path, scores.as_dict())
+
+
+def _evaluation_set(
+    data: Path | None, eval_images: int | None, source: Source | None, weights: Path | None
+) -> FaceParsingDataset:
+    """The images of ``--data``, or else those of the run; ``source`` is where the session came from."""
+    from fptk.data import open_evaluation
+    from fptk.data.splits import limit
+    from fptk.errors import InputError
+    from fptk.runs import find_source
+
+    if data:
+        return limit(open_evaluation(data), eval_images)
+    found = (source or find_source(weights)).evaluation_set(None)
+    if found is None:
+        raise InputError("these weights belong to no run; say what to score them on with --data DIR")
+    return limit(found, eval_images)
+
+
+def _judge(
+    folder: Path, scores: Scores, dataset: FaceParsingDataset, weights: Path | None, json_path: Path | None
+) -> None:
+    """Say what the gate makes of a bundle's scores, and write them with it.
+
+    Raises:
+        GateRefusedError: the bundle is refused.
+    """
+    from fptk.bundle import read_bundle
+    from fptk.calibration.isa import cpu_model
+    from fptk.console import out
+    from fptk.errors import GateRefusedError
+    from fptk.runs import find_source
+    from fptk.verdicts import Scored, judge_here
+
+    bundle = read_bundle(folder)
+    (judgement,) = judge_here([Scored(folder, bundle, scores)], dataset, find_source(weights) if weights else None)
+    if str(json_path) != "-":
+        for line in _verdict(judgement):
+            out.print(line, markup=False, soft_wrap=True)
+    if json_path:
+        verdict = {
+            "verdict": judgement.word,
+            "reason": judgement.reason,
+            "measured_on": cpu_model(),
+            "reference": judgement.reference.name if judgement.reference else None,
+            "judged_classes": judgement.judged_classes,
+            "unjudged_classes": judgement.unjudged_classes,
+        }
+        write_result(json_path, {**scores.as_dict(), **verdict})
+    if judgement.word == "refused":
+        raise GateRefusedError(f"{bundle.label}: {judgement.reason}")
+
+
+def _verdict(judgement: Judgement) -> Iterator[str]:
+    """The lines below the table of a bundle."""
+    from fptk.verdicts import describe
+
+    yield f"{judgement.word}: {judgement.reason.removeprefix('passed: ').removeprefix('refused: ')}"
+    if judgement.reference:
+        yield f"reference: {describe(judgement.reference.name)}, mIoU {100 * judgement.reference.scores.miou:.2f}"
+    if judgement.unjudged_classes:
+        yield f"classes not judged, which the images show too little of: {', '.join(judgement.unjudged_classes)}"
 
 
 def _write_sheet(

@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from fptk.ablation.engines import Engine
+from fptk.ablation.engines import Engine, precisions_of
 from fptk.ablation.report import _engine_cells
 from fptk.cli.ablate import command
 from fptk.errors import FptkError, InputError
+from fptk.export.targets.base import Precision
 
 TABLE = """
 title: Two networks
@@ -104,6 +105,19 @@ def test_engine_cells_mark_what_was_simulated() -> None:
     assert _engine_cells(bare) == ["onnx", "fp32", "-", "-", "-", "12.3", "not judged"]
 
 
+def test_engine_cells_mark_what_was_judged_elsewhere() -> None:
+    engine = Engine("onnx", "int8", 0.5, -0.012, "nose", -0.034, False, "pass", 12.34, judged_on="another processor")
+    assert _engine_cells(engine) == ["onnx", "int8", "50.00†", "-1.20†", "nose -3.4", "12.3", "pass†"]
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bf16_is_built_where_target_and_processor_have_it(has_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fptk.export.targets.openvino.has_bf16", lambda: has_bf16)
+    bf16 = (Precision.BF16,) if has_bf16 else ()
+    assert precisions_of("openvino") == (Precision.FP32, *bf16, Precision.INT8)
+    assert precisions_of("onnx") == (Precision.FP32, Precision.INT8)
+
+
 @pytest.mark.slow
 def test_engines_of_every_row_are_built_scored_and_timed(first: Result, table: Path) -> None:
     done = ablate(table, "--epochs", "2", "--set", "optim.schedule=cosine", "--target", "onnx", "--target", "openvino")
@@ -111,7 +125,7 @@ def test_engines_of_every_row_are_built_scored_and_timed(first: Result, table: P
     value = json.loads((table.parent / "out" / "two.json").read_text())
     for row in value["rows"]:
         names = [(engine["target"], engine["precision"]) for engine in row["engines"]]
-        assert names == [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
+        assert names == [(target, each) for target in ("onnx", "openvino") for each in precisions_of(target)]
         assert all(engine["fps"] > 0 for engine in row["engines"])
         assert row["engines"][0]["delta_miou"] == pytest.approx(0, abs=0.01)
     assert "## Engines" in (table.parent / "out" / "two.md").read_text()
