@@ -46,7 +46,7 @@ from fptk.export.targets.base import (
 )
 from fptk.export.targets.onnx import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
-from fptk.files import replace_folder, sha256_file, sha256_json, temporary_folder
+from fptk.files import replace_folder, sha256_file, temporary_folder
 from fptk.host import describe_host, tool_versions
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
@@ -54,6 +54,7 @@ from fptk.preprocess import PreprocessSpec
 from fptk.runs import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, Source
 from fptk.sensitivity_chart import draw_sensitivity
 from fptk.session import Session
+from fptk.verdicts import content_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -448,7 +449,7 @@ class _ExportJob:
     @cached_property
     def dataset_sha256(self) -> str:
         assert self.dataset is not None
-        return sha256_json([self.dataset.content_hash(i) for i in range(len(self.dataset))])
+        return content_sha256(self.dataset)
 
     @cached_property
     def _fault_images(self) -> tuple[UInt8Array, UInt8Array]:

@@ -45,7 +45,7 @@ class Table(_Strict):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     """Scores shown; the first one is drawn."""
     engines: tuple[str, ...] = ()
-    """Targets for which each row is exported, in FP32 and INT8."""
+    """Targets for which each row is exported: in FP32 and INT8, and in BF16 where target and processor have it."""
     rows: Annotated[tuple[TableRow, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ def command(
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
     from fptk import console
-    from fptk.bench import recommend
+    from fptk.bench import raise_if_refused, recommend
     from fptk.bench_tables import render
     from fptk.cli.export import finish
     from fptk.cli.options import invocation
@@ -59,6 +59,8 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     if result.report:
         console.out.print(render(result.report))
         if sentence := recommend(result.report):
-            console.out.print(sentence, soft_wrap=True)
+            console.out.print(sentence, soft_wrap=True, markup=False)
     finish(result.outcomes)
+    if result.report:
+        raise_if_refused(result.report)
     console.log.print(f"everything of this run is in {request.out}")
