@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from fptk.benchmarks.processors import NATIVE, ProcessorMatrix, ProcessorRow
+from fptk.benchmarks.processors import ProcessorMatrix, ProcessorRow
 from fptk.bundle import Bundle
 from fptk.calibration.isa import INSTRUCTION_SETS
 
@@ -32,35 +32,43 @@ def render_classes(bundle: Bundle) -> Table:
 
 
 def render_processors(measured: Sequence[tuple[str, ProcessorMatrix]]) -> Table:
-    """The processor matrices of several engines: a row for each instruction set, a column for each engine."""
+    """The processor matrices of several engines: what was measured or refused, and below it what was not measured."""
     first = measured[0][1]
     table = Table(
-        title=f"instruction sets, {first.images} images: % of pixels as FP32, mIoU, ms ({first.processor})",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
+        title=f"instruction sets of {first.processor}, {first.images} images", title_justify="left", box=box.SIMPLE_HEAD
     )
-    table.add_column("instruction set", no_wrap=True)
-    for label, _ in measured:
-        table.add_column(escape(label), justify="right")
-    columns = [{row.instruction_set: row for row in matrix.rows} for _, matrix in measured]
-    for name in [*(each.name for each in INSTRUCTION_SETS), NATIVE]:
-        rows = [column.get(name) for column in columns]
-        if any(rows):
-            table.add_row(name, *(_processor_cell(row) if row else "" for row in rows))
-    table.caption = f"FP32 reference: mIoU {100 * first.reference_mean_miou:.2f}, each image's own, averaged"
-    table.caption_justify = "left"
-    if any(not row.promised for _, matrix in measured for row in matrix.rows):
-        table.caption += "; in brackets: not promised"
+    for heading in ("engine", "instruction set", "as FP32, %", "mIoU", "ms", ""):
+        table.add_column(heading, justify="left" if heading in ("engine", "instruction set", "") else "right")
+    for label, matrix in measured:
+        name = label
+        for row in matrix.rows:
+            if row.status in ("measured", "crashed"):
+                table.add_row(escape(name), row.instruction_set, *_processor_cells(row))
+                name = ""
+    notes = [f"FP32: mIoU {100 * first.reference_mean_miou:.2f}; the mean of each image's own"]
+    found = {status: _with_status(measured, status) for status in ("not offered", "not tested")}
+    notes += [f"{status}: {sets}" for status, sets in found.items() if sets]
+    table.caption, table.caption_justify = "\n".join(notes), "left"
     return table
 
 
-def _processor_cell(row: ProcessorRow) -> str:
-    text: str = row.status
-    if row.agreement is not None and row.mean_miou is not None and row.milliseconds is not None:
-        text = f"{100 * row.agreement:.2f}  {100 * row.mean_miou:.2f}  {row.milliseconds:5.1f}"
-    if row.failed:
-        return f"refused: {text}"
-    return text if row.promised else f"({text})"
+def _processor_cells(row: ProcessorRow) -> list[str]:
+    note = "refused" if row.failed else "" if row.promised else "not promised"
+    if row.agreement is None or row.mean_miou is None or row.milliseconds is None:
+        return ["-", "-", "-", escape(f"{note}, {row.reason}" if note else row.reason)]
+    return [f"{100 * row.agreement:.2f}", f"{100 * row.mean_miou:.2f}", f"{row.milliseconds:.1f}", note]
+
+
+def _with_status(measured: Sequence[tuple[str, ProcessorMatrix]], status: str) -> str:
+    """The instruction sets of that status, each group with the engines that it holds for."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label, matrix in measured:
+        sets = tuple(row.instruction_set for row in matrix.rows if row.status == status)
+        if sets:
+            groups.setdefault(sets, []).append(escape(label))
+    known = tuple(each.name for each in INSTRUCTION_SETS)
+    named = {sets: "each alone" if sets == known else ", ".join(sets) for sets in groups}
+    return "; ".join(f"{named[sets]} ({', '.join(labels)})" for sets, labels in groups.items())
 
 
 def render_sensitivity(bundle: Bundle) -> Table:

@@ -159,15 +159,16 @@ def test_int8_rest_names_a_type_that_the_target_has(export: Command) -> None:
 def test_the_matrix_is_printed_and_kept(export: Command, tmp_path: Path) -> None:
     finished = export("--target", "openvino", "--target", "onnx", "--fp32")
     assert finished.code == 0, finished.err
-    assert "instruction set" in finished.out
+    lines = finished.out.splitlines()
     manifest = read_bundle(tmp_path / "bundles" / "openvino-fp32")
     assert manifest.processors is not None
     assert manifest.processors.images == 4
+    _, _, notes = finished.out.partition("not tested: ")
     for row in manifest.processors.rows:
-        line = next(text for text in finished.out.splitlines() if text.strip().startswith(f"{row.instruction_set} "))
-        assert ("not tested" in line) is (row.status == "not tested" or "not tested" in line)
-        if row.agreement is not None:
-            assert f"{100 * row.agreement:.2f}" in line
+        if row.agreement is None:
+            assert row.instruction_set in notes
+        else:
+            assert any({row.instruction_set, f"{100 * row.agreement:.2f}"} <= set(line.split()) for line in lines)
     native = read_bundle(tmp_path / "bundles" / "onnx-fp32").processors
     assert native is not None
     assert [row.instruction_set for row in native.rows if row.status == "measured"] == ["native"]
@@ -198,7 +199,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         assert "wrong on a promised processor: AVX2 30.00 % of pixels" in finished.err.strip().splitlines()[-1]
         refused = read_bundle(tmp_path / "rejected" / "onnx-int8")
         assert refused.verdict == "refused"
-        assert "refused: 30.00" in finished.out
+        assert any({"AVX2", "30.00", "refused"} <= set(line.split()) for line in finished.out.splitlines())
 
 
 def test_a_bundle_of_version_1_still_loads(fptk: Command, tmp_path: Path) -> None:
