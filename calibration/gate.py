@@ -69,11 +69,6 @@ class Verdict(BaseModel):
         """Names of the classes that the images don't show, or show too little of, in class order."""
         return tuple(row.name for row in self.classes if not row.judged)
 
-    @property
-    def coverage(self) -> str:
-        """How much of the class list the verdict stands on, e.g. ``13 of 19 classes judged``."""
-        return f"{sum(row.judged for row in self.classes)} of {len(self.classes)} classes judged"
-
     def refused_because(self, reason: str) -> Verdict:
         """The same figures, refused for a reason that they don't show."""
         return self.model_copy(update={"passed": False, "summary": f"refused: {reason}; {self.summary}"})
@@ -132,7 +127,10 @@ def _summary(passed: bool, drop: float, rows: tuple[ClassVerdict, ...], policy: 
     failed = [row for row in ordered if row.failed]
     unjudged = [row for row in ordered if not row.judged and (row.drop or 0) > policy.max_class_drop]
     mean = f"mIoU {-drop:+.2f} points (allowed {-policy.max_miou_drop:+.2f})"
-    judged = sum(row.judged for row in rows)
+    unnamed = [row.name for row in rows if not row.judged]
+    coverage = f"{len(rows) - len(unnamed)} of {len(rows)} classes judged"
+    if unnamed:
+        coverage += f", not {', '.join(unnamed)}"
     if failed:
         detail = f"class IoU fell by more than {policy.max_class_drop:g} points: {_named(failed[:5])}"
         if len(failed) > 5:
@@ -142,7 +140,7 @@ def _summary(passed: bool, drop: float, rows: tuple[ClassVerdict, ...], policy: 
         detail = f"worst class {_named([worst])}" if worst else "no class has enough pixels to be judged"
     if unjudged:
         detail += f"; too rare to judge: {_named(unjudged[:3])}"
-    return f"{'passed' if passed else 'refused'}: {mean}; {detail}; {judged} of {len(rows)} classes judged"
+    return f"{'passed' if passed else 'refused'}: {mean}; {detail}; {coverage}"
 
 
 def _named(rows: list[ClassVerdict]) -> str:

@@ -70,6 +70,8 @@ def test_rare_class_is_reported_not_judged() -> None:
     assert (row.judged, row.failed) == (False, False)
     assert row.drop == pytest.approx(40)
     assert "too rare to judge: neck_l -40.0" in verdict.summary
+    assert verdict.summary.endswith("1 of 2 classes judged, not neck_l")
+    assert verdict.unjudged_classes == ("neck_l",)
     assert not judge(reference, engine, GatePolicy(min_class_pixels=1000)).passed
 
 

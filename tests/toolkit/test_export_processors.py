@@ -57,6 +57,7 @@ def test_a_precision_that_no_chosen_target_has_is_refused_before_anything_is_bui
     assert not (tmp_path / "bundles").exists()
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_bf16_is_built_unasked_where_the_processor_has_it_and_loads_as_it_was_built(
     export: Command, tmp_path: Path, faces_folder: Path, fptk: Command
@@ -111,6 +112,7 @@ def fptk_under(isa: str, *arguments: object) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_bf16_on_a_processor_without_it_ends_with_3_and_the_reason(
     checkpoint: Path, faces_folder: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_bf16_on_a_processor_without_it_ends_with_3_and_the_reason(
     assert read_bundle(tmp_path / "bundles" / "openvino-bf16").verdict == "unavailable"
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_a_bf16_bundle_does_not_run_where_there_is_no_bf16(export: Command, tmp_path: Path, faces_folder: Path) -> None:
     assert export("--target", "openvino", "--bf16", "--no-processor-matrix").code == 0
@@ -140,6 +143,7 @@ def weight_levels(folder: Path) -> int:
     return max(int(np.abs(each.astype(np.int16)).max()) for each in weights if each.dtype == np.int8 and each.ndim > 1)
 
 
+@pytest.mark.slow
 def test_the_promise_decides_the_weight_range_and_not_the_exporting_host(export: Command, tmp_path: Path) -> None:
     quick = ("--target", "onnx", "--int8", "--no-processor-matrix")
     folder = tmp_path / "bundles" / "onnx-int8"
@@ -156,6 +160,7 @@ def test_int8_rest_names_a_type_that_the_target_has(export: Command) -> None:
     assert "fp32 and bf16" in refused.err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_matrix_is_printed_and_kept(export: Command, tmp_path: Path) -> None:
     finished = export("--target", "openvino", "--target", "onnx", "--fp32")
     assert finished.code == 0, finished.err
@@ -176,7 +181,7 @@ def test_the_matrix_is_printed_and_kept(export: Command, tmp_path: Path) -> None
     assert read_bundle(tmp_path / "bundles" / "openvino-fp32").processors is None
 
 
-@pytest.mark.parametrize(("cpu", "code"), [("any", 4), ("vnni", 0)])
+@pytest.mark.parametrize(("cpu", "code"), [("any", 4), pytest.param("vnni", 0, marks=pytest.mark.slow)])
 def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
     cpu: str, code: int, export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
