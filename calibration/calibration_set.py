@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fptk.classes import CLASSES, NUM_CLASSES
+from fptk.data.splits import Subset, find_duplicates, key_of
 from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import InputError
 from fptk.files import read_json, sha256_json, write_json
-from fptk.preprocess import PreprocessSpec
+from fptk.preprocess import PreprocessSpec, regular_file
 
 DEFAULT_POOL = 1000
 """Candidates whose masks are read before choosing; reading more costs about 5 ms each at 512x512."""
@@ -138,13 +140,14 @@ class CalibrationSet(BaseModel):
         """The calibration set that a file names (``--calib FILE``).
 
         Args:
-            path: a text file with one sample key or relative image path a line (``#`` starts a comment), or a manifest
-                written by :meth:`CalibrationSet.save`, whose content hashes must then match.
+            path: a text file with one sample key or relative image path a line (a line that starts with ``#`` is a
+                comment), or a manifest written by :meth:`CalibrationSet.save`, whose content hashes must then match.
             dataset: the data set that the names refer to.
 
         Raises:
             InputError: no such file, an empty list, a name that the data set does not hold, or an image that changed.
         """
+        regular_file(path, "calibration list")
         hashes: dict[str, str] = {}
         if path.suffix == ".json":
             manifest = load_calibration_set(path)
@@ -155,7 +158,7 @@ class CalibrationSet(BaseModel):
         indices = _indices_by_key(dataset)
         chosen = []
         for name in dict.fromkeys(names):
-            index = indices.get(name, indices.get(Path(name).stem))
+            index = next((indices[form] for form in _forms(name) if form in indices), None)
             if index is None:
                 raise InputError(f"{path} names '{name}', which data set {dataset.name} does not hold")
             candidate = _Candidate.read(dataset, index)
@@ -225,8 +228,16 @@ def select_calibration_set(
     return _describe(dataset.name, chosen, strategy, seed, minimum)
 
 
-def refuse_overlap(calibration: CalibrationSet, evaluation: FaceParsingDataset) -> None:
+def refuse_overlap(
+    calibration: CalibrationSet, evaluation: FaceParsingDataset, source: FaceParsingDataset | None = None
+) -> None:
     """Check by content that no calibration image is also evaluated on.
+
+    Args:
+        calibration: the set.
+        evaluation: the images that are scored on.
+        source: the data set that ``calibration`` was chosen from, to compare decoded pixels too: a photograph that was
+            saved again without loss has other bytes. None to compare bytes only.
 
     Raises:
         InputError: one is; both names are given.
@@ -235,10 +246,18 @@ def refuse_overlap(calibration: CalibrationSet, evaluation: FaceParsingDataset) 
     for index in range(len(evaluation)):
         key = keys.get(evaluation.content_hash(index))
         if key is not None:
-            raise InputError(
-                f"calibration image '{key}' is also image '{evaluation[index].key}' of the evaluation set "
-                f"{evaluation.name}; calibrate on training images only"
-            )
+            raise _overlap(key, key_of(evaluation, index), evaluation)
+    if source is not None:
+        chosen = Subset(source, [image.index for image in calibration.images])
+        for key, twin in find_duplicates(chosen, evaluation):
+            raise _overlap(key, twin, evaluation)
+
+
+def _overlap(key: str, twin: str, evaluation: FaceParsingDataset) -> InputError:
+    return InputError(
+        f"calibration image '{key}' is also image '{twin}' of the evaluation set {evaluation.name}; "
+        "calibrate on training images only"
+    )
 
 
 @dataclass(frozen=True)
@@ -347,13 +366,20 @@ def _describe(
 
 def _read_names(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"calibration list {path} does not exist") from None
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"calibration list {path} cannot be read: {error}") from error
-    names = (line.partition("#")[0].strip() for line in lines)
-    return [name for name in names if name]
+    names = (line.strip() for line in lines)
+    return [name for name in names if name and not name.startswith("#")]
+
+
+def _forms(name: str) -> Iterator[str]:
+    """The keys that a name of a list may mean: itself, the last part of a path, and that without its suffix.
+
+    Keys of folders are in Unicode form NFC, names in a list may not be.
+    """
+    normal = unicodedata.normalize("NFC", name)
+    yield from (name, normal, Path(normal).name, Path(normal).stem)
 
 
 def _indices_by_key(dataset: FaceParsingDataset) -> dict[str, int]:

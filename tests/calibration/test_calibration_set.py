@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fptk.calibration.calibration_set import (
     CalibrationSet,
@@ -15,6 +18,7 @@ from fptk.calibration.calibration_set import (
     select_calibration_set,
 )
 from fptk.classes import CLASSES
+from fptk.data import FolderDataset, Subset
 from fptk.dataset import Sample
 from fptk.errors import InputError
 from fptk.preprocess import PreprocessSpec
@@ -147,7 +151,7 @@ def test_broken_manifest_is_one_line(text: str, tmp_path: Path) -> None:
 
 def test_text_list_takes_keys_and_paths(faces: Faces, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
-    path.write_text("# chosen by hand\nface-7\ntrain/images/face-3.jpg  # by path\n\nface-7\n")
+    path.write_text("# chosen by hand\nface-7\n  # by path\ntrain/images/face-3.jpg\n\nface-7\n")
     assert [image.key for image in CalibrationSet.from_list(path, faces).images] == ["face-7", "face-3"]
 
 
@@ -162,3 +166,40 @@ def test_text_list_that_fits_nothing_is_refused(text: str, message: str, faces: 
 def test_missing_list_is_refused(faces: Faces, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         CalibrationSet.from_list(tmp_path / "none.txt", faces)
+
+
+def test_text_list_takes_names_as_they_are(faces: Faces, tmp_path: Path) -> None:
+    """A name may hold ``#``, spaces and dots, and be in either Unicode form; Windows puts a mark before the first."""
+    keys = ["a#1", "#b", "c d.e", "zoé"]
+    dataset = Faces([sample._replace(key=key) for sample, key in zip(faces.samples, keys, strict=False)])
+    path = tmp_path / "list.txt"
+    lines = ["\ufeffimages/a#1.jpg", "# a comment", "./#b", "c d.e", unicodedata.normalize("NFD", "images/zoé.jpg")]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert [image.key for image in CalibrationSet.from_list(path, dataset).images] == keys
+
+
+def test_list_that_is_a_fifo_does_not_hang(faces: Faces, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(InputError, match="not a regular file"):
+        CalibrationSet.from_list(tmp_path / "list.txt", faces)
+
+
+def test_overlap_is_found_by_pixels_where_the_source_is_known(faces: Faces, tmp_path: Path) -> None:
+    """A photograph that was saved again without loss has other bytes."""
+    masks = [np.zeros((8, 8), np.uint8) for _ in range(4)]
+    rng = np.random.default_rng(0)
+    for split, suffix in (("train", ".bmp"), ("val", ".png")):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "masks").mkdir()
+        for number, mask in enumerate(masks):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / "images" / f"{number}{suffix}")
+            Image.fromarray(mask).save(tmp_path / split / "masks" / f"{number}.png")
+    with Image.open(tmp_path / "train" / "images" / "2.bmp") as picture:
+        picture.save(tmp_path / "val" / "images" / "3.png")
+    train, val = (FolderDataset(tmp_path / split) for split in ("train", "val"))
+    chosen = select_calibration_set(train, 4)
+    refuse_overlap(chosen, val)
+    with pytest.raises(InputError, match=r"'2' is also image '3' of the evaluation set"):
+        refuse_overlap(chosen, val, train)
+    refuse_overlap(select_calibration_set(Subset(train, [0, 1, 3]), 3), val, Subset(train, [0, 1, 3]))

@@ -178,10 +178,9 @@ def test_label_above_18_is_named(tmp_path, label):
     assert f"holds label {label}; the 19 classes are 0-18" in failure(read_mask, tmp_path / "m.png")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "LA", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA"])
 def test_mask_of_another_mode_is_named(tmp_path, mode):
-    picture = Image.fromarray(np.zeros((4, 4), np.uint8))
-    (Image.new("I;16", (4, 4)) if mode == "I;16" else picture.convert(mode)).save(tmp_path / "m.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).convert(mode).save(tmp_path / "m.png")
     assert f"has mode {mode}" in failure(read_mask, tmp_path / "m.png")
 
 

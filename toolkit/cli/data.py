@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from fptk.data.inspection import Inspection
     from fptk.data.parallel import Progress
 
+MAX_SIZE = 4096
+"""Largest side of pictures that are written: four times the release's own."""
+
 SHOWN_PER_KIND = 20
 """Faults of one kind that the terminal lists by name; the JSON holds all."""
 
 _jobs = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Processes.  [default: one per core, fewer for little work]"
+    "--jobs", type=click.IntRange(1, 1024), help="Processes.  [default: one per core, fewer for little work]"
 )
 
 
@@ -75,7 +78,11 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     help="Splits to write, separated by commas.",
 )
 @click.option(
-    "--size", type=click.IntRange(min=32), default=512, show_default=True, help="Side of images and masks in pixels."
+    "--size",
+    type=click.IntRange(32, MAX_SIZE),
+    default=512,
+    show_default=True,
+    help="Side of images and masks in pixels.",
 )
 @_jobs
 def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | None) -> None:
@@ -108,14 +115,14 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     if result.failures:
         raise InputError(f"{len(result.failures)} faces were left out of {out}; mend them and run the command again")
     if not result.written and not result.kept:
-        raise InputError(f"{source} holds no face of {splits_text}; choose other --splits")
+        raise InputError(f"{source} holds no photograph of a face of {splits_text}; add it, or choose other --splits")
 
 
 @command.command()
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Data set root to write.")
 @click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="Faces of train/.")
 @click.option("--val", "val_count", type=click.IntRange(min=0), default=0, show_default=True, help="Faces of val/.")
-@click.option("--size", type=click.IntRange(min=32), default=256, show_default=True, help="Side in pixels.")
+@click.option("--size", type=click.IntRange(32, MAX_SIZE), default=256, show_default=True, help="Side in pixels.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which series of faces.")
 def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
     """Draw synthetic faces with exact masks into DIR/train (and DIR/val).
@@ -125,11 +132,12 @@ def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
     from fptk.console import out as results
     from fptk.console import progress_bar
     from fptk.data.synthetic import SyntheticFaces
-    from fptk.data.writer import write_dataset
+    from fptk.data.writer import check_target, write_dataset
 
-    for split, number, start in (("train", count, 0), ("val", val_count, count)):
-        if not number:
-            continue
+    parts = [part for part in (("train", count, 0), ("val", val_count, count)) if part[1]]
+    for split, _, _ in parts:
+        check_target(out, split)
+    for split, number, start in parts:
         with progress_bar() as bar:
             faces = SyntheticFaces(number, (size, size), seed, start)
             folder = write_dataset(faces, out, split, _task(bar, f"drawing {split}"))
@@ -167,7 +175,7 @@ def _print_tables(result: Inspection) -> None:
 
     from fptk.console import out
 
-    counts = Table(title=f"{result.folder}", title_justify="left")
+    counts = Table(title=str(result.folder), title_justify="left")
     for column in ("split", "images", "masks", "readable", "sizes", "both eyes", "eyes swapped"):
         counts.add_column(column, justify="left" if column in ("split", "sizes") else "right")
     for split, report in result.splits.items():

@@ -9,22 +9,25 @@ https://github.com/switchablenorms/CelebAMask-HQ; the whole release gives 24,183
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from fptk.classes import CLASSES, flat_palette
-from fptk.data.folders import RELEASE_FOLDERS, SPLITS, check_folder
+from fptk.data.folders import IMAGE_SUFFIXES, RELEASE_FOLDERS, SPLITS, visible_names
 from fptk.data.parallel import Progress, no_progress, parallel_map
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError
-from fptk.files import atomic_file, make_folder, read_json, write_json
-from fptk.preprocess import read_image, resize_labels
+from fptk.files import atomic_file, make_folder, read_json, write_json, writing
+from fptk.preprocess import Decoded, decode_image, opened_image, read_image, regular_file, resize_labels
+
+BoolArray = npt.NDArray[np.bool_]
 
 MAPPING_FILE = "CelebA-HQ-to-CelebA-mapping.txt"
 FACES_PER_FOLDER = 2000
@@ -38,6 +41,9 @@ one face at each border against CelebA's. Published results use it as it is.)
 """
 
 JPEG_QUALITY = 95
+BLACK, WHITE = 64, 192
+"""A part mask that was JPEG once is black up to the first value and white from the second; between them is noise."""
+
 SETTINGS_FILE = "fptk-convert.json"
 """Written into the output: a second run with other settings must not mix with the first."""
 
@@ -49,10 +55,12 @@ class Face:
     Attributes:
         number: N of ``N.jpg``.
         split: ``train``, ``val`` or ``test``.
+        file: name of the photograph.
     """
 
     number: int
     split: str
+    file: str
 
     @property
     def stem(self) -> str:
@@ -90,10 +98,9 @@ def read_mapping(path: Path) -> dict[int, int]:
     Raises:
         InputError: the file is missing or holds a line that is not ``idx orig_idx orig_file``.
     """
+    regular_file(path, "mapping file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"mapping file {path} does not exist; it is part of the CelebAMask-HQ release") from None
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"mapping file {path} cannot be read: {error}") from error
     mapping: dict[int, int] = {}
@@ -102,11 +109,13 @@ def read_mapping(path: Path) -> dict[int, int]:
         if not columns or columns[0] == "idx":
             continue
         try:
-            mapping[int(columns[0])] = int(columns[1])
+            face, orig = int(columns[0]), int(columns[1])
         except (ValueError, IndexError):
             raise InputError(
-                f"mapping file {path}, line {number}: expected 'idx orig_idx file', got '{line}'"
+                f"mapping file {path}, line {number}: expected 'idx orig_idx file', got '{line[:80]}'"
             ) from None
+        if mapping.setdefault(face, orig) != orig:
+            raise InputError(f"mapping file {path}, line {number}: face {face} was {mapping[face]} before, now {orig}")
     return mapping
 
 
@@ -119,23 +128,31 @@ def read_release(source: Path) -> tuple[list[Face], Conversion]:
     Raises:
         InputError: ``source`` is no CelebAMask-HQ release.
     """
-    names = check_folder(source)
+    names = visible_names(source)
     missing = [name for name in (*RELEASE_FOLDERS, MAPPING_FILE) if name not in names]
     if missing:
         raise InputError(f"{source} is no CelebAMask-HQ release: {', '.join(missing)} not found in it")
     mapping = read_mapping(source / MAPPING_FILE)
-    faces: list[Face] = []
+    photographs: dict[int, list[str]] = defaultdict(list)
     report = Conversion()
-    for name in check_folder(source / RELEASE_FOLDERS[0]):
-        if not name.endswith(".jpg"):
+    for name in visible_names(source / RELEASE_FOLDERS[0]):
+        stem, suffix = Path(name).stem, Path(name).suffix
+        if suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        number = int(name[:-4]) if name[:-4].isdecimal() else None
+        number = int(stem) if stem.isdecimal() else None
         if number is None or number not in mapping:
             report.failures.append((name, f"{MAPPING_FILE} has no such face"))
         else:
-            faces.append(Face(number, split_of(mapping[number])))
-    report.absent = len(mapping) - len(faces)
-    return sorted(faces, key=lambda face: face.number), report
+            photographs[number].append(name)
+    report.absent = len(mapping) - len(photographs)
+    faces: list[Face] = []
+    for number, names in sorted(photographs.items()):
+        face = Face(number, split_of(mapping[number]), names[0])
+        if len(names) > 1:
+            report.failures.append((face.stem, f"{' and '.join(names)} are photographs of one face; remove one"))
+        else:
+            faces.append(face)
+    return faces, report
 
 
 def compose_mask(annotations: Path, number: int) -> UInt8Array:
@@ -149,14 +166,19 @@ def compose_mask(annotations: Path, number: int) -> UInt8Array:
         uint8 (H, W), labels 0-18; (512, 512) in the release.
 
     Raises:
-        InputError: the face has no part at all, a part is damaged, or parts differ in size.
+        InputError: the face has no part at all, a part is damaged or not black and white, or parts differ in size.
     """
-    folder, mask = annotations / str(number // FACES_PER_FOLDER), None
+    folder = annotations / str(number // FACES_PER_FOLDER)
+    mask: UInt8Array | None = None
+    parts = _parts_in(folder, _changed(folder))
     for label, part in enumerate(CLASSES[1:], start=1):
-        path = folder / f"{number:05d}_{part}.png"
-        if not path.exists():
+        names = parts.get(f"{number:05d}_{part}", [])
+        if not names:
             continue
-        painted = read_image(path)[..., 2] != 0  # blue: the channel that g_mask.py looks at (OpenCV's first)
+        path = folder / names[0]
+        if len(names) > 1:
+            raise InputError(f"{path} and {names[1]} are one part of face {number}; remove one")
+        painted = read_part(path)
         if mask is None:
             mask = np.zeros(painted.shape, np.uint8)
         if painted.shape != mask.shape:
@@ -165,6 +187,54 @@ def compose_mask(annotations: Path, number: int) -> UInt8Array:
     if mask is None:
         raise InputError(f"no part of face {number} in {folder}")
     return mask
+
+
+def read_part(path: Path) -> BoolArray:
+    """The pixels that a part mask paints, bool (H, W).
+
+    The release's parts are black and white in all three channels, of which ``g_mask.py`` looks at the blue one. Parts
+    that another tool has saved again may show white in one channel or in alpha, be of two other values, or hold the
+    noise of a JPEG; the brightest channel of a pixel decides here, and of more than two values :data:`BLACK` and
+    :data:`WHITE` tell.
+
+    Raises:
+        InputError: the file is damaged, or most of what isn't black isn't white either.
+    """
+    light: UInt8Array = read_image(path).max(axis=2)
+    with opened_image(path, "part") as image:
+        transparent = "A" in image.getbands() or "transparency" in image.info
+        if transparent:
+            alpha = np.array(image.convert("RGBA").getchannel("A"))
+            if alpha.shape == light.shape:
+                light = np.where(alpha < WHITE, 0, light)
+    values = np.unique(light)
+    if len(values) <= 2:
+        return np.asarray(light > (values[0] if len(values) == 2 else 0))
+    white, between = int((light >= WHITE).sum()), int(((light > BLACK) & (light < WHITE)).sum())
+    if between > white or white == 0:
+        raise InputError(
+            f"part {path} is not black and white: {between} pixels lie between {BLACK} and {WHITE}, {white} above; "
+            "take the original part masks of the release"
+        )
+    return np.asarray(light >= (BLACK + WHITE) // 2)
+
+
+def _changed(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=16)
+def _parts_in(folder: Path, changed: int) -> dict[str, list[str]]:
+    """File names of the pictures in an annotation folder by stem, as of its last change (part of the cache's key)."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for name in visible_names(folder) if changed else ():
+        path = Path(name)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            parts[path.stem].append(name)
+    return parts
 
 
 def convert_release(
@@ -178,15 +248,15 @@ def convert_release(
 ) -> Conversion:
     """Convert a release to ``OUT/{train,val,test}/{images,masks}``.
 
-    A file is written whole or not at all, and a pair that is there already is kept, so that a run that was stopped
+    A file is written whole or not at all, and a file that is there already is kept, so that a run that was stopped
     goes on where it ended. A face that cannot be read is left out and reported.
 
     Args:
         source: folder of the release.
         out: folder of the converted data set; new, or one that an earlier run with the same ``size`` began.
         splits: which of ``train``, ``val``, ``test`` to write.
-        size: side of images and masks in pixels; an image that has it already is copied byte for byte, another is
-            resized (Lanczos) and saved as JPEG of quality 95. Masks are resized by nearest neighbour.
+        size: side of images and masks in pixels; an upright image that has it already is copied byte for byte, another
+            is resized (Lanczos) and saved as JPEG of quality 95. Masks are resized by nearest neighbour.
         jobs: processes; None for one per core.
         progress: called after each face.
 
@@ -218,31 +288,38 @@ def _claim(out: Path, size: int) -> None:
     """Make ``out`` this conversion's, or find that it is already."""
     settings = {"source": "CelebAMask-HQ", "size": size}
     path = out / SETTINGS_FILE
-    if path.exists():
+    with writing(out):
+        begun = path.exists()
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if begun:
         found = read_json(path, "conversion settings")
         if found != settings:
             raise InputError(f"{out} was converted with {found}, now asked for {settings}; choose another --out")
-    elif any((out / split).exists() for split in SPLITS):
-        raise InputError(f"{out} holds a data set that this command did not write; choose another --out")
+    elif taken:
+        raise InputError(f"{out} holds something that this command did not write; choose another --out")
     else:
         write_json(path, settings)
 
 
 def _convert_face(source: Path, out: Path, size: int, face: Face) -> str | None:
-    """Write one pair; None when done, ``_KEPT`` when it was there, else why it can't be read."""
-    image_file = out / face.split / "images" / f"{face.stem}.jpg"
+    """Write what is missing of one pair; None when done, ``_KEPT`` when it was there, else why it can't be read."""
+    photograph = source / RELEASE_FOLDERS[0] / face.file
+    suffix = photograph.suffix.lower()
+    images = out / face.split / "images"
     mask_file = out / face.split / "masks" / f"{face.stem}.png"
-    if image_file.exists() and mask_file.exists():
+    kept = next((file for end in (".jpg", suffix) if (file := images / f"{face.stem}{end}").exists()), None)
+    if kept is not None and mask_file.exists():
         return _KEPT
-    photograph = source / RELEASE_FOLDERS[0] / f"{face.number}.jpg"
     try:
-        image = read_image(photograph)
+        image = decode_image(photograph)
         mask = compose_mask(source / RELEASE_FOLDERS[1], face.number)
     except InputError as error:
         return str(error)
     # The mask goes first: a mask whose image is still missing is ignored by the readers, the reverse is an error.
-    _save_mask(mask_file, resize_labels(mask, (size, size)))
-    _save_image(image_file, photograph, image, size)
+    if not mask_file.exists():
+        _save_mask(mask_file, resize_labels(mask, (size, size)))
+    if kept is None:
+        _save_image(images, face.stem, photograph, image, size)
     return None
 
 
@@ -253,10 +330,13 @@ def _save_mask(path: Path, mask: UInt8Array) -> None:
         picture.save(temporary)
 
 
-def _save_image(path: Path, photograph: Path, image: UInt8Array, size: int) -> None:
-    with atomic_file(path) as temporary:
-        if image.shape[:2] == (size, size):
+def _save_image(folder: Path, stem: str, photograph: Path, image: Decoded, size: int) -> None:
+    """Copy a photograph that has the size already, or write a JPEG; one that EXIF turns is never copied."""
+    if image.pixels.shape[:2] == (size, size) and not image.turned:
+        suffix = photograph.suffix.lower().replace(".jpeg", ".jpg")
+        with atomic_file(folder / f"{stem}{suffix}") as temporary:
             shutil.copyfile(photograph, temporary)
-        else:
-            resized = Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
-            resized.save(temporary, quality=JPEG_QUALITY, subsampling=0)
+        return
+    resized = Image.fromarray(image.pixels).resize((size, size), Image.Resampling.LANCZOS)
+    with atomic_file(folder / f"{stem}.jpg") as temporary:
+        resized.save(temporary, quality=JPEG_QUALITY, subsampling=0)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fptk.data.pixels import hash_files
 from fptk.dataset import Sample
 from fptk.errors import InputError
-from fptk.files import sha256_file
-from fptk.preprocess import read_image, read_mask
+from fptk.files import reason_of, sha256_file
+from fptk.preprocess import Decoded, decode_image, decode_mask, regular_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """File names taken for photographs, in any case; masks are ``.png`` only, because they must be lossless."""
+
+MASK_SUFFIX = ".png"
+
+_OTHER_MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX), ".gif", ".tif", ".tiff")
 
 SPLITS = ("train", "val", "test")
 """Split folders that a data set root may hold."""
@@ -30,15 +38,23 @@ RELEASE_FOLDERS = ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno")
 class Pairing(NamedTuple):
     """What the names in an image folder and a mask folder say, before a file is opened.
 
+    Stems are those of :func:`stem_of`, which two Unicode forms of one name share.
+
     Attributes:
         images: image files by stem, in sorted order of the stems.
         masks: mask files by stem, in sorted order of the stems.
         clashes: image files whose stem another image has already, e.g. ``a.png`` beside ``a.jpg``.
+        mask_clashes: mask files whose stem another mask has already, e.g. ``a.png`` beside ``a.PNG``.
+        other_masks: files of the mask folder that are pictures but no PNG, by stem.
+        irregular: files among ``images`` and ``masks`` that are no regular files: folders, FIFOs, broken links.
     """
 
     images: dict[str, Path]
     masks: dict[str, Path]
     clashes: list[Path]
+    mask_clashes: list[Path]
+    other_masks: dict[str, Path]
+    irregular: list[Path]
 
     @property
     def without_mask(self) -> list[str]:
@@ -49,6 +65,16 @@ class Pairing(NamedTuple):
     def without_image(self) -> list[str]:
         """Stems of masks that have no image."""
         return [stem for stem in self.masks if stem not in self.images]
+
+    def advice(self, stem: str) -> str:
+        """What to do about an image that has no mask, by what the mask folder holds in its place."""
+        name = f"{self.images[stem].stem}{MASK_SUFFIX}"
+        other = self.other_masks.get(stem)
+        if other is not None:
+            kind = "a JPEG" if other.suffix.lower() in (".jpg", ".jpeg") else "no PNG"
+            return f"{other.name} is {kind}, and masks must be lossless PNG: save the original labels as {name}"
+        alike = next((mask.name for key, mask in self.masks.items() if key.casefold() == stem.casefold()), None)
+        return f"rename {alike} to {name}" if alike else f"add its mask {name} or remove it"
 
 
 class FolderDataset:
@@ -62,19 +88,20 @@ class FolderDataset:
         name: what tables and errors call it; None for the last two parts of the path.
 
     Raises:
-        InputError: the folder is missing, empty or of no known layout, an image has no mask, or two images share a
-            stem.
+        InputError: the folder is missing, empty or of no known layout, an image has no mask, two images or two masks
+            share a stem, or one of them is no regular file.
     """
 
     def __init__(self, folder: Path, name: str | None = None) -> None:
-        self.folder = folder
-        self.name = name or "/".join(folder.resolve().parts[-2:])
         pairing = pair_files(*split_pair(folder))
         check_pairing(folder, pairing)
+        self.folder = folder
+        self.name = name or "/".join(folder.resolve().parts[-2:])
         self._keys = tuple(pairing.images)
         self._images = tuple(pairing.images.values())
         self._masks = tuple(pairing.masks[key] for key in self._keys)
         self._hashes: dict[int, str] = {}
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -82,16 +109,22 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Sample:
         """Decode the pair at ``index``: uint8 (H, W, 3) RGB and uint8 (H, W) labels 0-18.
 
+        Image and mask are each turned upright by their own EXIF orientation. The first pair in which only one of them
+        has such a tag is named on stderr.
+
         Raises:
             InputError: a file is missing, damaged or no image, a label is above 18, or the sizes differ.
         """
-        image, mask = read_image(self._images[index]), read_mask(self._masks[index])
-        if image.shape[:2] != mask.shape:
-            raise InputError(size_mismatch(self._masks[index], mask.shape, image.shape))
-        return Sample(image, mask, self._keys[index])
+        image, mask = decode_image(self._images[index]), decode_mask(self._masks[index])
+        if image.pixels.shape[:2] != mask.pixels.shape:
+            raise InputError(size_mismatch(self._masks[index], mask, image))
+        if image.turned != mask.turned and not self._warned:
+            self._warned = True
+            _warn(f"{self.name}: {one_turned(self._masks[index], mask)}; other pairs of this data set aren't named")
+        return Sample(image.pixels, mask.pixels, self._keys[index])
 
     def key(self, index: int) -> str:
-        """File stem of the pair at ``index``, without opening it."""
+        """File stem (in Unicode form NFC) of the pair at ``index``, without opening it."""
         return self._keys[index]
 
     def image_path(self, index: int) -> Path:
@@ -109,19 +142,70 @@ class FolderDataset:
             InputError: the file cannot be read.
         """
         if index not in self._hashes:
+            regular_file(self._images[index], "image")
             try:
                 self._hashes[index] = sha256_file(self._images[index])
             except OSError as error:
                 raise InputError(f"image {self._images[index]} cannot be read: {error.strerror}") from error
         return self._hashes[index]
 
+    def pixel_hash(self, index: int) -> str:
+        """:func:`~fptk.dataset.pixel_hash` of the image, from the user's cache where the file is unchanged.
 
-def size_mismatch(mask: Path, mask_size: tuple[int, ...], image_size: tuple[int, ...]) -> str:
-    """The sentence for a mask of another size than its image; sizes are (height, width, ...)."""
-    return (
-        f"mask {mask} is {mask_size[1]}x{mask_size[0]} pixels, its image {image_size[1]}x{image_size[0]}; "
-        "make them the same size"
-    )
+        Raises:
+            InputError: the file is missing, damaged or no image.
+        """
+        return hash_files([self._images[index]])[0]
+
+
+def size_mismatch(path: Path, mask: Decoded, image: Decoded) -> str:
+    """The sentence for the mask ``path`` whose size is not its image's; it names EXIF where that is why."""
+    (mask_height, mask_width), (height, width) = mask.pixels.shape, image.pixels.shape[:2]
+    found = f"mask {path} is {mask_width}x{mask_height} pixels, its image {width}x{height}"
+    if image.turned != mask.turned and (mask_height, mask_width) == (width, height):
+        turned, other = ("image", "mask") if image.turned else ("mask", "image")
+        return f"{found}, because the {turned} has an EXIF orientation and the {other} has none; turn both alike"
+    return f"{found}; make them the same size"
+
+
+def one_turned(path: Path, mask: Decoded) -> str:
+    """The sentence for a pair of which only one file has an EXIF orientation; ``path`` and ``mask`` are its mask."""
+    has, lacks = ("its mask", "the image") if mask.turned else ("the image", "its mask")
+    return f"mask {path}: {has} has an EXIF orientation and {lacks} has none; check that the two lie on each other"
+
+
+def _warn(text: str) -> None:
+    from fptk.console import log
+
+    log.print(f"warning: {text}", markup=False, soft_wrap=True)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether every reader of folders passes a file of this name over: ``.DS_Store``, ``._a.jpg``."""
+    return name.startswith(".")
+
+
+def stem_of(path: Path) -> str:
+    """The stem that pairs ``path``, in Unicode form NFC: some systems store an accent apart from its letter (NFD)."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def visible_names(folder: Path) -> list[str]:
+    """Sorted names of the visible entries of a data folder, which may have none.
+
+    Raises:
+        InputError: it does not exist, is no folder, or may not be read.
+    """
+    try:
+        mode = folder.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            kind = "a file" if stat.S_ISREG(mode) else "a FIFO, device or socket"
+            raise InputError(f"{folder} is {kind}; expected a data folder ({KNOWN_LAYOUTS})")
+        return sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"data folder {folder} does not exist; check the path") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"data folder {folder} cannot be read: {reason_of(error)}") from error
 
 
 def check_folder(folder: Path) -> list[str]:
@@ -130,14 +214,7 @@ def check_folder(folder: Path) -> list[str]:
     Raises:
         InputError: it does not exist, is no folder, is empty, or may not be read.
     """
-    if not folder.exists():
-        raise InputError(f"data folder {folder} does not exist; check the path")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file; expected a data folder ({KNOWN_LAYOUTS})")
-    try:
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"data folder {folder} cannot be read: {error.strerror}") from error
+    names = visible_names(folder)
     if not names:
         raise InputError(f"data folder {folder} is empty; expected {KNOWN_LAYOUTS}")
     return names
@@ -190,17 +267,15 @@ def pair_files(images: Path, masks: Path) -> Pairing:
     Raises:
         InputError: a folder is missing, empty or unreadable.
     """
-    found: dict[str, Path] = {}
-    clashes: list[Path] = []
-    for path in _with_suffix(images, IMAGE_SUFFIXES):
-        if path.stem in found:
-            clashes.append(path)
-        else:
-            found[path.stem] = path
+    found, clashes = _by_stem(_with_suffix(images, IMAGE_SUFFIXES))
+    labels, mask_clashes = _by_stem(_with_suffix(masks, (MASK_SUFFIX,)))
     return Pairing(
-        images=dict(sorted(found.items())),
-        masks={path.stem: path for path in sorted(_with_suffix(masks, (".png",)), key=lambda path: path.stem)},
+        images=found,
+        masks=labels,
         clashes=clashes,
+        mask_clashes=mask_clashes,
+        other_masks=_by_stem(_with_suffix(masks, _OTHER_MASK_SUFFIXES))[0],
+        irregular=[*_irregular(images, found), *_irregular(masks, labels)],
     )
 
 
@@ -208,20 +283,53 @@ def check_pairing(folder: Path, pairing: Pairing) -> None:
     """Refuse a split whose names already show that it can't be read.
 
     Raises:
-        InputError: no image, an image without a mask, or two images with one stem.
+        InputError: no image, an image without a mask, two images or two masks with one stem, or no regular file.
     """
     if not pairing.images:
         raise InputError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); expected {KNOWN_LAYOUTS}")
     if pairing.clashes:
         clash = pairing.clashes[0]
-        raise InputError(f"images {pairing.images[clash.stem]} and {clash.name} share one mask name; remove one")
+        first = pairing.images[stem_of(clash)]
+        raise InputError(f"images {first} and {clash.name} share one mask name{unicode_note(first, clash)}; remove one")
+    if pairing.mask_clashes:
+        clash = pairing.mask_clashes[0]
+        first = pairing.masks[stem_of(clash)]
+        note = unicode_note(first, clash)
+        raise InputError(f"masks {first} and {clash.name} belong to one image name{note}; remove one")
     orphans = pairing.without_mask
     if orphans:
         first = pairing.images[orphans[0]]
         count = f"{len(orphans)} of {len(pairing.images)} images have no mask"
-        raise InputError(f"{count} in {folder}, the first is {first.name}; add its mask {first.stem}.png or remove it")
+        raise InputError(f"{count} in {folder}, the first is {first.name}; {pairing.advice(orphans[0])}")
+    for path in pairing.irregular:
+        regular_file(path, "image" if pairing.images.get(stem_of(path)) == path else "mask")
 
 
-def _with_suffix(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    wanted = tuple(suffixes)
-    return [folder / name for name in check_folder(folder) if name.lower().endswith(wanted)]
+def unicode_note(first: Path, second: Path) -> str:
+    """Words for two names that look the same because only their Unicode form differs; nothing for others."""
+    return " (they differ in Unicode form)" if first.stem != second.stem else ""
+
+
+def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    return (folder / name for name in check_folder(folder) if name.lower().endswith(suffixes))
+
+
+def _by_stem(paths: Iterator[Path]) -> tuple[dict[str, Path], list[Path]]:
+    """Files by stem, in sorted order of the stems, and those whose stem was taken."""
+    found: dict[str, Path] = {}
+    clashes = [path for path in paths if found.setdefault(stem_of(path), path) is not path]
+    return dict(sorted(found.items())), clashes
+
+
+def _irregular(folder: Path, files: dict[str, Path]) -> Iterator[Path]:
+    """The files that are no regular ones; the folder's own listing tells without looking at each."""
+    with os.scandir(folder) as entries:
+        regular = {entry.name for entry in entries if _is_file(entry)}
+    return (path for path in files.values() if path.name not in regular)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads in a circle, or to where this user may not look
+        return False

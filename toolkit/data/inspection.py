@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fptk.classes import CLASS_INDEX, CLASSES, NUM_CLASSES
-from fptk.data.folders import Pairing, pair_files, size_mismatch, split_pair
+from fptk.data.folders import Pairing, one_turned, pair_files, size_mismatch, split_pair, stem_of, unicode_note
 from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.data.pixels import FileState, keep_hashes, state_of
 from fptk.data.splits import split_folders
 from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
-from fptk.dataset import UInt8Array
+from fptk.dataset import UInt8Array, pixel_hash
 from fptk.errors import InputError
 from fptk.files import sha256_file
-from fptk.preprocess import read_image, read_mask
+from fptk.preprocess import decode_image, decode_mask, mask_values
 
 Severity = Literal["error", "warning"]
 
@@ -28,11 +28,13 @@ KINDS: dict[str, Severity] = {
     "unreadable split": "error",
     "image without mask": "error",
     "two images of one stem": "error",
+    "two masks of one stem": "error",
     "damaged image": "error",
     "damaged mask": "error",
     "label above 18": "error",
     "mask of another size": "error",
     "mask without image": "warning",
+    "EXIF orientation of one file only": "warning",
     "duplicate across splits": "warning",
     "duplicate within a split": "warning",
     "left and right eye swapped": "warning",
@@ -140,7 +142,7 @@ class Inspection:
     Attributes:
         folder: the data folder.
         splits: figures by split name.
-        duplicates: groups of images with the same bytes, each image as ``SPLIT/FILE``.
+        duplicates: groups of images with the same pixels, each image as ``SPLIT/FILE``.
         findings: every fault, errors before warnings.
     """
 
@@ -183,11 +185,18 @@ class _Pair:
 
 @dataclass
 class _Examined:
-    """What one pair's files say; ``mask`` figures are None where the pair is not valid."""
+    """What one pair's files say; ``mask`` figures are None where the pair is not valid.
+
+    Attributes:
+        identity: of the photograph, to find duplicates: the hash of its pixels, or of its bytes where it's damaged.
+        state: of the photograph's file before it was read; None where it could not be decoded.
+        sides: width and height of the photograph.
+    """
 
     faults: list[tuple[str, Path, str]] = field(default_factory=list)
-    content_hash: str | None = None
-    size: str | None = None
+    identity: str | None = None
+    state: FileState | None = None
+    sides: tuple[int, int] | None = None
     key: str | None = None
     statistics: SampleStatistics | None = None
     eyes_apart: float | None = None
@@ -206,7 +215,8 @@ def inspect_folder(
         folder: data set root or split folder.
         jobs: processes; None for one per core.
         progress: called after each pair.
-        cache: where to leave what was counted of each valid pair, for the trainings to come; None to leave nothing.
+        cache: where to leave what was counted of each valid pair, for the trainings to come; the hashes of the pixels
+            go into the user's cache too. None to leave nothing.
 
     Raises:
         InputError: ``folder`` itself is missing, empty or of no known layout; faults inside it become findings.
@@ -217,15 +227,19 @@ def inspect_folder(
         pairs += _list_split(result, split, split_folder)
     hashes: dict[str, list[_Pair]] = defaultdict(list)
     counted: dict[str, SampleStatistics] = {}
+    decoded: dict[FileState, str] = {}
     for done, (pair, examined) in enumerate(zip(pairs, parallel_map(_examine, pairs, jobs), strict=True), start=1):
         _count(result, pair, examined)
-        if examined.content_hash is not None:
-            hashes[examined.content_hash].append(pair)
+        if examined.identity is not None:
+            hashes[examined.identity].append(pair)
+            if examined.state is not None:
+                decoded[examined.state] = examined.identity
         if examined.key is not None and examined.statistics is not None:
             counted[examined.key] = examined.statistics
         progress(done, len(pairs))
     if cache is not None:
         cache.put(counted)
+        keep_hashes(decoded)
     _report_duplicates(result, hashes.values())
     order = list(KINDS)
     result.findings.sort(key=lambda finding: order.index(finding.kind))
@@ -240,11 +254,13 @@ def _list_split(result: Inspection, split: str, folder: Path) -> list[_Pair]:
     except InputError as error:
         result.findings.append(Finding("unreadable split", split, str(folder), str(error)))
         return []
-    report.images, report.masks = len(pairing.images) + len(pairing.clashes), len(pairing.masks)
+    report.images = len(pairing.images) + len(pairing.clashes)
+    report.masks = len(pairing.masks) + len(pairing.mask_clashes)
     found = [
-        *(("image without mask", pairing.images[stem], f"add {stem}.png") for stem in pairing.without_mask),
+        *(("image without mask", pairing.images[stem], pairing.advice(stem)) for stem in pairing.without_mask),
         *(("mask without image", pairing.masks[stem], "it is not used") for stem in pairing.without_image),
-        *(("two images of one stem", path, f"beside {pairing.images[path.stem].name}") for path in pairing.clashes),
+        *(("two images of one stem", *_beside(pairing.images, path)) for path in pairing.clashes),
+        *(("two masks of one stem", *_beside(pairing.masks, path)) for path in pairing.mask_clashes),
     ]
     result.findings += [Finding(kind, split, str(path), f"{kind}: {path.name}; {what}") for kind, path, what in found]
     if not pairing.images:
@@ -252,43 +268,59 @@ def _list_split(result: Inspection, split: str, folder: Path) -> list[_Pair]:
     return [_Pair(split, image, pairing.masks.get(stem)) for stem, image in pairing.images.items()]
 
 
+def _beside(files: dict[str, Path], clash: Path) -> tuple[Path, str]:
+    first = files[stem_of(clash)]
+    return clash, f"beside {first.name}{unicode_note(first, clash)}"
+
+
 def _examine(pair: _Pair) -> _Examined:
     """Decode one pair (runs in a worker process)."""
     result, image, mask = _Examined(), None, None
+    content_hash = _content_hash(pair.image)
     try:
-        image = read_image(pair.image)
-        result.size = f"{image.shape[1]}x{image.shape[0]}"
+        state = state_of(pair.image)
+        image = decode_image(pair.image)
+        result.state, result.sides = state, (image.pixels.shape[1], image.pixels.shape[0])
     except InputError as error:
         result.faults.append(("damaged image", pair.image, str(error)))
-    if pair.image.is_file():
-        result.content_hash = sha256_file(pair.image)
+    result.identity = pixel_hash(image.pixels) if image is not None else content_hash
     if pair.mask is None:
         return result
     try:
-        mask = read_mask(pair.mask)
+        mask = decode_mask(pair.mask)
     except InputError as error:
         result.faults.append(_mask_fault(pair.mask, error))
     if image is None or mask is None:
         return result
-    if mask.shape != image.shape[:2]:
-        fault = size_mismatch(pair.mask, mask.shape, image.shape)
+    if mask.pixels.shape != image.pixels.shape[:2]:
+        fault = size_mismatch(pair.mask, mask, image)
         result.faults.append(("mask of another size", pair.mask, fault))
         return result
-    result.statistics = measure(image, mask)
-    if result.content_hash is not None:
-        result.key = pair_key(result.content_hash, sha256_file(pair.mask))
-    result.eyes_apart = _eyes_apart(mask)
+    if mask.turned != image.turned:
+        result.faults.append(("EXIF orientation of one file only", pair.mask, one_turned(pair.mask, mask)))
+    result.statistics = measure(image.pixels, mask.pixels)
+    mask_hash = _content_hash(pair.mask)
+    if content_hash is not None and mask_hash is not None:
+        result.key = pair_key(content_hash, mask_hash)
+    result.eyes_apart = _eyes_apart(mask.pixels)
     return result
+
+
+def _content_hash(path: Path) -> str | None:
+    """sha256 of a regular file that can be read; of another, reading says what is wrong with it."""
+    try:
+        return sha256_file(path) if path.is_file() else None
+    except OSError:
+        return None
 
 
 def _mask_fault(path: Path, error: InputError) -> tuple[str, Path, str]:
     """Tell a mask with wrong labels, which it lists, from one that is no mask at all."""
     try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened) if opened.mode in ("P", "L") else np.zeros(1, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        values = mask_values(path)
+    except InputError:
         return "damaged mask", path, str(error)
-    labels, counts = np.unique(pixels[pixels >= NUM_CLASSES], return_counts=True)
+    labels, counts = np.unique(values[values >= NUM_CLASSES], return_counts=True)
     if not labels.size:
         return "damaged mask", path, str(error)
     listed = ", ".join(f"{label} ({count} px)" for label, count in zip(labels[:5], counts[:5], strict=True))
@@ -306,8 +338,8 @@ def _count(result: Inspection, pair: _Pair, examined: _Examined) -> None:
     """Add one examined pair to the figures and findings of its split."""
     report = result.splits[pair.split]
     result.findings += [Finding(kind, pair.split, str(path), message) for kind, path, message in examined.faults]
-    if examined.size is not None:
-        report.sizes[examined.size] += 1
+    if examined.sides is not None:
+        report.sizes[f"{examined.sides[0]}x{examined.sides[1]}"] += 1
     if examined.statistics is None:
         return
     report.readable += 1

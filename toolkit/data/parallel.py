@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from fptk.errors import InputError
@@ -38,14 +40,11 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
     Raises:
         InputError: a worker was killed from outside. What ``function`` raises comes through as it is.
     """
-    jobs = default_jobs(len(items)) if jobs is None else jobs
+    jobs = default_jobs(len(items)) if jobs is None else min(jobs, len(items))
     if jobs <= 1:
         yield from map(function, items)
         return
-    # Workers leave Ctrl-C to this process, which then cancels what hasn't begun.
-    pool = ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
     try:
         yield from pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * jobs))))
     except BrokenProcessPool as error:
@@ -54,7 +53,21 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
         pool.shutdown(cancel_futures=True)
 
 
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the calling process, which then cancels what hasn't begun, and end when it's killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
 def default_jobs(count: int) -> int:
     """Processes for ``count`` files: at most one per core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, count // WORTH_A_PROCESS))
+    from fptk.host import usable_cores
+
+    return max(1, min(usable_cores(), count // WORTH_A_PROCESS))

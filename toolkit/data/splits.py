@@ -12,7 +12,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
-from fptk.dataset import FaceParsingDataset, Sample
+from fptk.data.parallel import Progress, no_progress
+from fptk.data.pixels import equal_images
+from fptk.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.errors import InputError
 
 VAL_FRACTION = 0.1
@@ -58,6 +60,10 @@ class Subset:
     def content_hash(self, index: int) -> str:
         """sha256 of the image at ``index``, as ``dataset`` computes it."""
         return self.dataset.content_hash(self.indices[index])
+
+    def pixel_hash(self, index: int) -> str:
+        """sha256 of the pixels of the image at ``index``."""
+        return pixel_hash_of(self.dataset, self.indices[index])
 
 
 class ConcatDataset:
@@ -108,6 +114,11 @@ class ConcatDataset:
         """sha256 of the image at ``index``, as its member computes it."""
         member, inner = self.locate(index)
         return self.datasets[member].content_hash(inner)
+
+    def pixel_hash(self, index: int) -> str:
+        """sha256 of the pixels of the image at ``index``."""
+        member, inner = self.locate(index)
+        return pixel_hash_of(self.datasets[member], inner)
 
 
 def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
@@ -265,26 +276,49 @@ def open_calibration(folder: Path) -> FaceParsingDataset:
     return FolderDataset(folder) if find_pair(folder) is not None else open_training([folder])[0]
 
 
-def find_duplicates(a: FaceParsingDataset, b: FaceParsingDataset) -> list[tuple[str, str]]:
-    """Samples of ``a`` and ``b`` whose images are the same file content, as (key in ``a``, key in ``b``).
+def find_duplicates(
+    a: FaceParsingDataset, b: FaceParsingDataset, progress: Progress = no_progress
+) -> list[tuple[str, str]]:
+    """Samples of ``a`` and ``b`` that show the same photograph, as (key in ``a``, key in ``b``).
 
-    Only images whose file size occurs on both sides are hashed, which leaves few of them.
+    Files with the same content are found by their bytes, those that were saved again without loss by their pixels.
+    Only images whose file size, or whose decoded size, occurs on both sides are read; what they decode to is kept in
+    the user's cache folder.
+
+    Args:
+        a: one data set.
+        b: the other.
+        progress: called after each image that had to be decoded.
 
     Raises:
         InputError: an image file cannot be read.
     """
+    files_a, files_b = ([image_file(each, index) for index in range(len(each))] for each in (a, b))
+    paths_a, paths_b = ([path for path in files if path is not None] for files in (files_a, files_b))
+    if len(paths_a) == len(a) and len(paths_b) == len(b):
+        pairs = {*_equal_bytes(a, b), *equal_images(paths_a, paths_b, progress=progress)}
+    else:
+        # A sample without a file (a drawn face) could equal one of any size: nothing can be ruled out.
+        pairs = _equal_pixels(a, b)
+    return [(key_of(a, index), key_of(b, twin)) for index, twin in sorted(pairs)]
+
+
+def _equal_bytes(a: FaceParsingDataset, b: FaceParsingDataset) -> set[tuple[int, int]]:
+    """Indices of samples whose image files hold the same bytes."""
     sizes_a, sizes_b = _by_size(a), _by_size(b)
-    unsized = {None} & (sizes_a.keys() | sizes_b.keys())
-    # A sample without a file (a drawn face) could equal one of any size: nothing can be ruled out by size.
-    common = (sizes_a.keys() | sizes_b.keys()) if unsized else sizes_a.keys() & sizes_b.keys()
+    common = sizes_a.keys() & sizes_b.keys()
     hashes: dict[str, list[int]] = defaultdict(list)
     for index in _indices(sizes_b, common):
         hashes[b.content_hash(index)].append(index)
-    return [
-        (key_of(a, index), key_of(b, twin))
-        for index in sorted(_indices(sizes_a, common))
-        for twin in sorted(hashes.get(a.content_hash(index), ()))
-    ]
+    return {(index, twin) for index in _indices(sizes_a, common) for twin in hashes.get(a.content_hash(index), ())}
+
+
+def _equal_pixels(a: FaceParsingDataset, b: FaceParsingDataset) -> set[tuple[int, int]]:
+    """Indices of samples with the same pixels, without files."""
+    hashes: dict[str, list[int]] = defaultdict(list)
+    for index in range(len(b)):
+        hashes[pixel_hash_of(b, index)].append(index)
+    return {(index, twin) for index in range(len(a)) for twin in hashes.get(pixel_hash_of(a, index), ())}
 
 
 def _by_size(dataset: FaceParsingDataset) -> dict[int | None, list[int]]:

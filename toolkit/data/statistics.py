@@ -20,8 +20,8 @@ import numpy.typing as npt
 from fptk.classes import NUM_CLASSES
 from fptk.dataset import UInt8Array
 
-FILE = "statistics-1.sqlite"
-"""Name of the cache file; another layout of an entry needs another number."""
+FILE = "statistics-2.sqlite"
+"""Name of the cache file; another layout of an entry, or another way of decoding files, needs another number."""
 _LENGTH = NUM_CLASSES + 6
 _ASKED_AT_ONCE = 500
 

@@ -6,8 +6,6 @@ Portraits are drawn from signed distance fields: head, hair, clothes and belongi
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from fptk.data.canvas import Canvas, Dice, Frame
@@ -17,7 +15,7 @@ from fptk.data.face_hair import draw_cut, paint_back_hair, paint_curtains, paint
 from fptk.data.face_head import paint_brows, paint_ears, paint_eyes, paint_face, paint_mouth, paint_nose
 from fptk.data.face_traits import draw_looks, draw_pose
 from fptk.data.face_wear import paint_earrings, paint_glasses, paint_hand, paint_hat, paint_object
-from fptk.dataset import Sample, UInt8Array
+from fptk.dataset import Sample, UInt8Array, pixel_hash
 from fptk.errors import InputError
 
 
@@ -113,6 +111,7 @@ class SyntheticFaces:
         return Sample(image, mask, f"synthetic-{self.seed}-{self.start + index:06d}")
 
     def content_hash(self, index: int) -> str:
-        """sha256 (hex) of the image's size and bytes."""
-        image = self[index].image
-        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        """sha256 (hex) of the image's size and bytes: it has no file."""
+        return pixel_hash(self[index].image)
+
+    pixel_hash = content_hash

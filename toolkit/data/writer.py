@@ -28,17 +28,29 @@ def write_dataset(
     Raises:
         InputError: it exists and isn't empty, or it cannot be written.
     """
-    target = make_folder(folder) / split
-    with writing(target):
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if taken:
-        raise InputError(f"{target} exists and is not empty; remove it or choose another --out")
+    target = check_target(folder, split)
+    make_folder(folder)
     with atomic_folder(target) as temporary:
         for name in ("images", "masks"):
             (temporary / name).mkdir()
         for index in range(len(dataset)):
             _write_pair(dataset[index], temporary)
             progress(index + 1, len(dataset))
+    return target
+
+
+def check_target(folder: Path, split: str) -> Path:
+    """The split folder that :func:`write_dataset` would write; nothing is created.
+
+    Raises:
+        InputError: something is there already, or the system refuses to say.
+    """
+    target = folder / split
+    with writing(target):
+        there = target.exists() or target.is_symlink()
+        taken = there and not (target.is_dir() and next(target.iterdir(), None) is None)
+    if taken:
+        raise InputError(f"{target} exists and is not empty; remove it or choose another --out")
     return target
 
 

@@ -215,3 +215,30 @@ def test_killed_run_leaves_whole_files_and_the_next_completes_it(tmp_path, make_
     convert_release(source, tmp_path / "straight", size=256, jobs=1)
     pairs = {name: data for name, data in tree(out).items() if "/." not in name}
     assert pairs == tree(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find a process's children")
+def test_workers_of_a_killed_run_end_with_it(tmp_path, make_release):
+    source, out = make_release({n: n for n in range(400)}, 256, 128), tmp_path / "out"
+    command = [sys.executable, "-m", "fptk", "data", "convert", str(source), "--out", str(out), "--jobs", "2"]
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.jpg"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(alive(int(child)) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [child for child in children if alive(int(child))] == []
+    assert len(list(out.rglob("*.jpg"))) < 400
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

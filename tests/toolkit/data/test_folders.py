@@ -60,7 +60,7 @@ def test_content_hash_is_that_of_the_image_file(tmp_path, make_split):
     dataset.image_path(1).unlink()
     assert dataset.content_hash(1) == expected, "it is computed once"
     dataset.image_path(0).unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         dataset.content_hash(0)
 
 

@@ -36,6 +36,10 @@ def faces_with_faults(folder: Path, make_split) -> Path:
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(train / "masks" / "008.png")
     (train / "images" / "009.png").write_bytes(b"same stem")
     put_mask(train, "lonely.png", upright)
+    put_mask(train, "000.PNG", upright)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(train / "images" / "001.jpg").save(train / "images" / "001.jpg", exif=exif)
     val = make_split(folder / "val", 2, seed=70)
     for number in range(2):
         put_mask(val, f"{number:03d}.png", np.zeros((32, 32)))
@@ -55,6 +59,8 @@ def test_every_fault_is_listed_with_its_file(tmp_path, make_split):
         ("unreadable split", "test"),
         ("image without mask", "003.jpg"),
         ("two images of one stem", "009.png"),
+        ("two masks of one stem", "000.png"),
+        ("EXIF orientation of one file only", "001.png"),
         ("damaged image", "006.jpg"),
         ("damaged mask", "007.png"),
         ("damaged mask", "008.png"),
@@ -66,7 +72,7 @@ def test_every_fault_is_listed_with_its_file(tmp_path, make_split):
         ("left and right eye swapped", "002.png"),
     }
     assert {kind for kind, _ in found} == set(KINDS), "every kind is tried here"
-    assert len(result.errors) == 8
+    assert len(result.errors) == 9
     assert all("\n" not in finding.message for finding in result.findings)
     messages = {finding.kind: finding.message for finding in result.findings}
     assert "holds 19 (3 px), 255 (2 px)" in messages["label above 18"]
