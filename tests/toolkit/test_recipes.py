@@ -88,7 +88,7 @@ def test_overrides_are_applied_in_order() -> None:
         ("mix.cutmix=2", ["key 'mix.cutmix'", "less than or equal to 1"]),
         ("mix.mix=1", ["unknown key 'mix.mix'", "keys of mix: cutmix, cutmix_alpha, mixup, mixup_alpha"]),
         ("data.multiscale=[1, 0.5]", ["key 'data.multiscale'", "low <= high"]),
-        ("augment.crop=0", ["key 'augment.crop'", "greater than 0"]),
+        ("augment.crop=0", ["key 'augment.crop'", "greater than or equal to 0.01"]),
         ("augment.crop_on_class=1", ["key 'augment'", "set crop below 1"]),
         ("preprocess.statistics=mine", ["key 'preprocess.statistics'", "'given' or 'measured'"]),
         ("preprocess={statistics: measured, std: [1, 1, 1]}", ["key 'preprocess'", "leave one of them out"]),

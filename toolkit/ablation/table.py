@@ -6,11 +6,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fptk.errors import InputError
 from fptk.recipes import load_recipe
 from fptk.recipes.loading import SUFFIXES, guess, read_sections, shipped
+from fptk.recipes.schema import check_name
+from fptk.recipes.yaml_reader import read_text
 
 Metric = Literal["f1", "f1_challenge", "f1_nobg", "miou", "pixel_accuracy"]
 """A score that trainings record; ``fptk.metrics`` defines them."""
@@ -36,7 +38,7 @@ class TableRow(_Strict):
 class Table(_Strict):
     """A table of ``fptk ablate``."""
 
-    name: str
+    name: Annotated[str, AfterValidator(check_name)]
     title: str
     heading: str
     """Of the first column."""
@@ -46,7 +48,7 @@ class Table(_Strict):
     """Scores shown; the first one is drawn."""
     engines: tuple[str, ...] = ()
     """Targets for which each row is exported: in FP32 and INT8, and in BF16 where target and processor have it."""
-    rows: Annotated[tuple[TableRow, ...], Field(min_length=1)]
+    rows: Annotated[tuple[TableRow, ...], Field(min_length=1, max_length=100)]
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -69,9 +71,7 @@ def load_table(name_or_path: str) -> Table:
     """
     if name_or_path.endswith(SUFFIXES):
         path = Path(name_or_path)
-        if not path.is_file():
-            raise InputError(f"table {path} does not exist")
-        name, text = path.stem, path.read_text(encoding="utf-8", errors="replace")
+        name, text = path.stem, read_text(path, "table")
     else:
         known = list_tables()
         if name_or_path not in known:
@@ -87,7 +87,8 @@ def load_table(name_or_path: str) -> Table:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"table {name_or_path}: key '{where}': {first['msg']}") from None
+        key, message = f"key '{where}': " if where else "", first["msg"].removeprefix("Value error, ")
+        raise InputError(f"table {name_or_path}: {key}{message[:1].lower()}{message[1:]}") from None
     for row in table.rows:
         load_recipe(row.recipe)
     return table

@@ -6,16 +6,30 @@ A command file imports click and the standard library at its top, and everything
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
+import os
+import signal
 import sys
+import threading
+import unicodedata
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import click
 
 from fptk import __version__
-from fptk.errors import FptkError
+from fptk.errors import FptkError, InputError
 
 COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit code where the reader of the output has gone, as of a program that SIGPIPE ends."""
 
 
 class LazyGroup(click.Group):
@@ -37,14 +51,149 @@ def cli() -> None:
     """Train a face-parsing network, quantise it, build its engines, and prove that they kept its accuracy.
 
     Exit codes: 0 done; 2 bad input; 3 the target cannot be built or run on this host; 4 the accuracy gate refused;
-    1 a bug in fptk.
+    130 stopped by Ctrl-C; 1 a bug in fptk.
     """
+    try:
+        os.getcwd()  # noqa: PTH109 - every path that is given starts from here
+    except FileNotFoundError:
+        raise InputError("the working folder has been deleted; change into another one") from None
 
 
 def main() -> None:
     """Entry point of the ``fptk`` script: the user's mistakes end in one line and an exit code, not in a traceback."""
+    _mend_streams()
     try:
-        cli()
-    except FptkError as error:
-        click.echo(f"fptk: {error}", err=True)
-        sys.exit(error.exit_code)
+        with _CtrlC() as ctrl_c:
+            code = _run(ctrl_c)
+    except KeyboardInterrupt:  # a second one, while the line for the first was being printed
+        code = INTERRUPTED
+    if code:
+        sys.exit(code)
+
+
+def _run(ctrl_c: _CtrlC) -> int:
+    """Do what the command line asks for, and say in one line why it cannot be done; the exit code."""
+    try:
+        message, code = "", _call()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        ctrl_c.end()
+        message, code = _outcome(error, ctrl_c)
+    full = _flush()
+    if full and not code:
+        message, code = full
+    if message:
+        click.echo(f"fptk: {one_line(message)}", err=True)
+    return code
+
+
+def _call() -> int:
+    """Do what the command line asks for; click's own way does not tell a closed pipe or Ctrl-C from a bug."""
+    if os.environ.get("_FPTK_COMPLETE"):
+        cli(prog_name="fptk")  # answers the shell and exits
+    try:
+        with cli.make_context("fptk", sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        _show(error)
+        return error.exit_code
+    return 0
+
+
+def _show(error: click.ClickException) -> None:
+    """Print what click has to say about the command line; it repeats what was typed."""
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) or context is None:
+        error.show()
+        return
+    click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+    click.echo(f"Error: {one_line(error.format_message())}", err=True)
+
+
+def _outcome(error: BaseException, ctrl_c: _CtrlC) -> tuple[str, int]:
+    """The line and the exit code that an error ends with; a bug is raised again."""
+    if isinstance(error, FptkError) and (not ctrl_c.came or error.exit_code > 128):
+        return str(error), error.exit_code
+    # After a Ctrl-C any error may be its consequence: a package whose import it ended says that it is not installed.
+    if ctrl_c.came or isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "interrupted", INTERRUPTED
+    # Rich turns a broken pipe into SystemExit(1).
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        return "", PIPE_CLOSED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}; free space and try again", 2
+    if isinstance(error, MemoryError):
+        return "this machine has not enough memory for that; choose smaller images, or fewer at a time", 2
+    raise error
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks, control characters and text direction marks made visible, so that none acts."""
+    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in unsafe else each for each in text
+    )
+
+
+class _CtrlC:
+    """Context that knows whether Ctrl-C came, also where other code has made something else of it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        # Python allows handlers in the main thread only, and a process started with nohup or & may ignore SIGINT.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.getsignal(signal.SIGINT)
+            if self._previous is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._previous is signal.default_int_handler and not self.came:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def end(self) -> None:
+        """From here on, a second Ctrl-C ends the process at once, and without a traceback."""
+        if self._previous is signal.default_int_handler and self.came:
+            signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+            # An exec() that Ctrl-C ended, of a class being made, say, has Python die of SIGINT at its end, whatever the
+            # exit code; the next exec() forgets that (run_eval_code_obj in pythonrun.c).
+            exec("")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+def _mend_streams() -> None:
+    """Make every standard stream one that can be written to: nothing printed may end a command."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed by the caller; the next file to be opened would get its number, and the output
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> tuple[str, int] | None:
+    """Write out what is left for standard output; line and exit code where that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left would be tried again, and complained about, when the interpreter ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            return "", PIPE_CLOSED
+        return f"cannot write the output: {error.strerror}; free space and try again", 2
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
 
     assignments = []
     if changes["model"] is not None:
-        assignments += [f"model.name={changes['model']}", "model.options={}"]
+        assignments += [f"model.name={json.dumps(changes['model'])}", "model.options={}"]
     if changes["param_budget"] is not None:
         assignments.append(f"model.param_budget={changes['param_budget']}")
     if changes["size"] is not None:
@@ -134,6 +135,7 @@ def _resumed(
 ) -> tuple[Recipe, list[Path], Path]:
     """Recipe, data and folder of the run to go on with; what was given again must say the same."""
     from fptk.errors import InputError
+    from fptk.files import kind_of
     from fptk.training import RunFolder, newest_run
 
     if init_weights is not None:
@@ -141,13 +143,17 @@ def _resumed(
     run = RunFolder(out) if out else newest_run(unfinished=True)
     if run is None:
         raise InputError("there is no unfinished run in runs/; name one with --out, or start one without --resume")
-    if not run.card.exists():
+    if kind_of(run.card, "run card") is None:
         raise InputError(f"{run.path} holds no run to resume (no run.json); start it without --resume")
     given = any(value is not None and value != () for value in changes.values())
     if given and recipe is None:
         raise InputError("--resume goes on with the run's own recipe; leave the options out, or start a new run")
     chosen = _recipe(recipe, changes) if recipe else run.recipe()
-    return chosen, list(data) or run.data(), run.path
+    folders = list(data) or run.data()
+    gone = next((folder for folder in folders if not data and kind_of(folder) is None), None)
+    if gone:
+        raise InputError(f"{run.path} was started with data in {gone}, which is not there; say with --data where it is")
+    return chosen, folders, run.path
 
 
 def _require(*packages: str) -> None:

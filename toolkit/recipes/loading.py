@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from fptk.errors import InputError
 from fptk.recipes.schema import Recipe
+from fptk.recipes.yaml_reader import parse_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -25,33 +24,6 @@ _EXPECTED = {
     "too_long": "expected a list of {max_length}",
 }
 """What pydantic says in the words of Python, by its type of error, in the words of YAML."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core rules: ``off`` and ``no`` are words, ``5e-4`` is a number, a key may not stand twice."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to replace them
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-    ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), ["" if letter == "\0" else letter for letter in _first]
-    )
 
 
 def list_recipes() -> dict[str, str]:
@@ -105,14 +77,14 @@ def _values(name_or_path: str | Path) -> dict[str, Any]:
     """
     text = str(name_or_path)
     if _is_path(name_or_path):
-        return read_sections(_read(Path(name_or_path)), f"recipe {text}")
-    file = resources.files("fptk.recipes").joinpath(f"{text}.yaml")
-    if not file.is_file():
-        names = shipped("fptk.recipes")
+        return read_sections(read_text(Path(name_or_path), "recipe"), f"recipe {text}")
+    names = shipped("fptk.recipes")
+    if text not in names:
         raise InputError(
-            f"there is no recipe '{text}'{guess(text, names)}; shipped: {', '.join(names)}; "
+            f"there is no recipe '{_short(text)}'{guess(text, names)}; shipped: {', '.join(names)}; "
             "or give the path of a .yaml file"
         )
+    file = resources.files("fptk.recipes").joinpath(f"{text}{SUFFIXES[0]}")
     return read_sections(file.read_text(encoding="utf-8"), f"recipe {text}")
 
 
@@ -146,12 +118,12 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise InputError(f"--set {assignment!r}: expected key.path=value, e.g. optim.lr=5e-4")
-        _assign(values, keys, _yaml(text, f"--set {path}"), recipe)
+            raise InputError(f"--set {_short(assignment)!r}: expected key.path=value, e.g. optim.lr=5e-4")
+        _assign(values, keys, parse_yaml(text, f"--set {_short(path)}"), recipe)
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:
-            wrong = wrong or f"--set {assignment}: {explain(error, values)}"
+            wrong = wrong or f"--set {_short(assignment)}: {explain(error, values)}"
         else:
             values, wrong = recipe.model_dump(mode="json"), ""
     if wrong:
@@ -172,37 +144,16 @@ def _differences(one: Any, other: Any, prefix: str) -> Iterable[str]:
         yield prefix
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"recipe {path} does not exist") from None
-    except UnicodeDecodeError:
-        raise InputError(f"recipe {path} is not a text file") from None
-    except OSError as error:
-        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
-
-
 def read_sections(text: str, what: str) -> dict[str, Any]:
     """The sections of a YAML document; ``what`` names it in errors.
 
     Raises:
         InputError: it is not YAML, or holds no sections.
     """
-    values = _yaml(text, what)
+    values = parse_yaml(text, what)
     if not isinstance(values, dict):
         raise InputError(f"{what}: expected sections such as 'optim:' and 'data:', found {_kind(values)}")
     return values
-
-
-def _yaml(text: str, what: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{what} is not valid YAML{where}: {problem}") from None
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe) -> None:
@@ -211,12 +162,12 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe)
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         index: Any = key
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            index = int(key)
+        if isinstance(node, list) and key in (places := [str(place) for place in range(len(node))]):
+            index = places.index(key)
         elif not (isinstance(node, dict) and (key in node or keys[:depth] == ["model", "options"])):
             allowed = list(node) if isinstance(node, dict) else []
             where = ".".join(keys[:depth])
-            raise InputError(f"--set {'.'.join(keys)}: {_unknown(key, where, allowed, recipe)}")
+            raise InputError(f"--set {_short('.'.join(keys))}: {_unknown(key, where, allowed, recipe)}")
         if last:
             node[index] = value
         else:
@@ -225,7 +176,7 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe)
 
 def _unknown(key: str, where: str, allowed: list[str], recipe: Recipe | None = None) -> str:
     """Say which key is unknown and which exist there; ``a.key`` of another section is the first guess."""
-    path = f"{where}.{key}" if where else key
+    path = _short(f"{where}.{key}" if where else key)
     if not allowed:
         return f"unknown key '{path}'; '{where}' has no keys"
     near = guess(path, [f"{where}.{name}" if where else name for name in allowed])
@@ -236,7 +187,7 @@ def _unknown(key: str, where: str, allowed: list[str], recipe: Recipe | None = N
 
 def guess(text: str, choices: list[str], also: list[str] | None = None) -> str:
     """`` (did you mean '…'?)`` with the nearest choice, or else the first of ``also``; empty if there is neither."""
-    close = difflib.get_close_matches(text, choices, n=1, cutoff=0.75) or also or []
+    close = difflib.get_close_matches(_short(text), choices, n=1, cutoff=0.75) or also or []
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -289,4 +240,9 @@ def _kind(value: Any) -> str:
     text = {None: "nothing", True: "true", False: "false"}.get(value) if value in (None, True, False) else None
     if text is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         text = repr(value)
+    return _short(text)
+
+
+def _short(text: str) -> str:
+    """``text``, cut where it is too long for a message of one line."""
     return text if len(text) <= 60 else f"{text[:57]}..."

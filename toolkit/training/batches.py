@@ -6,7 +6,6 @@ the next ``batch`` positions, and each process a contiguous part of them. So a b
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fptk.dataset import FaceParsingDataset, Sample
+from fptk.host import usable_cores
 from fptk.preprocess import SIZE_MULTIPLE, PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped, draw, warp
@@ -198,8 +198,7 @@ class Batches:
 
 def default_workers(world: int) -> int:
     """Threads for one of ``world`` processes on this machine: one per two cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // 2 // world))
+    return max(1, min(8, usable_cores() // 2 // world))
 
 
 def _stack(step: int, share: float, samples: list[Mixed]) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,9 @@ import torch.distributed as dist
 
 from fptk.errors import FptkError
 from fptk.training.losses import world_size
+
+ONE_PRESS = 0.5
+"""Seconds."""
 
 
 class TrainingInterruptedError(FptkError):
@@ -23,7 +27,10 @@ class TrainingInterruptedError(FptkError):
 
 
 class Interrupt:
-    """Context in which the first SIGINT or SIGTERM is only noted; a second one acts as usual.
+    """Context in which the first SIGINT or SIGTERM is only noted; a later one acts as usual.
+
+    What comes within :data:`ONE_PRESS` of the first belongs to it: a terminal sends Ctrl-C to every process of a group,
+    and a wrapper among them passes it on once more.
 
     Outside the main thread, where Python allows no handlers, it notes nothing.
     """
@@ -32,6 +39,7 @@ class Interrupt:
         self.signal: int | None = None
         """Number of the signal that came, or None."""
         self._previous: dict[int, Any] = {}
+        self._came = 0.0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -45,8 +53,11 @@ class Interrupt:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        if self.signal is None:
+            self.signal, self._came = number, time.monotonic()
+        elif time.monotonic() - self._came > ONE_PRESS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from fptk.models.network import FaceParsingNetwork
 from fptk.preprocess import PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import normalised
-from fptk.training.batches import Batch, Batches, DecodedCache, Order, default_workers
+from fptk.training.batches import AHEAD, Batch, Batches, DecodedCache, Order, default_workers
 from fptk.training.curves import draw_curves
 from fptk.training.ema import Ema
 from fptk.training.interrupt import Interrupt, TrainingInterruptedError
@@ -40,8 +41,18 @@ from fptk.training.statistics import class_pixels, class_weights, measure_all, r
 
 ALWAYS_RECORDED = ("ce", "dice")
 """Terms of the loss that a record holds even where their weight is 0."""
+BYTES_A_PIXEL = 4 * (AHEAD + 1) + 12
+"""Memory that a training needs for its images alone: the batches prepared ahead as uint8, and one as float32."""
 LOG_EVERY = 10
 """Steps between looks at the loss: each look waits for the device."""
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 class Trainer:
@@ -74,12 +85,21 @@ class Trainer:
         self.spec = recipe.spec  # replaced by the measured one, for whitening
         self.batches, self.loss = self._prepare_data()
         self.pending: list[Tensor] = []
+        self.saved_step = 0
 
     def _check_batches(self) -> None:
         world = self.accelerator.num_processes
+        memory, scale = machine_memory(), self.recipe.data.multiscale[1]
         for phase in self.plan.phases:
             if phase.batch % world:
                 raise InputError(f"batch {phase.batch} cannot be divided among {world} processes; choose a multiple")
+            height, width = (round(scale * side) for side in phase.size)
+            fitting = int(memory / (height * width * BYTES_A_PIXEL)) if memory else phase.batch
+            if phase.batch > fitting:
+                raise InputError(
+                    f"{phase.batch} images of {height}x{width} do not fit into this machine's {memory / 1e9:.0f} GB; "
+                    f"choose a data.batch of at most {fitting}, and far less for the network itself"
+                )
 
     def _prepare_data(self) -> tuple[Batches, SegmentationLoss]:
         """Batches and loss; looks at all training images where sampling, loss or whitening depends on them."""
@@ -120,11 +140,19 @@ class Trainer:
         average = self.ema.model if self.ema else None
         if by_first(self.accelerator, self.run.resume.exists):
             self.counters, self.kept = load_state(self.run.resume, self.model, average, self._optimizer_at)
+            if not self.counters.unvalidated <= self.counters.step <= self.plan.total_steps:
+                raise InputError(
+                    f"resume state {self.run.resume} is of step {self.counters.step}, and this training has "
+                    f"{self.plan.total_steps}; start anew in another --out"
+                )
+            self.saved_step = self.counters.step
             if self.accelerator.scaler is not None and self.counters.scaler:
                 self.accelerator.scaler.load_state_dict(self.counters.scaler)
             if self.accelerator.is_main_process:
-                self.run.rewind(self.counters.step)
+                self.run.rewind(self.counters.step - self.counters.unvalidated)
             self.listener.say(f"resuming {self.run.path} at step {self.counters.step} of {self.plan.total_steps}")
+        elif by_first(self.accelerator, self.run.records):
+            raise InputError(f"{self.run.path} has lost its {self.run.resume.name}; start anew in another --out")
         else:
             self.save()
         self.accelerator.wait_for_everyone()
@@ -137,6 +165,7 @@ class Trainer:
                 self.counters.scaler = self.accelerator.scaler.state_dict()
             average = self.ema.model if self.ema else None
             save_state(self.run.resume, self.model, average, self.optimizer, self.counters, self.kept)
+        self.saved_step = self.counters.step
 
     def _memory(self) -> int:
         """Peak of this process so far, bytes; 0 if unknown."""
@@ -153,6 +182,8 @@ class Trainer:
         try:
             with Interrupt() as interrupt, contextlib.closing(self.batches.iterate(first)) as batches:
                 self.model.train()
+                if self.counters.unvalidated:
+                    self.validate_last()
                 started = time.perf_counter()
                 while self.counters.step < end and not self.counters.stopped:
                     self.step(next(batches))
@@ -213,11 +244,19 @@ class Trainer:
         self.listener.step(phase.batch, f"epoch {self.plan.epoch_before(step):.1f} loss {self.counters.last_loss:.3f}")
         if self.validates_after(step):
             self.flush()
-            self.validate(phase.size)
+            # Saved before, so that a validation that fails or is killed costs no step: it is done again.
+            self.counters.unvalidated = True
             self.save()
+            self.validate_last()
         elif self.counters.step % self.recipe.checkpoint.every_steps == 0:
             self.flush()
             self.save()
+
+    def validate_last(self) -> None:
+        """Validate after the last step, and save what became of it."""
+        self.validate(self.plan.phase_of(self.counters.step - 1).size)
+        self.counters.unvalidated = False
+        self.save()
 
     def flush(self) -> None:
         """Fetch the losses of the last steps and add them to the window since the last validation.
@@ -280,7 +319,7 @@ class Trainer:
             self.kept = {name: value.detach().clone() for name, value in self.averaged.state_dict().items()}
         if event not in RELOADS:
             return
-        for network in (self.model, self.averaged):
+        for network in (self.model, self.averaged) if self.kept else ():  # no validation had a finite loss
             network.load_state_dict(self.kept)
         if event is Event.SWITCHED:
             self._renew_optimizer()

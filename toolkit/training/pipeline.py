@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
+from pydantic import ConfigDict
 from torch.nn import Parameter
 
 from fptk.recipes import Recipe
@@ -46,6 +47,8 @@ RELOADS = frozenset({Event.SWITCHED, Event.HALVED, Event.ENDED})
 class PipelineState:
     """What the state machine remembers; plain numbers, ready for JSON."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
     switched: bool = False
     """SGD has taken over."""
     halvings: int = 0
@@ -53,7 +56,7 @@ class PipelineState:
     since_step: int = 0
     """Step of the last event, at which the cosine began anew."""
     best_loss: float | None = None
-    """Lowest validation loss so far; None before the first validation."""
+    """Lowest finite validation loss so far; None before the first."""
     stale: int = 0
     """Validations since then, or since the last event."""
 
@@ -110,7 +113,7 @@ class Pipeline:
         state = self.state
         if not self.dynamic:
             return Event.NOTHING
-        if state.best_loss is None or loss < state.best_loss:
+        if math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss):
             state.best_loss, state.stale = loss, 0
             return Event.IMPROVED
         state.stale += 1

@@ -7,23 +7,108 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fptk import __version__
 from fptk.errors import InputError
-from fptk.files import make_folder, read_json, write_json, write_text, writing
+from fptk.files import (
+    kind_of,
+    make_folder,
+    open_regular,
+    parse_json,
+    read_json,
+    reason_of,
+    write_json,
+    write_text,
+    writing,
+)
 from fptk.recipes import Recipe, differing_keys, recipe_from
+from fptk.training.identity import Identity, difference_of, identity_of
+from fptk.training.lock import NAME as LOCK
+from fptk.training.sources import open_data
 
 SCHEMA_VERSION = 1
 DEFAULT_ROOT = Path("runs")
 
 NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
 """Keys of a recipe that may change between the parts of one training: they do not touch its weights."""
+
+
+_LEFTOVER = re.compile(r"\.(?:run|best|last|resume|metrics|curves)\.(?:[\d-]+\.)?tmp\.\w+")
+"""Names of what a training that was killed while it wrote a file may leave; :func:`fptk.files.atomic_file` has them."""
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Checked(BaseModel):
+    """What a file of a run must hold; further keys are taken as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Result(_Checked):
+    """How a finished training ended; see :class:`TrainResult`."""
+
+    finished: bool
+    step: _Count
+    parameters: _Count
+    best_f1: float
+    best_step: _Count
+    scores: dict[str, float]
+    seconds: float
+    peak_bytes: _Count | None = None
+
+
+class _SetIdentity(_Checked):
+    images: _Count
+    names: str
+    contents: str
+
+
+class _Card(_Checked):
+    """``run.json``."""
+
+    created: str
+    recipe: dict[str, Any]
+    data: list[Annotated[str, Field(pattern=r"^[^\x00]+$")]]
+    result: _Result | None
+    data_identity: dict[str, _SetIdentity] | None = None
+    parameters: _Count = 0
+    train_set: str = ""
+    train_images: _Count = 1
+    val_set: str = ""
+    val_images: _Count = 1
+    init_weights: str | None = None
+    init_sha256: str | None = None
+
+
+class _Record(_Checked):
+    """A line of ``metrics.jsonl``."""
+
+    __pydantic_extra__: dict[str, float | None]
+
+    step: Annotated[int, Field(ge=1)]
+    epoch: float
+    images: Annotated[int, Field(ge=1)]
+    size: Annotated[int, Field(ge=1)]
+    lr: float
+    loss: float
+    images_per_s: Annotated[float, Field(gt=0.0)]
+    seconds: float
+    f1: float
+    f1_challenge: float
+    miou: float
+    f1_nobg: float
+    pixel_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -69,9 +154,20 @@ class RunFolder:
             InputError: it is missing or damaged.
         """
         card = read_json(self.card, "run card")
-        if not isinstance(card, dict) or card.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"run card {self.card} is of another fptk version; start anew in another --out")
-        return card
+        version = card.get("schema_version") if isinstance(card, dict) else None
+        if type(version) is not int:
+            raise InputError(f"run card {self.card} is damaged: it has no schema version; start anew in another --out")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"run card {self.card} has schema version {version}, this fptk ({__version__}) reads {SCHEMA_VERSION}; "
+                "use the fptk that wrote it, or start anew in another --out"
+            )
+        try:
+            _Card.model_validate(card)
+        except ValidationError as error:
+            raise InputError(f"run card {self.card} is damaged: {_first(error)}; start anew in another --out") from None
+        content: dict[str, Any] = card
+        return content
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
@@ -82,16 +178,32 @@ class RunFolder:
         return [Path(folder) for folder in self.read()["data"]]
 
     def check_free(self) -> None:
-        """Refuse a folder that holds something already.
+        """Refuse a folder that holds something already; what a killed training left half written is nothing.
 
         Raises:
-            InputError: it exists and is not empty, or is a file.
+            InputError: it exists and is not empty, is a file, or may not be read.
         """
-        if self.path.is_file():
+        kind = kind_of(self.path, "output folder")
+        if kind is None:
+            return
+        if kind != "folder":
             raise InputError(f"output folder {self.path} is a file; choose another --out")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        try:
+            names = [path.name for path in self.path.iterdir()]
+        except OSError as error:
+            raise InputError(
+                f"output folder {self.path} cannot be read: {reason_of(error)}; choose another --out"
+            ) from error
+        if any(name != LOCK and not _LEFTOVER.fullmatch(name) for name in names):
             hint = "holds a run; add --resume to go on with it, or" if self.card.exists() else "is not empty;"
             raise InputError(f"output folder {self.path} {hint} choose another --out")
+
+    def sweep(self) -> None:
+        """Remove what killed trainings left half written; whoever calls it holds the folder's lock."""
+        with writing(self.path):
+            for path in self.path.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def start(self, recipe: Recipe, data: Sequence[Path], facts: dict[str, Any]) -> None:
         """Create the folder and its card.
@@ -101,13 +213,14 @@ class RunFolder:
         """
         self.check_free()
         make_folder(self.path)
+        self.sweep()
         card = {
             "schema_version": SCHEMA_VERSION,
             "fptk_version": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
             "recipe": recipe.model_dump(mode="json"),
-            "data": [str(folder.resolve()) for folder in data],
+            "data": _real(data),
             **facts,
             "result": None,
         }
@@ -119,33 +232,57 @@ class RunFolder:
         Raises:
             InputError: it is finished, but its weights have gone.
         """
-        result: dict[str, Any] | None = self.read()["result"]
+        found = self.read()["result"]
+        result = None if found is None else _Result.model_validate(found).model_dump(include=set(_Result.model_fields))
         missing = [path.name for path in (self.best, self.last) if result is not None and not path.exists()]
         if missing:
             raise InputError(f"{self.path} is a finished run without its {missing[0]}; start anew in another --out")
         return result
 
     def difference(self, recipe: Recipe, data: Sequence[Path]) -> str | None:
-        """In what a training of ``recipe`` on ``data`` would differ from this one; ``None`` if in nothing."""
+        """In what a training of ``recipe`` on ``data`` would differ from this one; ``None`` if in nothing.
+
+        Raises:
+            InputError: ``data`` is no data set, or a file of it cannot be read.
+        """
+        return self.recipe_difference(recipe, data) or (
+            self.data_difference(data, identity_of(*open_data(recipe, data))) if data else None
+        )
+
+    def recipe_difference(self, recipe: Recipe, data: Sequence[Path]) -> str | None:
+        """In what ``recipe`` differs from the run's; faces from folders and drawn ones differ too."""
         keys = [key for key in differing_keys(self.recipe(), recipe) if not key.startswith(NOT_TRAINING)]
         if keys:
             return f"the recipe differs in {', '.join(keys[:3])}"
-        if [folder.resolve() for folder in data] != [folder.resolve() for folder in self.data()]:
-            return "it was started with other --data"
-        return None
+        return "it was started with other --data" if bool(data) != bool(self.data()) else None
 
-    def check_same(self, recipe: Recipe, data: Sequence[Path]) -> None:
+    def data_difference(self, data: Sequence[Path], identity: Identity | None) -> str | None:
+        """In what the faces of ``data`` differ from those at the start: by name and content, not by folder."""
+        before: Identity | None = self.read().get("data_identity")
+        if before is not None and identity is not None:
+            return difference_of(before, identity)
+        return None if self.has_paths(data) else "it was started with other --data"  # a run of an older fptk
+
+    def has_paths(self, data: Sequence[Path]) -> bool:
+        """Whether the run was started with these folders."""
+        return _real(data) == _real(self.data())
+
+    def check_same(self, difference: str | None) -> None:
         """Refuse to resume with anything but what the run was started with: the result would be neither.
 
         Raises:
-            InputError: recipe or data differ.
+            InputError: there is a difference.
         """
-        difference = self.difference(recipe, data)
         if difference:
             raise InputError(
                 f"cannot resume {self.path}: {difference}; resume with the same recipe and data, or start a new run "
                 "with --init-weights"
             )
+
+    def move_data(self, data: Sequence[Path]) -> None:
+        """Write down where the faces lie now."""
+        if not self.has_paths(data):
+            write_json(self.card, {**self.read(), "data": _real(data)})
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result into the card."""
@@ -157,21 +294,50 @@ class RunFolder:
             handle.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """The metrics' lines; a last line cut short by a kill is left out."""
-        if not self.metrics.exists():
+        """The metrics' lines; a last line cut short by a kill is left out.
+
+        Raises:
+            InputError: the file cannot be read, or another line is no record.
+        """
+        if kind_of(self.metrics, "metrics") is None:
             return []
-        records = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
+        try:
+            with open_regular(self.metrics) as handle:
+                *lines, _ = handle.read().split(b"\n")
+        except OSError as error:
+            raise InputError(f"metrics {self.metrics} cannot be read: {reason_of(error)}") from error
+        return [self._record(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = parse_json(line)
+            _Record.model_validate(record)
+        except ValueError as error:  # a ValidationError is one
+            reason = _first(error) if isinstance(error, ValidationError) else str(error)
+            raise InputError(
+                f"metrics {self.metrics} is damaged in line {number}: {reason}; mend or remove that line"
+            ) from None
+        return record
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps after ``step``: they'll be written again."""
         kept = [record for record in self.records() if record["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _real(folders: Sequence[Path]) -> list[str]:
+    """Paths without links, also of folders that are not there or whose links lead in a circle."""
+    return [os.path.realpath(folder) for folder in folders]
+
+
+def _first(error: ValidationError) -> str:
+    """The first of a validation's errors: key, what was expected, what was found."""
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"]]
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    found = repr(first["input"])
+    shown = "" if first["type"] == "missing" else f", found {found if len(found) <= 60 else found[:57] + '...'}"
+    return f"key '{'.'.join(keys)}': {message}{shown}" if keys else message
 
 
 @dataclass(frozen=True)

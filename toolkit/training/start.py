@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from fptk.console import counting
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError
-from fptk.files import sha256_file
+from fptk.files import kind_of, make_folder, sha256_file
 from fptk.models import count_parameters, create_model, load_weights
 from fptk.models.network import FaceParsingNetwork
 from fptk.recipes import Recipe
 from fptk.training.allocator import keep_freed_memory
+from fptk.training.batches import default_workers
+from fptk.training.identity import Identity, check_files, identity_of
+from fptk.training.interrupt import TrainingInterruptedError
+from fptk.training.lock import RunLock
 from fptk.training.loop import Trainer
 from fptk.training.processes import by_first
 from fptk.training.progress import ConsoleListener, Listener, Silent
@@ -50,34 +56,87 @@ def train(
         listener: told of the progress; None for log lines and a bar on stderr.
 
     Raises:
-        InputError: data, recipe, weights or folder are not usable, or the network is over the budget.
+        InputError: data, recipe, weights or folder are not usable, a file of the data is damaged or, on resume, not
+            what it was, the network is over the budget, or another process trains in ``out``.
         TrainingInterruptedError: SIGINT or SIGTERM came; the state is saved.
         FptkError: the loss is no longer finite.
     """
     keep_freed_memory()
     accelerator = make_accelerator(recipe)
     run = RunFolder(by_first(accelerator, lambda: out))  # a name made of the time may differ between processes
-    resume = by_first(accelerator, lambda: _resumes(run, recipe, data, resume))
-    if resume and (finished := by_first(accelerator, run.finished)) is not None:
-        return TrainResult(out=run.path, **finished)
-    model = make_model(recipe, None if resume else init_weights)
-    train_set, val_set = open_data(recipe, data)
-    if not resume:
-        facts = _facts(model, train_set, val_set, init_weights)
-        by_first(accelerator, lambda: run.start(recipe, data, facts))
-    speaker: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
-    trainer = Trainer(recipe, run, model, train_set, val_set, accelerator, speaker)
-    trainer.restore()
-    return trainer.run_to(stop_after)
+    lock = RunLock(run.path)
+    try:
+        resume = by_first(accelerator, lambda: _resumes(run, recipe, data, resume))
+        if resume and (finished := by_first(accelerator, lambda: _finished(run, data))) is not None:
+            return TrainResult(out=run.path, **finished)
+        if resume:
+            by_first(accelerator, lock.acquire)
+        model = make_model(recipe, None if resume else init_weights)
+        sets = open_data(recipe, data)
+        speaker: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
+        identity = by_first(accelerator, lambda: _checked(recipe, sets, speaker) if data else None)
+        if resume:
+            by_first(accelerator, lambda: _take_up(run, data, identity))
+            if (finished := by_first(accelerator, run.finished)) is not None:
+                return TrainResult(out=run.path, **finished)
+        facts = {**_facts(model, *sets, None if resume else init_weights), "data_identity": identity}
+        trainer = Trainer(recipe, run, model, *sets, accelerator, speaker)
+        if not resume:
+            by_first(accelerator, lambda: _begin(run, lock, recipe, data, facts))
+        try:
+            trainer.restore()
+            return trainer.run_to(stop_after)
+        except KeyboardInterrupt:  # a second one: the first lets a step end
+            raise TrainingInterruptedError(
+                f"training stopped at once; it can go on from step {trainer.saved_step} with: "
+                f"fptk train --resume --out {run.path}",
+                signal.SIGINT,
+            ) from None
+    finally:
+        lock.release()
 
 
 def _resumes(run: RunFolder, recipe: Recipe, data: Sequence[Path], wanted: bool) -> bool:
-    """Whether there is a run to go on with, checked to be this one; otherwise the folder is checked to be free."""
-    if wanted and run.card.exists():
-        run.check_same(recipe, data)
+    """Whether there is a run to go on with, of this recipe; otherwise the folder is checked to be free."""
+    if wanted and kind_of(run.card, "run card") is not None:
+        run.check_same(run.recipe_difference(recipe, data))
         return True
     run.check_free()
     return False
+
+
+def _finished(run: RunFolder, data: Sequence[Path]) -> dict[str, Any] | None:
+    """The result of a finished run, where nothing has to be read to see that ``data`` is its own."""
+    return run.finished() if run.has_paths(data) else None
+
+
+def _checked(recipe: Recipe, sets: tuple[FaceParsingDataset, FaceParsingDataset], speaker: Listener) -> Identity | None:
+    """Look at every file before the first step: a damaged one would end the training when it comes to it.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    total = sum(map(len, sets))
+    speaker.say(f"checking the files of {total} faces")
+    workers = recipe.data.workers or default_workers(1) + 1
+    with counting("checking", total) as progress:
+        check_files(*sets, workers=workers, progress=progress)
+    return identity_of(*sets, workers)
+
+
+def _begin(run: RunFolder, lock: RunLock, recipe: Recipe, data: Sequence[Path], facts: dict[str, Any]) -> None:
+    """Make the run folder; of two trainings that want the same one, only one gets it."""
+    run.check_free()
+    make_folder(run.path)
+    lock.acquire()
+    run.start(recipe, data, facts)
+
+
+def _take_up(run: RunFolder, data: Sequence[Path], identity: Identity | None) -> None:
+    """Check that the faces are still the run's own, and note where they lie now."""
+    run.check_same(run.data_difference(data, identity))
+    run.sweep()
+    run.move_data(data)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -119,7 +178,7 @@ def make_model(recipe: Recipe, init_weights: Path | None) -> FaceParsingNetwork:
 
 def checkpoint_of(path: Path) -> Path:
     """``path`` itself, or the best checkpoint of the run folder ``path``."""
-    return RunFolder(path).best if path.is_dir() else path
+    return RunFolder(path).best if kind_of(path, "weights") == "folder" else path
 
 
 def _facts(

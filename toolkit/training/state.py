@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from fptk import __version__
 from fptk.errors import InputError
-from fptk.files import atomic_file
+from fptk.files import atomic_file, kind_of, parse_json
 from fptk.training.pipeline import PipelineState
 
 SCHEMA_VERSION = 1
@@ -28,6 +30,8 @@ _KEY = "fptk_resume"
 @dataclass
 class Counters:
     """What a training knows apart from tensors."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     step: int = 0
     """Optimiser steps finished."""
@@ -59,6 +63,8 @@ class Counters:
     """Sum of their Lovász losses."""
     peak_bytes: int = 0
     """Most memory in use, over all calls: allocated on a CUDA device, or resident in the process; 0 if unknown."""
+    unvalidated: bool = False
+    """The last step ended a validation interval, and the validation has not been recorded yet."""
     stopped: bool = False
     """Early stopping has ended the training."""
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -138,32 +144,51 @@ def load_state(
         InputError: it is damaged, of another schema version, or of another network.
     """
     tensors, header = _read(path)
-    if header.pop("schema_version", None) != SCHEMA_VERSION:
-        raise InputError(f"resume state {path} is of another fptk version; start anew in another --out")
+    version = header.pop("schema_version", None)
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise InputError(
+            f"resume state {path} has schema version {version!r}, this fptk ({__version__}) reads {SCHEMA_VERSION}; "
+            "use the fptk that wrote it, or start anew in another --out"
+        )
+    try:
+        counters = TypeAdapter(Counters).validate_json(json.dumps(header))  # in JSON mode, an object is a dataclass
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"resume state {path} is damaged: {where}: {first['msg']}; start anew in another --out"
+        ) from None
+    kept = _under(tensors, "kept.")
     try:
         model.load_state_dict(_under(tensors, "model."))
         if ema is not None:
             ema.load_state_dict(_under(tensors, "ema."))
-        pipeline = PipelineState(**header.pop("pipeline", {}))
-        counters = Counters(**header, pipeline=pipeline)
         _load_optimizer(optimizer_for(counters), _under(tensors, "optimizer."))
-        return counters, _under(tensors, "kept.")
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if kept:
+            _check_shapes({name: (value, kept[name]) for name, value in model.state_dict().items()})
+    except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"resume state {path} does not fit this recipe ({reason}); start anew in another --out"
         ) from error
+    return counters, kept
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.exists():
+    kind = kind_of(path, "resume state")
+    if kind is None:
         raise InputError(f"resume state {path} is not there; put --out on a disk that all processes see")
+    if kind != "file":
+        raise InputError(f"resume state {path} is no regular file; start anew in another --out")
     try:
         with safe_open(path, framework="pt") as handle:
-            header = json.loads((handle.metadata() or {})[_KEY])
+            header = parse_json((handle.metadata() or {})[_KEY])
+            if not isinstance(header, dict):
+                raise ValueError("its header holds no counters")
             return {name: handle.get_tensor(name) for name in handle.keys()}, header  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"resume state {path} is damaged ({error}); start anew in another --out") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"resume state {path} is damaged ({reason}); start anew in another --out") from error
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -176,4 +201,20 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = value
     groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _check_shapes(
+        {
+            f"{slot} of parameter {index}": (parameters[index], value)
+            for index, values in slots.items()
+            for slot, value in values.items()
+            if value.ndim
+        }
+    )
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _check_shapes(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Raises ValueError where two tensors that belong together differ in shape; torch would find out in the step."""
+    for name, (expected, found) in pairs.items():
+        if expected.shape != found.shape:
+            raise ValueError(f"{name} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
