@@ -6,23 +6,22 @@ The card is JSON under the metadata key ``fptk`` and is written beside the file 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from fptk import __version__
 from fptk.classes import CLASSES
 from fptk.errors import InputError, missing_package
-from fptk.files import atomic_file, write_text
+from fptk.files import atomic_file, open_regular, parse_json, reason_of, write_text
 from fptk.models.registry import create_model
 from fptk.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, dtype, nn
 
     from fptk.models.network import FaceParsingNetwork
 
@@ -63,6 +62,33 @@ class CheckpointCard(BaseModel):
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """UTC, ISO 8601."""
 
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        check_classes(classes)
+        return classes
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Check that labels mean what fptk's own mean.
+
+    Raises:
+        ValueError: a name or the number of classes differs; the message is one line.
+    """
+    for index, (found, expected) in enumerate(zip(classes, CLASSES, strict=False)):
+        if found != expected:
+            raise ValueError(f"class {index} is '{found[:40]}', fptk's is '{expected}'")
+    if len(classes) != len(CLASSES):
+        raise ValueError(f"there are {len(classes)} classes, fptk has {len(CLASSES)}")
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that a model found, in one line: where, and what is wrong there."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:80] for part in first["loc"])
+    message = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
+    return f"{where}: {message}" if where else message
+
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], card: CheckpointCard) -> None:
     """Write weights and card to ``path`` and the card to ``NAME.json`` beside it, each whole or not at all.
@@ -98,12 +124,26 @@ def load_checkpoint(path: Path) -> tuple[FaceParsingNetwork, CheckpointCard]:
 
     card = read_card(path)
     with torch.random.fork_rng(devices=[]):
-        try:
-            model = create_model(card.model, **card.options)
-        except InputError as error:
-            raise InputError(f"checkpoint {path}: {error}") from error
+        model = _create(card, path)
     _load_tensors(model, card, path)
     return model.eval(), card
+
+
+def _create(card: CheckpointCard, path: Path) -> FaceParsingNetwork:
+    """The network of a card, with fresh weights.
+
+    Raises:
+        InputError: this fptk does not know the network or an option, or an option has no value of its kind.
+    """
+    try:
+        return create_model(card.model, **card.options)
+    except InputError as error:
+        raise InputError(f"checkpoint {path}: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"checkpoint {path}: {card.model} cannot be built with {_short(card.options)}: {reason}"
+        ) from error
 
 
 def load_weights(model: FaceParsingNetwork, path: Path) -> CheckpointCard:
@@ -130,26 +170,27 @@ def read_card(path: Path) -> CheckpointCard:
     if not isinstance(text, str):
         raise InputError(f"checkpoint {path} is a safetensors file without an fptk card; only fptk's own can be loaded")
     try:
-        fields = json.loads(text)
-        version = fields["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise InputError(
-                f"checkpoint {path} has schema version {version}, this fptk ({__version__}) reads {SCHEMA_VERSION}; "
-                "use the fptk that wrote it"
-            )
+        fields = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"checkpoint {path} has a damaged fptk card: {error}") from error
+    if not isinstance(fields, dict) or "schema_version" not in fields:
+        raise InputError(f"checkpoint {path} has a damaged fptk card: it is no JSON object with a schema_version")
+    version = fields["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise InputError(
+            f"checkpoint {path} has schema version {_short(version)}, this fptk ({__version__}) reads "
+            f"{SCHEMA_VERSION}; use the fptk that wrote it"
+        )
+    try:
         return CheckpointCard.model_validate(fields)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"checkpoint {path} has a damaged fptk card ({error!r})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"checkpoint {path} has a damaged fptk card: {where}: {first['msg']}") from error
+        raise InputError(f"checkpoint {path} has a damaged fptk card: {first_fault(error)}") from error
 
 
 def _read_header(path: Path) -> dict[str, Any]:
     """Parse a safetensors header: its length as 8 bytes little-endian, then that many bytes of JSON."""
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             start = handle.read(_LENGTH_BYTES)
             _refuse_pickle(path, start)
             length = int.from_bytes(start, "little")
@@ -159,13 +200,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"checkpoint {path} does not exist") from None
     except OSError as error:
-        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
     if len(text) < length:
         raise InputError(f"checkpoint {path} is truncated inside its header; copy it again")
     try:
-        header = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"checkpoint {path} is no safetensors file: its header is not JSON") from error
+        header = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"checkpoint {path} is no safetensors file: its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise InputError(f"checkpoint {path} is no safetensors file: its header is not a JSON object")
     return header
@@ -184,29 +225,47 @@ def _load_tensors(model: nn.Module, card: CheckpointCard, path: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        tensors = safetensors_torch.load(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint {path} is damaged or truncated ({error}); copy it again") from error
+        with open_regular(path) as handle:
+            tensors = safetensors_torch.load(handle.read())
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"checkpoint {path} is damaged or truncated ({reason}); copy it again") from error
     except OSError as error:
-        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
     _check_fit(model.state_dict(), tensors, card, path)
     model.load_state_dict(tensors)
 
 
 def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], card: CheckpointCard, path: Path) -> None:
-    about = f"checkpoint {path} ({card.model} {card.options})"
+    about = f"checkpoint {path} ({card.model} {_short(card.options)})"
     for key, tensor in expected.items():
         if key not in tensors:
             raise InputError(f"{about} lacks tensor {key}; it does not fit the expected network")
-        if tensors[key].shape != tensor.shape:
-            raise InputError(
-                f"{about}: tensor {key} has shape {tuple(tensors[key].shape)}, expected {tuple(tensor.shape)}"
-            )
+        found = tensors[key]
+        if found.shape != tensor.shape:
+            raise InputError(f"{about}: tensor {key} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
+        types = _float_types() if tensor.is_floating_point() else (tensor.dtype,)
+        if found.dtype not in types:
+            names = " or ".join(str(each).removeprefix("torch.") for each in types)
+            raise InputError(f"{about}: tensor {key} is {str(found.dtype).removeprefix('torch.')}, expected {names}")
     for key, tensor in tensors.items():
         if key not in expected:
             raise InputError(f"{about} holds tensor {key}, which the expected network has not")
         if not bool(tensor.isfinite().all()):
             raise InputError(f"{about}: tensor {key} holds values that are not finite; the training diverged")
+
+
+def _float_types() -> tuple[dtype, ...]:
+    """Types that weights may be stored in."""
+    import torch
+
+    return torch.float32, torch.float64, torch.float16, torch.bfloat16
+
+
+def _short(value: object) -> str:
+    """A value of a card as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def _safetensors_torch() -> Any:

@@ -1,13 +1,18 @@
-"""What the commands print with: logs and progress go to stderr, results to stdout."""
+"""What the commands print with: logs and progress go to stderr, results to stdout.
+
+Most of what is printed holds a name that the user chose. So text is printed as it is: these consoles know no markup and
+no emoji codes, and show control characters instead of obeying them. What is to be bold is said with ``style=``.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,17 +24,53 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
+
+from fptk.cli import one_line
 
 T = TypeVar("T")
 
-log = Console(stderr=True, highlight=False)
+
+WIDEST = 1000
+"""Columns of the widest table that is not cut."""
+
+
+class PlainConsole(Console):
+    """A console that prints strings as they are, each on one line, with control characters made visible.
+
+    The lines of a text are printed with :meth:`print_lines`. A ``rich.text.Text`` is printed as its maker styled it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, but that a string stays on one line, whatever names stand in it, and that no figure of a table is
+        cut: on a narrow terminal the table is wider than its lines."""
+        for table in (each for each in objects if isinstance(each, Table)):
+            needed = Measurement.get(self, self.options.update(width=WIDEST), table).minimum
+            if needed > self.width:
+                options = {"width": needed, "crop": False, **options}
+        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def print_lines(self, text: str, **options: Any) -> None:
+        """Print a text of several lines."""
+        for line in text.splitlines():
+            self.print(line, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The strings of tables, titles and progress bars; their line breaks are kept."""
+        return super().render_str("\n".join(map(one_line, text.split("\n"))), **options)
+
+
+log = PlainConsole(stderr=True)
 """Console for messages and progress (stderr)."""
 
 PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe, which have no width of their own."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+out = PlainConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 """Console for results (stdout)."""
 
 
@@ -47,7 +88,7 @@ def progress_bar(*, animated: bool = True) -> Progress:
     """
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
@@ -64,7 +105,7 @@ def progress_bar(*, animated: bool = True) -> Progress:
 def counting(description: str, total: int, *, animated: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar for code that reports how many of ``total`` steps are done."""
     with progress_bar(animated=animated) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(one_line(description), total=total)
         yield lambda done: progress.update(task, completed=done, refresh=not animated)
 
 
@@ -73,4 +114,4 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if total is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar() as progress:
-        yield from progress.track(items, total=total, description=description)
+        yield from progress.track(items, total=total, description=one_line(description))

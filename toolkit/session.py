@@ -8,7 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from fptk.classes import NUM_CLASSES
 from fptk.dataset import UInt8Array
+from fptk.errors import InputError
 from fptk.preprocess import PreprocessSpec
 
 
@@ -16,8 +18,8 @@ class Session(ABC):
     """A loaded network that turns images into label maps.
 
     ``labels = session(images)``: images uint8 (N, H, W, 3) RGB of the spec's size, labels uint8 (N, H, W) with values
-    0-18. The call checks its input; a backend overrides :meth:`_infer` and :meth:`close` only. A session is a context
-    manager and owns the engine's memory until it is closed.
+    0-18. The call checks its input and its output; a backend overrides :meth:`_infer` and :meth:`close` only. A session
+    is a context manager and owns the engine's memory until it is closed.
     """
 
     def __init__(self, name: str, spec: PreprocessSpec) -> None:
@@ -37,6 +39,7 @@ class Session(ABC):
 
         Raises:
             ValueError: shape or dtype differ (a bug of the caller, not of the user).
+            InputError: the engine gave something else than labels of these images.
         """
         expected = (*self.spec.size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -44,7 +47,18 @@ class Session(ABC):
                 f"{self.name}: expected uint8 images of shape (N, {expected[0]}, {expected[1]}, 3), "
                 f"got {images.dtype} {images.shape}"
             )
-        return self._infer(np.ascontiguousarray(images))
+        labels = self._infer(np.ascontiguousarray(images))
+        if labels.dtype != np.uint8 or labels.shape != images.shape[:3]:
+            raise InputError(
+                f"{self.name} gave {labels.dtype} {labels.shape} for images of {images.shape}; expected uint8 "
+                f"{images.shape[:3]}: this is no face-parsing engine of fptk, export it again"
+            )
+        highest = int(labels.max(initial=0))
+        if highest >= NUM_CLASSES:
+            raise InputError(
+                f"{self.name} gave label {highest}; the {NUM_CLASSES} classes are 0-{NUM_CLASSES - 1}: export it again"
+            )
+        return labels
 
     @abstractmethod
     def _infer(self, images: UInt8Array) -> UInt8Array:

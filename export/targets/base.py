@@ -125,13 +125,13 @@ def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
     """Cut (N, ...) into parts of ``batch`` for an engine of that fixed batch; ``None`` takes any N at once.
 
     Raises:
-        ValueError: N is no multiple of ``batch``.
+        InputError: N is no multiple of ``batch``.
     """
     if batch is None:
         yield images
         return
     if len(images) % batch:
-        raise ValueError(f"the engine's batch is {batch}; {len(images)} images are no multiple of it")
+        raise InputError(f"the engine's batch is {batch}; {len(images)} images are no multiple of it")
     for start in range(0, len(images), batch):
         yield images[start : start + batch]
 

@@ -129,7 +129,8 @@ class OnnxRuntimeSession(Session):
         name: what tables call it.
 
     Raises:
-        InputError: the file is no ONNX file that this ONNX Runtime loads, or its input does not fit ``spec``.
+        InputError: the file is no ONNX file that this ONNX Runtime loads, or it does not make one tensor of labels from
+            one tensor of images of ``spec``.
         TargetUnavailableError: onnxruntime is not installed.
     """
 
@@ -150,14 +151,28 @@ class OnnxRuntimeSession(Session):
             raise
         except Exception as error:  # onnxruntime's exception classes share no public base
             raise InputError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        (entry,) = self._session.get_inputs()
-        if tuple(entry.shape[1:]) != (*spec.size, 3) or entry.type != "tensor(uint8)":
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        for what, tensors in (("input", inputs), ("output", outputs)):
+            if len(tensors) != 1:
+                raise InputError(f"{path} has {len(tensors)} {what}s, expected one; export the engine again")
+        entry, labels = inputs[0], outputs[0]
+        if tuple(entry.shape[1:]) != (*spec.size, 3) or entry.shape[0] == 0 or entry.type != "tensor(uint8)":
             raise InputError(f"{path} takes {entry.type} {entry.shape}, not uint8 images of {spec.size}")
+        if len(labels.shape) != 3 or labels.type != "tensor(uint8)":
+            raise InputError(f"{path} gives {labels.type} {labels.shape}, not uint8 labels of {spec.size}")
+        self._path = path
         self._input = entry.name
         self._batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
-        return in_batches(images, self._batch, lambda part: self._session.run(None, {self._input: part})[0])
+        return in_batches(images, self._batch, self._run)
+
+    def _run(self, images: UInt8Array) -> UInt8Array:
+        try:
+            labels: UInt8Array = self._session.run(None, {self._input: images})[0]
+        except Exception as error:  # as above
+            raise InputError(f"ONNX Runtime cannot run {self._path}: {_first_line(error)}") from error
+        return labels
 
     def end_profile(self) -> Path:
         """Stop profiling and return the JSON file of node timings."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.calibration.isa import ISA_VARIABLE, has_bf16, promised_families
-from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape
+from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
 from fptk.dataset import UInt8Array
 from fptk.errors import InputError, TargetUnavailableError
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
@@ -194,7 +194,8 @@ class OpenVinoSession(Session):
         name: what tables call it.
 
     Raises:
-        InputError: OpenVINO cannot read the file, or its input does not fit ``spec``.
+        InputError: OpenVINO cannot read the file, or it does not make one tensor of labels from one tensor of images of
+            ``spec``.
         TargetUnavailableError: openvino is not installed, or the processor has no bf16.
     """
 
@@ -211,23 +212,26 @@ class OpenVinoSession(Session):
     ) -> None:
         super().__init__(name, spec)
         try:
+            model = openvino_core().read_model(path)
+            # Checked before the compiler sees it, which a side of 0 ends the process in.
+            self._batch = _check_ports(path, model, spec)
             compiled = compile_model(
-                path, threads=threads, precision_hint=precision_hint, float_only=float_only, profile=profile
+                model, threads=threads, precision_hint=precision_hint, float_only=float_only, profile=profile
             )
         except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
-        shape = first_input_shape(compiled)
-        if shape[1:] != [*spec.size, 3]:
-            raise InputError(f"{path} takes {shape}, not uint8 images of {spec.size}")
-        self._batch = shape[0]
+            raise InputError(f"OpenVINO cannot load {path}: {_last_line(error)}") from error
+        self._path = path
         self._request: Any = compiled.create_infer_request()
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
         return in_batches(images, self._batch, self._run)
 
     def _run(self, images: UInt8Array) -> UInt8Array:
-        # The request owns its output tensor and overwrites it in the next call: hand out a copy.
-        labels: UInt8Array = self._request.infer([images], share_inputs=True)[0].copy()
+        try:
+            # The request owns its output tensor and overwrites it in the next call: hand out a copy.
+            labels: UInt8Array = self._request.infer([images], share_inputs=True)[0].copy()
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot run {self._path}: {_last_line(error)}") from error
         return labels
 
     def node_times(self) -> list[NodeTime]:
@@ -240,3 +244,28 @@ class OpenVinoSession(Session):
 
     def close(self) -> None:
         self._request = None
+
+
+def _check_ports(path: Path, model: Any, spec: PreprocessSpec) -> int | None:
+    """The batch of a model that makes labels from images of ``spec``; ``None`` for an open one.
+
+    Raises:
+        InputError: it has not one input and one output, or these are of another type or shape.
+    """
+    for what, ports in (("input", model.inputs), ("output", model.outputs)):
+        if len(ports) != 1:
+            raise InputError(f"{path} has {len(ports)} {what}s, expected one; export the engine again")
+    images, labels = model.inputs[0], model.outputs[0]
+    taken, given = (port.get_element_type().get_type_name() for port in (images, labels))
+    fixed = images.get_partial_shape().rank.is_static
+    shape = first_input_shape(model) if fixed else [None]
+    if shape[1:] != [*spec.size, 3] or shape[0] == 0 or taken != "u8":
+        raise InputError(f"{path} takes {taken} {images.get_partial_shape()}, not uint8 images of {spec.size}")
+    sides = labels.get_partial_shape()
+    if given != "u8" or (sides.rank.is_static and len(sides) != 3):
+        raise InputError(f"{path} gives {given} {sides}, not uint8 labels of {spec.size}")
+    return shape[0]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

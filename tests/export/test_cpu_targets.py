@@ -130,7 +130,7 @@ def test_open_batch_takes_any_number_of_images(
 def test_batched_cuts_only_what_divides(images: UInt8Array) -> None:
     assert [len(part) for part in batched(images, 2)] == [2, 2]
     assert [len(part) for part in batched(images, None)] == [4]
-    with pytest.raises(ValueError, match="multiple"):
+    with pytest.raises(InputError, match="multiple"):
         list(batched(images, 3))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fptk.classes import CLASSES
 from fptk.errors import InputError
 from fptk.models import (
     CheckpointCard,
@@ -95,6 +97,10 @@ def _rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **field
     save_file(tensors if tensors is not None else load_file(path), path, metadata={"fptk": json.dumps(card)})
 
 
+def _card(path: Path, text: str) -> None:
+    save_file(load_file(path), path, metadata={"fptk": text})
+
+
 def _changed(key: str, value: torch.Tensor) -> Callable[[Path], None]:
     return lambda path: _rewrite(path, {**load_file(path), key: value})
 
@@ -127,6 +133,38 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "card field": (lambda path: _rewrite(path, epoch="many"), "damaged fptk card: epoch"),
     "unknown model": (lambda path: _rewrite(path, model="resnet"), "unknown model 'resnet'; choose one of"),
     "unknown option": (lambda path: _rewrite(path, options={"width": 2}), "no option 'width'"),
+    "option named name": (lambda path: _rewrite(path, options={"name": "x"}), "cannot be built with {'name': 'x'}"),
+    "option named self": (lambda path: _rewrite(path, options={"self": 1}), "no option 'self'"),
+    "option a list": (lambda path: _rewrite(path, options={"lmsa": [1]}), r"cannot be built with {'lmsa': \[1\]}"),
+    "option an object": (lambda path: _rewrite(path, options={"lmsa": {"a": 1}}), "cannot be built"),
+    "option a text": (lambda path: _rewrite(path, options={"dropout": "much"}), "dropout 'much'"),
+    "model a list": (lambda path: _rewrite(path, model=["unet"]), "damaged fptk card: model"),
+    "classes renamed": (
+        lambda path: _rewrite(path, classes=["background", "fur"]),
+        "damaged fptk card: classes: class 1 is 'fur', fptk's is 'skin'",
+    ),
+    "classes too many": (lambda path: _rewrite(path, classes=[*CLASSES, "beard"]), "20 classes, fptk has 19"),
+    "classes none": (lambda path: _rewrite(path, classes=[]), "0 classes"),
+    "schema a text": (lambda path: _rewrite(path, schema_version="1"), "schema version '1', this fptk .* reads 1"),
+    "schema a truth": (lambda path: _rewrite(path, schema_version=True), "schema version True"),
+    "schema huge": (lambda path: _card(path, f'{{"schema_version": {"9" * 5000}}}'), "damaged fptk card: .* too long"),
+    "card with NaN": (lambda path: _card(path, '{"schema_version": NaN}'), "damaged fptk card: NaN is no JSON number"),
+    "card deep": (lambda path: _card(path, "[" * 100_000), "damaged fptk card: it nests deeper"),
+    "card a list": (lambda path: _card(path, "[1]"), "damaged fptk card: it is no JSON object"),
+    "header deep": (
+        lambda path: path.write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000),
+        "header is not JSON .*nests deeper",
+    ),
+    "a FIFO": (lambda path: (path.unlink(), os.mkfifo(path)), "cannot be read: it is a FIFO"),
+    "a device": (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "cannot be read: it is a FIFO, device"),
+    "a loop": (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read: its links lead in a circle"),
+    "float8": (
+        _changed("classifier.bias", torch.zeros(19).to(torch.float8_e4m3fn)),
+        "classifier.bias is float8_e4m3fn, expected float32 or",
+    ),
+    "integers": (_changed("classifier.bias", torch.zeros(19, dtype=torch.int8)), "classifier.bias is int8, expected"),
+    "truths": (_changed("classifier.bias", torch.zeros(19, dtype=torch.bool)), "classifier.bias is bool, expected"),
+    "infinity": (_changed("classifier.bias", torch.full((19,), float("inf"))), "classifier.bias holds values"),
     "lacks a tensor": (lambda path: _rewrite(path, options={"lmsa": "compact", "dropout": 0.0}), "lacks tensor lmsa"),
     "other shape": (
         _changed("classifier.bias", torch.zeros(11)),
@@ -149,6 +187,25 @@ def test_broken_checkpoint_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(saved) in str(caught.value)
     assert not Path("unpickled").exists()
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoint_ends_the_command_in_one_line(
+    kind: str, saved: Path, fptk: Callable[..., Any], tmp_path: Path, faces_folder: Path
+) -> None:
+    BROKEN[kind][0](saved)
+    finished = fptk("eval", "--weights", saved, "--data", faces_folder)
+    assert finished.code == 2, finished.err
+    (line,) = [line for line in finished.err.splitlines() if line]
+    assert line.startswith("fptk: ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_float_type_load(saved: Path, dtype: torch.dtype) -> None:
+    bias = load_file(saved)["classifier.bias"]
+    _changed("classifier.bias", bias.to(dtype))(saved)
+    model, _ = load_checkpoint(saved)
+    assert torch.equal(model.state_dict()["classifier.bias"], bias.to(dtype).float())
 
 
 def test_other_suffix_is_refused(tmp_path: Path) -> None:

@@ -3,18 +3,29 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fptk.errors import InputError
 from fptk.files import (
     atomic_file,
     atomic_folder,
+    check_destination,
+    check_pictures,
+    check_unread,
+    drawn_by,
+    kind_of,
     make_folder,
+    open_regular,
+    parse_json,
+    png_mark,
     read_json,
     replace_folder,
     restore_folder,
@@ -73,6 +84,58 @@ def test_failed_file_leaves_the_old_one_and_no_trace(tmp_path, error):
         fail_after(temporary, error)
     assert path.read_text() == "old"
     assert entries(tmp_path) == ["c.txt"]
+
+
+def test_what_a_killed_writer_left_is_used_again(tmp_path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from fptk.files import atomic_file
+with atomic_file(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half of something long")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / "a.txt"
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == -9
+    assert len(entries(tmp_path)) == 1
+    write_text(path, "x")
+    assert entries(tmp_path) == ["a.txt"]
+    assert path.read_text() == "x"
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_file(path) as first:
+        first.write_text("first")
+        with atomic_file(path) as second:
+            assert first != second
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert entries(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("there", ["folder", "link"])
+def test_what_stands_under_the_temporary_name_stays(tmp_path, there):
+    path, mine = tmp_path / "a.txt", tmp_path / ".a.tmp.txt"
+    (tmp_path / "precious").write_text("precious")
+    mine.mkdir() if there == "folder" else mine.symlink_to("precious")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert entries(tmp_path) == [mine.name, "a.txt", "precious"]
+
+
+def test_empty_files_can_be_written_and_a_forgotten_one_replaces_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="nothing was written"), atomic_file(path):
+        pass
+    assert path.read_text() == "old"
+    write_text(path, "")
+    assert path.read_text() == ""
+    assert entries(tmp_path) == ["a.txt"]
 
 
 def test_folder_replaces_the_old_one_whole(tmp_path):
@@ -281,6 +344,142 @@ def test_json_round_trip_and_refusals(tmp_path):
         with pytest.raises(InputError, match="not a readable JSON file") as caught:
             read_json(path, "run")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 65 + "]" * 65, "nests deeper than 64"),
+        ('{"a":' * 50_000, "nests deeper than 64"),
+        ("NaN", "NaN is no JSON number"),
+        ("[1, -Infinity]", "-Infinity is no JSON number"),
+        ("-1e400", "the number -1e400 is too large"),
+        ("1" * 41, "is too long"),
+        ("9" * 10_000, "is too long"),
+        ("[1,]", "Expecting|Illegal"),
+        (b'"\xff"', "utf-8"),
+    ],
+)
+def test_json_that_is_not_trusted(content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_json(content)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_json_within_the_bounds():
+    assert parse_json("[" * 64 + "1" + "]" * 64)
+    assert parse_json(str(2**128 - 1)) == 2**128 - 1
+    assert parse_json("[1e308, 5e-324, -0.0]") == [1e308, 5e-324, 0.0]
+
+
+def test_json_of_a_fifo_or_device_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
+        with pytest.raises(InputError, match="it is a FIFO, device or socket"):
+            read_json(path, "run")
+        with pytest.raises(OSError, match="not a regular file"):
+            sha256_file(path)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+
+
+def test_kinds(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    found = [kind_of(tmp_path / name) for name in ("", "file", "pipe", "none", "file/below")]
+    assert found == ["folder", "file", "other", None, None]
+    for name, reason in (("loop", "its links lead in a circle"), ("n" * 300, "the name is too long")):
+        with pytest.raises(InputError, match=f"input .* cannot be read: {reason}"):
+            kind_of(tmp_path / name, "input")
+
+
+def test_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.txt").write_text("old")
+    (tmp_path / "far" / "a.txt").chmod(0o600)
+    (tmp_path / "link").symlink_to("far/a.txt")
+    (tmp_path / "link of a link").symlink_to("link")
+    write_text(tmp_path / "link of a link", "new")
+    assert (tmp_path / "far" / "a.txt").read_text() == "new"
+    assert (tmp_path / "far" / "a.txt").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "link").is_symlink()
+    assert entries(tmp_path / "far") == ["a.txt"]
+
+
+def test_socket_is_no_place_for_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        for write in (lambda path: write_text(path, "x"), check_destination):
+            with pytest.raises(InputError, match="cannot write socket: it is a device"):
+                write(Path("socket"))
+    assert entries(tmp_path) == ["socket"]
+
+
+def test_long_names_can_be_written(tmp_path):
+    path = tmp_path / ("n" * 250 + ".txt")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_errors_name_the_option(tmp_path):
+    for write in (
+        lambda: write_json(tmp_path, 1, option="--json"),
+        lambda: write_text(tmp_path, "", option="--json"),
+        lambda: check_destination(tmp_path, "--json"),
+    ):
+        with pytest.raises(InputError, match="choose another --json"):
+            write()
+
+
+def test_check_destination_leaves_nothing(tmp_path):
+    check_destination(tmp_path / "a" / "b" / "c.json")
+    assert entries(tmp_path) == []
+    with pytest.raises(InputError, match="cannot write /proc/x/y: a part of the path does not exist"):
+        check_destination(Path("/proc/x/y"))
+
+
+def test_check_destination_of_a_read_only_file_system(mount):
+    subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+    with pytest.raises(InputError, match="the file system is read-only"):
+        check_destination(mount / "a" / "b")
+
+
+def test_missing_input_inside_a_write_stays_a_bug(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "out" / "a.txt") as temporary:
+        temporary.write_bytes((tmp_path / "elsewhere" / "input").read_bytes())
+
+
+def test_pictures_know_who_drew_them(tmp_path):
+    for name in ("predict", "eval"):
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png", pnginfo=png_mark(name))
+    Image.new("L", (8, 8)).save(tmp_path / "mine.png")
+    Image.new("L", (8, 8)).save(tmp_path / "photo.jpg", comment="fptk predict")
+    assert [name for name in entries(tmp_path) if drawn_by(tmp_path / name, "predict")] == ["predict.png"]
+    check_pictures([tmp_path / "predict.png", tmp_path / "new.png"], "predict")
+    for name in ("eval.png", "mine.png", "photo.jpg"):
+        with pytest.raises(InputError, match=rf"{name} exists and is not by fptk predict; choose another --sheet"):
+            check_pictures([tmp_path / "predict.png", tmp_path / name], "predict", option="--sheet")
+        check_pictures([tmp_path / name], "predict", overwrite=True)
+
+
+def test_what_is_read_is_known_by_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "data/masks/b.png", "other/c.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    Path("hard.png").hardlink_to("in/a.png")
+    Path("soft.png").symlink_to("in/a.png")
+    Path("folder").symlink_to("data")
+    Path("loop").symlink_to("loop")
+    reads = [Path("in/a.png"), Path("data"), Path("none"), Path("loop")]
+    for name in ("in/a.png", "in/../in/a.png", "hard.png", "soft.png", "data/masks/b.png", "folder/masks/b.png"):
+        with pytest.raises(InputError, match="is read by this command and would be written over"):
+            check_unread([Path("other/c.png"), Path(name)], reads)
+    check_unread([Path("other/c.png"), Path("data/new.png"), Path("in/new.png")], reads)
 
 
 def test_hashes_are_sha256_of_content_and_of_canonical_json(tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fptk.cli.options import (
+    JSON,
     PathType,
     data_option,
     images_option,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from fptk.runs import Source
     from fptk.session import Session
     from fptk.verdicts import Judgement
+
+SHEET = "eval"
+"""What its sheets are marked with."""
 
 VIEWS = ("flip", "scale")
 """Those of ``fptk.tta``, which imports torch; a test holds them together."""
@@ -60,7 +64,8 @@ VIEWS = ("flip", "scale")
     show_default=True,
     help="Faces of the sheet: evenly spaced from the worst score to the best, or the worst.",
 )
-@click.option("--sheet-images", type=click.IntRange(1), default=12, show_default=True, help="Faces of the sheet.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of --sheet even if fptk eval did not write it.")
+@click.option("--sheet-images", type=click.IntRange(1, 1000), default=12, show_default=True, help="Faces of the sheet.")
 @json_option
 def command(
     bundle: Path | None,
@@ -73,6 +78,7 @@ def command(
     sheet_path: Path | None,
     choice: Choice,
     sheet_images: int,
+    overwrite: bool,
     json_path: Path | None,
 ) -> None:
     """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images.
@@ -85,13 +91,15 @@ def command(
     from fptk.console import out
     from fptk.errors import InputError
     from fptk.pipeline import score
-    from fptk.runs import open_session
+    from fptk.runs import find_source, open_session
 
     chosen = _views(views)
     if sheet_path and (chosen or refine):
         raise InputError("--sheet shows the network as it is; leave out --tta and --refine")
     if bundle is not None and (chosen or refine):
         raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give --weights")
+    given = find_source(weights) if weights is not None or bundle is None else None
+    _check_outputs(json_path, sheet_path, overwrite, bundle, given, data)
     session, source = open_session(bundle, weights, threads)
     dataset = _evaluation_set(data, eval_images, source, weights)
     if source is not None and (chosen or refine):
@@ -102,14 +110,53 @@ def command(
     values: list[float] = []
     with session:
         scores = score(session, dataset, session.name, values.append)
+        if str(json_path) != "-":
+            out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
         if sheet_path:
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
-    if str(json_path) != "-":
-        out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
     if bundle is not None:
         _judge(bundle, scores, dataset, weights, json_path)
     elif json_path:
         write_result(json_path, scores.as_dict())
+
+
+def _check_outputs(
+    json_path: Path | None,
+    sheet_path: Path | None,
+    overwrite: bool,
+    bundle: Path | None,
+    weights: Source | None,
+    data: Path | None,
+) -> None:
+    """Check before the scoring that its results replace nothing that it reads, and no picture of the user's.
+
+    Args:
+        json_path: ``--json``; it was checked to be JSON, so it is no image.
+        sheet_path: ``--sheet``.
+        overwrite: allow ``sheet_path`` to be a file that ``fptk eval`` did not write.
+        bundle: what is scored, or ``None``.
+        weights: what is scored, or what the bundle is held against.
+        data: ``--data``.
+
+    Raises:
+        InputError: one of them would, or the bundle cannot be read.
+    """
+    from fptk.bundle import MANIFEST, read_bundle
+    from fptk.errors import InputError
+    from fptk.files import check_pictures, check_unread
+
+    reads = [bundle / name for name in (MANIFEST, *read_bundle(bundle).files)] if bundle else []
+    if weights:
+        reads += [weights.weights, weights.weights.with_suffix(".json")]
+    if weights and weights.is_run:
+        reads.append(weights.folder / "run.json")
+    if json_path is not None and str(json_path) != "-":
+        check_unread([json_path], reads, JSON)
+    if sheet_path is not None:
+        folders = [*([data] if data else []), *(weights.data if weights else ())]
+        check_pictures([sheet_path], SHEET, reads=[*reads, *folders], overwrite=overwrite, option="--sheet")
+        if json_path is not None and sheet_path.resolve() == json_path.resolve():
+            raise InputError(f"--sheet and {JSON} are both {sheet_path}; choose another {JSON}")
 
 
 def _evaluation_set(
@@ -186,7 +233,7 @@ def _write_sheet(
 
     indices = choose(values, count, choice)
     sheet, keys = comparison_sheet(session, dataset, indices, columns=6)
-    save_png(Image.fromarray(sheet), path)
+    save_png(Image.fromarray(sheet), path, command=SHEET, option="--sheet")
     faces = ", ".join(f"{key} {values[index]:.3f}" for key, index in zip(keys, indices, strict=True))
     log.print(f"{path}: {faces}", markup=False, soft_wrap=True)
 

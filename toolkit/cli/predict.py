@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,32 +23,49 @@ from fptk.cli.options import PathType, threads_option, weights_option
 )
 @click.option("--bundle", type=PathType, help="Predict with this bundle instead of the weights in PyTorch.")
 @weights_option
+@click.option("--overwrite", is_flag=True, help="Replace files in --out that fptk predict did not write.")
 @threads_option
 def command(
     inputs: tuple[Path, ...],
     folder: Path,
-    style: str,
+    style: Literal["labels", "overlay"],
     bundle: Path | None,
     weights: Path | None,
+    overwrite: bool,
     threads: int | None,
 ) -> None:
-    """Parse photographs: each INPUT is an image or a folder of images; results keep the stem, as PNG."""
+    """Parse photographs: each INPUT is an image or a folder of images; results keep the stem, as PNG.
+
+    An image that cannot be read is left out and named at the end; the exit code is then 2. No result replaces an INPUT,
+    and no other file that fptk predict did not write, unless --overwrite is given.
+    """
     from fptk.console import log, track
-    from fptk.files import make_folder
-    from fptk.predict import list_images, predict, save_labels, save_overlay
-    from fptk.preprocess import read_image
+    from fptk.errors import InputError
+    from fptk.files import check_pictures, make_folder
+    from fptk.predict import COMMAND, list_images, predict_all, result_of
     from fptk.runs import open_session
 
+    if bundle is not None and weights is not None:
+        raise InputError("--bundle and --weights both say what predicts; give one of them")
     images = list_images(inputs)
-    make_folder(folder)
+    results = [result_of(path, folder) for path in images]
+    check_pictures(results, COMMAND, reads=images, overwrite=overwrite)
     session, _ = open_session(bundle, weights, threads)
-    with session:
-        for path in track(images, "predicting"):
-            image = read_image(path)
-            labels = predict(session, image)
-            destination = folder / f"{path.stem}.png"
-            if style == "labels":
-                save_labels(labels, destination)
-            else:
-                save_overlay(image, labels, destination)
-    log.print(f"{len(images)} {style} written to {folder}")
+    make_folder(folder)
+    failures: list[str] = []
+    done = 0
+    try:
+        with session:
+            for _, failure in track(predict_all(session, images, folder, style), "predicting", len(images)):
+                done += 1
+                if failure:
+                    failures.append(failure)
+    finally:
+        for line in failures:
+            log.print(line, soft_wrap=True)
+    written = f"{done - len(failures)} {style} written to {folder}"
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(images)} images could not be read (listed above), {written}; mend or remove them"
+        )
+    log.print(written, soft_wrap=True)
