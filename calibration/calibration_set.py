@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fptk.classes import CLASSES, NUM_CLASSES
-from fptk.data.splits import Subset, find_duplicates, key_of
 from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import InputError
 from fptk.files import read_json, sha256_json, write_json
@@ -201,7 +200,7 @@ def select_calibration_set(
     ``random`` takes the seeded order from the start.
 
     Args:
-        dataset: the training split; never the evaluation split (see :func:`refuse_overlap`).
+        dataset: the training split; never the evaluation split (see :func:`fptk.data.splits.refuse_overlap`).
         count: images to choose; fewer are taken where the data set holds fewer distinct ones.
         strategy: see above.
         seed: seed of the order of candidates.
@@ -226,38 +225,6 @@ def select_calibration_set(
     chosen += [candidate for candidate in candidates if candidate.index not in taken][: count - len(chosen)]
     minimum = ClassCoverage(images=min_images_per_class, pixels=min_pixels) if need else None
     return _describe(dataset.name, chosen, strategy, seed, minimum)
-
-
-def refuse_overlap(
-    calibration: CalibrationSet, evaluation: FaceParsingDataset, source: FaceParsingDataset | None = None
-) -> None:
-    """Check by content that no calibration image is also evaluated on.
-
-    Args:
-        calibration: the set.
-        evaluation: the images that are scored on.
-        source: the data set that ``calibration`` was chosen from, to compare decoded pixels too: a photograph that was
-            saved again without loss has other bytes. None to compare bytes only.
-
-    Raises:
-        InputError: one is; both names are given.
-    """
-    keys = {image.sha256: image.key for image in calibration.images}
-    for index in range(len(evaluation)):
-        key = keys.get(evaluation.content_hash(index))
-        if key is not None:
-            raise _overlap(key, key_of(evaluation, index), evaluation)
-    if source is not None:
-        chosen = Subset(source, [image.index for image in calibration.images])
-        for key, twin in find_duplicates(chosen, evaluation):
-            raise _overlap(key, twin, evaluation)
-
-
-def _overlap(key: str, twin: str, evaluation: FaceParsingDataset) -> InputError:
-    return InputError(
-        f"calibration image '{key}' is also image '{twin}' of the evaluation set {evaluation.name}; "
-        "calibrate on training images only"
-    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.roofline import gemm_call, gemm_rate
-from fptk.bundle import Bundle, find_bundles, open_bundle, read_bundle
+from fptk.bundle import Bundle, checked_bundle, find_bundles, open_bundle, read_bundle
 from fptk.calibration.isa import cpu_model, has_vnni
 from fptk.console import counting, track
 from fptk.data import open_evaluation
@@ -463,7 +463,7 @@ def profile_bundles(folders: Sequence[Path], threads: int | None) -> Iterator[tu
     """
     image = draw_face(0, 0, (512, 512))[0]
     for folder in _each_bundle(folders):
-        bundle = read_bundle(folder)
+        bundle = checked_bundle(folder)
         target = get_target(bundle.target)
         if bundle.engine is None or not target.probe().can_run:
             continue

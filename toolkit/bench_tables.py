@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from fptk.bench import BenchReport, Row
@@ -54,7 +53,7 @@ def render(report: BenchReport) -> Table:
             _megabytes(row.peak_bytes),
             _verdict(row),
         )
-    table.caption = escape("\n".join(_caption(report)))
+    table.caption = "\n".join(_caption(report))
     table.caption_justify = "left"
     return table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from fptk.benchmarks.processors import ProcessorMatrix, ProcessorRow
@@ -43,7 +42,7 @@ def render_processors(measured: Sequence[tuple[str, ProcessorMatrix]]) -> Table:
         name = label
         for row in matrix.rows:
             if row.status in ("measured", "crashed"):
-                table.add_row(escape(name), row.instruction_set, *_processor_cells(row))
+                table.add_row(name, row.instruction_set, *_processor_cells(row))
                 name = ""
     notes = [f"FP32: mIoU {100 * first.reference_mean_miou:.2f}; the mean of each image's own"]
     found = {status: _with_status(measured, status) for status in ("not offered", "not tested")}
@@ -55,7 +54,7 @@ def render_processors(measured: Sequence[tuple[str, ProcessorMatrix]]) -> Table:
 def _processor_cells(row: ProcessorRow) -> list[str]:
     note = "refused" if row.failed else "" if row.promised else "not promised"
     if row.agreement is None or row.mean_miou is None or row.milliseconds is None:
-        return ["-", "-", "-", escape(f"{note}, {row.reason}" if note else row.reason)]
+        return ["-", "-", "-", f"{note}, {row.reason}" if note else row.reason]
     return [f"{100 * row.agreement:.2f}", f"{100 * row.mean_miou:.2f}", f"{row.milliseconds:.1f}", note]
 
 
@@ -65,7 +64,7 @@ def _with_status(measured: Sequence[tuple[str, ProcessorMatrix]], status: str) -
     for label, matrix in measured:
         sets = tuple(row.instruction_set for row in matrix.rows if row.status == status)
         if sets:
-            groups.setdefault(sets, []).append(escape(label))
+            groups.setdefault(sets, []).append(label)
     known = tuple(each.name for each in INSTRUCTION_SETS)
     named = {sets: "each alone" if sets == known else ", ".join(sets) for sets in groups}
     return "; ".join(f"{named[sets]} ({', '.join(labels)})" for sets, labels in groups.items())

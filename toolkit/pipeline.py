@@ -21,8 +21,16 @@ import numpy as np
 from fptk import __version__
 from fptk.benchmarks.processors import MatrixImages, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.benchmarks.roofline import count_macs
-from fptk.bundle import Bundle, Evaluation, TensorRecord, Variant, record_files, write_manifest
-from fptk.calibration.calibration_set import CalibrationSet, refuse_overlap, select_calibration_set
+from fptk.bundle import (
+    Bundle,
+    Evaluation,
+    TensorRecord,
+    Variant,
+    check_replaceable,
+    record_files,
+    write_manifest,
+)
+from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
 from fptk.calibration.gate import GatePolicy, Verdict, judge
 from fptk.calibration.isa import INSTRUCTION_SETS, Cpu
 from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
@@ -30,7 +38,7 @@ from fptk.calibration.ladder import Attempt, Rung, RungSkippedError, climb
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.console import counting, log, progress_bar, track
 from fptk.data import image_file, open_calibration
-from fptk.data.splits import limit
+from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic import SyntheticFaces
 from fptk.dataset import FaceParsingDataset, UInt8Array
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
@@ -130,6 +138,9 @@ def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
         InputError: weights, data or an option are not usable.
     """
     engines = engines_of(plan)
+    for target, precision in engines:
+        for home in (BUNDLES, REJECTED):
+            check_replaceable(plan.out / home / _bundle_name(target, precision, plan.variant))
     with temporary_folder(plan.out, "export") as scratch:
         job = _ExportJob(source, plan, scratch)
         return [job.export(target, precision) for target, precision in engines]
@@ -156,6 +167,10 @@ def engines_of(plan: ExportPlan) -> list[tuple[Target, Precision]]:
         for precision in wanted
         if precision in target.precisions and (precision in plan.precisions or target.cannot_compute(precision) is None)
     ]
+
+
+def _bundle_name(target: Target, precision: Precision, variant: Variant) -> str:
+    return f"{target.name}-{precision}" + ("-naive" if variant == "naive" else "")
 
 
 class EngineBrokenError(InputError):
@@ -197,9 +212,8 @@ class _ExportJob:
 
     def export(self, target: Target, precision: Precision) -> Outcome:
         """Build one engine into a bundle."""
-        suffix = "-naive" if self.plan.variant == "naive" else ""
-        name = f"{target.name}-{precision}{suffix}"
-        log.print(f"[bold]{name}[/bold]: building")
+        name = _bundle_name(target, precision, self.plan.variant)
+        log.print(f"{name}: building", style="bold")
         with ExitStack() as stack:
             built, ladder = self._build(target, precision, lambda: self._folder(name, stack))
             bundle = self._describe(target, precision, built)
@@ -270,7 +284,7 @@ class _ExportJob:
         except TargetUnavailableError as error:
             unavailable = str(error)
         except GateRefusedError as error:
-            refusal = str(error)
+            artefact, refusal = Artefact(()), str(error)
         evaluation, verdict = self._judge(target, artefact, where)
         matrix = self._matrix(target, precision, artefact) if verdict is None or verdict.passed else None
         if verdict and matrix and matrix.failed:
@@ -503,7 +517,7 @@ class _ExportJob:
         else:
             chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
         if self.dataset is not None:
-            refuse_overlap(chosen, self.dataset)
+            refuse_overlap(Subset(dataset, [image.index for image in chosen.images]), self.dataset)
         chosen = chosen.with_paths(lambda index: image_file(dataset, index))
         chosen.save(self.plan.out / CACHE / CALIBRATION_LIST)
         log.print(_coverage(chosen), markup=False, soft_wrap=True)

@@ -84,7 +84,7 @@ def _train(request: RunRequest, stages: _Stages) -> None:
     if stages.done("train", key) and run.best.is_file():
         log.print(f"train: kept from before ({run.best})")
         return
-    log.print("[bold]train[/bold]")
+    log.print("train", style="bold")
     # A folder with a half-finished training resumes; the trainer refuses one that belongs to another recipe.
     train(request.recipe, request.data, request.out, resume=True)
     stages.finish("train", key)
@@ -98,7 +98,7 @@ def _export(request: RunRequest, stages: _Stages) -> list[Outcome]:
     if stages.done("export", key):
         log.print(f"export: kept from before ({request.out / BUNDLES})")
         return []
-    log.print("[bold]export[/bold]")
+    log.print("export", style="bold")
     plan = ExportPlan(
         targets=request.targets,
         precisions=request.precisions,
@@ -118,7 +118,7 @@ def _bench(request: RunRequest, stages: _Stages) -> BenchReport | None:
     manifests = sorted((request.out / BUNDLES).glob(f"*/{MANIFEST}"))
     if not manifests:
         return None
-    log.print("[bold]bench[/bold]")
+    log.print("bench", style="bold")
     report = bench_source(find_source(request.out), BenchRequest())
     write_json(request.out / BENCH, report.as_dict())
     stages.finish("bench", sha256_json([sha256_file(path) for path in manifests]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from fptk.data import open_evaluation, open_training
 from fptk.dataset import FaceParsingDataset
 from fptk.errors import InputError, missing_package
+from fptk.files import kind_of
 from fptk.recipes import Recipe, load_recipe
 from fptk.session import Session
 from fptk.training.runs import DEFAULT_ROOT, RunFolder
@@ -77,10 +78,12 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
                 f"there is no trained run below {runs}/ and no --weights was given; run `fptk train` first"
             )
         weights = shipped
-    if weights.is_dir():
+    kind = kind_of(weights, "weights")
+    if kind == "folder":
         return _from_run(RunFolder(weights), RunFolder(weights).best)
-    if not weights.is_file():
-        raise InputError(f"weights {weights} do not exist; give a .safetensors checkpoint or a run folder")
+    if kind != "file":
+        fault = "do not exist" if kind is None else "are no regular file"
+        raise InputError(f"weights {weights} {fault}; give a .safetensors checkpoint or a run folder")
     run = RunFolder(weights.parent)
     if run.card.is_file():
         return _from_run(run, weights)

@@ -14,12 +14,12 @@ from PIL import Image
 from fptk.calibration.calibration_set import (
     CalibrationSet,
     load_calibration_set,
-    refuse_overlap,
     select_calibration_set,
 )
 from fptk.classes import CLASSES
 from fptk.data import FolderDataset, Subset
-from fptk.dataset import Sample
+from fptk.data.splits import refuse_overlap
+from fptk.dataset import FaceParsingDataset, Sample
 from fptk.errors import InputError
 from fptk.preprocess import PreprocessSpec
 
@@ -111,13 +111,18 @@ def test_stream_notices_that_the_data_set_changed(faces: Faces) -> None:
         next(chosen.stream(other, PreprocessSpec(size=(32, 32)))())
 
 
+def taken(chosen: CalibrationSet, source: FaceParsingDataset) -> Subset:
+    """The images of a calibration set."""
+    return Subset(source, [image.index for image in chosen.images])
+
+
 def test_overlap_with_the_evaluation_set_is_named_by_content(faces: Faces) -> None:
     chosen = select_calibration_set(faces, 5)
     image = faces.samples[chosen.images[2].index]
     evaluation = Faces([striped(1000, [0, 1]), Sample(image.image, image.mask, "renamed")], "val")
     with pytest.raises(InputError, match=rf"'{image.key}' is also image 'renamed' of the evaluation set val"):
-        refuse_overlap(chosen, evaluation)
-    refuse_overlap(chosen, Faces([striped(1000, [0, 1])]))
+        refuse_overlap(taken(chosen, faces), evaluation)
+    refuse_overlap(taken(chosen, faces), Faces([striped(1000, [0, 1])]))
 
 
 def test_manifest_survives_a_round_trip(faces: Faces, tmp_path: Path) -> None:
@@ -199,7 +204,6 @@ def test_overlap_is_found_by_pixels_where_the_source_is_known(faces: Faces, tmp_
         picture.save(tmp_path / "val" / "images" / "3.png")
     train, val = (FolderDataset(tmp_path / split) for split in ("train", "val"))
     chosen = select_calibration_set(train, 4)
-    refuse_overlap(chosen, val)
     with pytest.raises(InputError, match=r"'2' is also image '3' of the evaluation set"):
-        refuse_overlap(chosen, val, train)
-    refuse_overlap(select_calibration_set(Subset(train, [0, 1, 3]), 3), val, Subset(train, [0, 1, 3]))
+        refuse_overlap(taken(chosen, train), val)
+    refuse_overlap(Subset(train, [0, 1, 3]), val)

@@ -226,3 +226,29 @@ def test_a_bundle_of_version_1_still_loads(fptk: Command, tmp_path: Path) -> Non
     assert labels.sum() == 100 * 512
     finished = fptk("bench", VERSION_1, "--fps", "--rounds", 1)
     assert finished.code == 0, finished.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "--max-miou-drop", "nan"),
+        ("export", "--max-class-drop", "inf"),
+        ("export", "--max-miou-drop", "-1"),
+        ("export", "--min-int8-layers", "nan"),
+        ("export", "--calib-size", "100000000000"),
+        ("export", "--workspace", "99999999999"),
+        ("bench", "--batch", "100000000"),
+        ("bench", "--rounds", "1000000000"),
+        ("bench", "--threads", "1000000000000"),
+        ("eval", "--images", "99999999999999"),
+        ("ablate", "lmsa", "--epochs", "nan"),
+        ("ablate", "lmsa", "--jobs", "100000"),
+        ("data", "synth", "--out", "faces", "--size", "1000000"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_without_sense_is_refused_and_the_bound_is_named(arguments: tuple[str, ...], fptk: Command) -> None:
+    finished = fptk(*arguments)
+    assert finished.code == 2
+    last = finished.err.strip().splitlines()[-1]
+    assert "is not in the range" in last or "is not a finite number" in last, finished.err

@@ -6,20 +6,32 @@ from pathlib import Path
 
 import click
 
-from fptk.cli.options import PathType, json_option, threads_option, write_result
+from fptk.cli.options import (
+    MAX_IMAGES,
+    MAX_THREADS,
+    FiniteRange,
+    PathType,
+    json_option,
+    threads_option,
+    write_result,
+)
 
 
 @click.command("ablate")
 @click.argument("table")
 @click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
-@click.option("--images", type=click.IntRange(1), help="Training images, evenly spaced over the training set.")
-@click.option("--epochs", type=float, help="Passes over the training images.")
-@click.option("--size", type=int, help="Side of the training and validation images; a multiple of 32.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of each row.")
+@click.option(
+    "--images", type=click.IntRange(1, MAX_IMAGES), help="Training images, evenly spaced over the training set."
+)
+@click.option("--epochs", type=FiniteRange(0, 1e6, min_open=True), help="Passes over the training images.")
+@click.option(
+    "--size", type=click.IntRange(32, 4096), help="Side of the training and validation images; a multiple of 32."
+)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Trainings of each row.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a key of every recipe (repeatable)."
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Trainings at a time.")
+@click.option("--jobs", type=click.IntRange(1, MAX_THREADS), default=1, show_default=True, help="Trainings at a time.")
 @click.option(
     "--target", "targets", multiple=True, help="Export each row for this engine (repeatable). Default: the table's."
 )
@@ -79,5 +91,5 @@ def command(
     if json_path:
         write_result(json_path, result.as_dict())
     if str(json_path) != "-":
-        console.out.print(text, markup=False, soft_wrap=True)
+        console.out.print_lines(text, soft_wrap=True)
     console.log.print(f"the table: {files['md']}")

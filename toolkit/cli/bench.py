@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fptk.cli.options import (
+    MAX_BATCH,
+    MAX_ROUNDS,
     PathType,
     data_option,
     images_option,
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
 @data_option
 @images_option
 @threads_option
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one call.")
+@click.option("--batch", type=click.IntRange(1, MAX_BATCH), default=1, show_default=True, help="Images in one call.")
 @click.option(
     "--transfers/--no-transfers",
     default=True,
     show_default=True,
     help="Count the copies to and from a GPU; without them a GPU engine's figure is trtexec's GPU compute time.",
 )
-@click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds. Default: the recipe's.")
+@click.option("--rounds", type=click.IntRange(1, MAX_ROUNDS), help="Interleaved rounds. Default: the recipe's.")
 @click.option(
     "--baseline", is_flag=True, help="Add the naive export of each target: what the rewrites are measured by."
 )
@@ -138,11 +140,12 @@ def write_rewrites(document: Path, source: Source, threads: int | None, rounds: 
     from fptk.benchmarks.latency import LatencyPlan
     from fptk.cli.options import invocation
     from fptk.console import counting, out
-    from fptk.files import write_text
+    from fptk.files import check_destination, write_text
     from fptk.host import usable_cores
     from fptk.models.checkpoint import load_checkpoint
     from fptk.rewrites_table import markdown, measure_rewrites
 
+    check_destination(document, "--rewrites")
     network, card = load_checkpoint(source.weights)
     plan = LatencyPlan(rounds=rounds or source.recipe.bench.rounds, calls=source.recipe.bench.calls)
     with counting("timing, in turns", plan.rounds, animated=False) as on_round:
@@ -150,5 +153,5 @@ def write_rewrites(document: Path, source: Source, threads: int | None, rounds: 
             network, card.preprocess, threads=threads or usable_cores(), plan=plan, on_round=on_round
         )
     text = markdown(table, invocation())
-    write_text(document, text)
-    out.print(text, markup=False, soft_wrap=True)
+    write_text(document, text, option="--rewrites")
+    out.print_lines(text, soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fptk.cli.options import MAX_IMAGES, check_json
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -36,6 +38,7 @@ def command() -> None:
     "json_file",
     metavar="FILE",
     type=click.Path(path_type=Path, allow_dash=True),
+    callback=check_json,
     help="Write everything as JSON; - writes it to stdout in place of the tables.",
 )
 @_jobs
@@ -57,7 +60,7 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
         result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"), cache=StatisticsCache())
     to_stdout = json_file == Path("-")
     if json_file is not None and not to_stdout:
-        write_json(json_file, result.as_dict())
+        write_json(json_file, result.as_dict(), option="--json")
     if to_stdout:
         _print_json(result)
     else:
@@ -120,10 +123,12 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
 
 @command.command()
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Data set root to write.")
-@click.option("--count", type=click.IntRange(min=1), default=1000, show_default=True, help="Faces of train/.")
-@click.option("--val", "val_count", type=click.IntRange(min=0), default=0, show_default=True, help="Faces of val/.")
+@click.option("--count", type=click.IntRange(1, MAX_IMAGES), default=1000, show_default=True, help="Faces of train/.")
+@click.option(
+    "--val", "val_count", type=click.IntRange(0, MAX_IMAGES), default=0, show_default=True, help="Faces of val/."
+)
 @click.option("--size", type=click.IntRange(32, MAX_SIZE), default=256, show_default=True, help="Side in pixels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which series of faces.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Which series of faces.")
 def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
     """Draw synthetic faces with exact masks into DIR/train (and DIR/val).
 

@@ -15,7 +15,6 @@ def command(json_path: Path | None) -> None:
     """Report processor, versions, and what each target can do on this machine."""
     from dataclasses import asdict
 
-    from rich.markup import escape
     from rich.table import Table
 
     from fptk.console import out
@@ -39,5 +38,5 @@ def command(json_path: Path | None) -> None:
         table.add_column(heading, overflow="fold")
     for name, probe in probes.items():
         answers = ["yes" if answer else "no" for answer in (probe.can_build, probe.can_run)]
-        table.add_row(name, *answers, escape(probe.reason), escape(probe.remedy))
+        table.add_row(name, *answers, probe.reason, probe.remedy)
     out.print(table)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fptk.cli.options import PathType, data_option, images_option, threads_option, weights_option
+from fptk.cli.options import (
+    MAX_IMAGES,
+    FiniteRange,
+    PathType,
+    data_option,
+    images_option,
+    threads_option,
+    weights_option,
+)
 from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
 
 if TYPE_CHECKING:
@@ -34,7 +42,9 @@ if TYPE_CHECKING:
 @data_option
 @images_option
 @click.option("--calib", type=PathType, help="Calibration images: a folder, or a file that lists training images.")
-@click.option("--calib-size", type=click.IntRange(1), help="Calibration images to choose. Default: the recipe's.")
+@click.option(
+    "--calib-size", type=click.IntRange(1, MAX_IMAGES), help="Calibration images to choose. Default: the recipe's."
+)
 @click.option(
     "--calib-strategy",
     type=click.Choice(["coverage", "random"]),
@@ -42,13 +52,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="Choose calibration images that show every class, rare ones included, or any.",
 )
-@click.option("--max-miou-drop", type=float, help="Points of mIoU an engine may lose. Default: the recipe's, 0.5.")
-@click.option("--max-class-drop", type=float, help="Points of IoU a class may lose. Default: the recipe's, 3.0.")
+@click.option(
+    "--max-miou-drop", type=FiniteRange(0, 100), help="Points of mIoU an engine may lose. Default: the recipe's, 0.5."
+)
+@click.option(
+    "--max-class-drop", type=FiniteRange(0, 100), help="Points of IoU a class may lose. Default: the recipe's, 3.0."
+)
 @click.option("--no-gate", is_flag=True, help="Build and score, but do not judge.")
 @click.option("--no-fallback", is_flag=True, help="Do not try gentler INT8 settings where the gate refuses the first.")
 @click.option("--explain", is_flag=True, help="Rank the layer groups by what INT8 costs each, and keep the ranking.")
 @click.option(
-    "--sensitivity-images", type=click.IntRange(1), default=8, show_default=True, help="Images for --explain."
+    "--sensitivity-images",
+    type=click.IntRange(1, MAX_IMAGES),
+    default=8,
+    show_default=True,
+    help="Images for --explain.",
 )
 @click.option("--no-deploy-form", is_flag=True, help="Export the network as it is written, without the exact rewrites.")
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
@@ -65,8 +83,8 @@ if TYPE_CHECKING:
 )
 @click.option("--sm", multiple=True, type=int, help="trt-rtx: compute capability to build for, e.g. 86 (repeatable).")
 @click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="trt, trt-rtx: batch sizes of the optimisation profile.")
-@click.option("--workspace", type=click.IntRange(1), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
-@click.option("--min-int8-layers", type=click.FloatRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
+@click.option("--workspace", type=click.IntRange(1, 2**20), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
+@click.option("--min-int8-layers", type=FiniteRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
 @click.option("--float-attention", is_flag=True, help="trt, trt-rtx: no INT8 in the products inside attention.")
 @click.option("--optimisation-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
 @click.option("--timing-cache", type=PathType, help="trt: kernel timings of an earlier build to start from.")
@@ -75,7 +93,7 @@ if TYPE_CHECKING:
     type=click.Choice(["fp32", "fp16", "bf16"]),
     help="Type of INT8's float rest: fp32 or fp16 for trt and trt-rtx, fp32 or bf16 for openvino.",
 )
-@click.option("--dla", type=click.IntRange(0), help="trt on Jetson: deep-learning accelerator to build for.")
+@click.option("--dla", type=click.IntRange(0, 15), help="trt on Jetson: deep-learning accelerator to build for.")
 @click.option("--version-compatible", is_flag=True, default=None, help="trt: let later versions run the engine.")
 @click.option(
     "--hardware-compatibility",

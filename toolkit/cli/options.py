@@ -12,6 +12,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PathType = click.Path(path_type=Path)
 
+JSON = "--json"
+
+RECORDS = frozenset({"fptk.json", "run.json", "stages.json", "engine.json"})
+"""Names of the JSON files that fptk itself reads again: of a bundle, a run, and an engine."""
+
+MAX_IMAGES = 10_000_000
+"""More than any data set holds."""
+
+MAX_ROUNDS = 1_000_000
+
+MAX_BATCH = 4096
+
+MAX_THREADS = 1024
+"""More than any processor has; far more end some engines in a crash."""
+
+
+class FiniteRange(click.FloatRange):
+    """A ``click.FloatRange`` without NaN, which is neither below a limit nor above it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        import math
+
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
 
 def weights_option(function: F) -> F:
     """``--weights``: what a command works on."""
@@ -35,21 +62,53 @@ def data_option(function: F) -> F:
 def images_option(function: F) -> F:
     """``--images``: evaluate on fewer images."""
     return click.option(
-        "--images", "eval_images", type=click.IntRange(1), help="Evaluate on N images, evenly spaced. Default: all."
+        "--images",
+        "eval_images",
+        type=click.IntRange(1, MAX_IMAGES),
+        help="Evaluate on N images, evenly spaced. Default: all.",
     )(function)
 
 
 def threads_option(function: F) -> F:
     """``--threads``: CPU threads of one inference."""
-    return click.option("--threads", type=click.IntRange(1), help="CPU threads of one inference. Default: all cores.")(
-        function
-    )
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, MAX_THREADS),
+        help="CPU threads of one inference. Default: all cores.",
+    )(function)
+
+
+def check_json(context: click.Context, parameter: click.Parameter, json_path: Path | None) -> Path | None:
+    """Callback of ``--json``: refuse before any work what the result could not be written to.
+
+    Raises:
+        InputError: it is a folder or the like, one of fptk's own records, or a file that holds no JSON.
+    """
+    if json_path is None or str(json_path) == "-":
+        return json_path
+    from fptk.errors import InputError
+    from fptk.files import check_destination, kind_of, open_regular, writing
+
+    check_destination(json_path, JSON)
+    if kind_of(json_path) == "file":
+        real = json_path.resolve()
+        if real.name in RECORDS or real.with_suffix(".safetensors").exists():
+            raise InputError(f"{json_path} is a record that fptk keeps; choose another {JSON}")
+        with writing(json_path, JSON), open_regular(json_path) as handle:
+            start = handle.read(64).lstrip()
+        if start and start[:1] not in (b"{", b"["):
+            raise InputError(f"{json_path} exists and holds no JSON; choose another {JSON}, or remove it")
+    return json_path
 
 
 def json_option(function: F) -> F:
     """``--json``: machine-readable result."""
     return click.option(
-        "--json", "json_path", type=PathType, help="Write the result as JSON to this file; - is standard output."
+        JSON,
+        "json_path",
+        type=PathType,
+        callback=check_json,
+        help="Write the result as JSON to this file; - is standard output.",
     )(function)
 
 
@@ -62,7 +121,7 @@ def write_result(json_path: Path, value: Any) -> None:
     if str(json_path) == "-":
         click.echo(json.dumps(value, indent=2, allow_nan=False))
     else:
-        write_json(json_path, value)
+        write_json(json_path, value, option=JSON)
 
 
 def invocation() -> str:

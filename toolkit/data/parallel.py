@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
@@ -46,11 +47,25 @@ def parallel_map(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
         return
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker)
     try:
-        yield from pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * jobs))))
+        with _ctrl_c_blocked():  # workers inherit that until they ignore it themselves
+            results = pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * jobs))))
+        yield from results
     except BrokenProcessPool as error:
         raise InputError("a worker process was killed, probably for want of memory; use fewer --jobs") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

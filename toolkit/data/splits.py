@@ -276,6 +276,19 @@ def open_calibration(folder: Path) -> FaceParsingDataset:
     return FolderDataset(folder) if find_pair(folder) is not None else open_training([folder])[0]
 
 
+def refuse_overlap(calibration: FaceParsingDataset, evaluation: FaceParsingDataset) -> None:
+    """Check by content, as :func:`find_duplicates` does, that no calibration image is also evaluated on.
+
+    Raises:
+        InputError: one is; both names are given.
+    """
+    for key, twin in find_duplicates(calibration, evaluation):
+        raise InputError(
+            f"calibration image '{key}' is also image '{twin}' of the evaluation set {evaluation.name}; "
+            "calibrate on training images only"
+        )
+
+
 def find_duplicates(
     a: FaceParsingDataset, b: FaceParsingDataset, progress: Progress = no_progress
 ) -> list[tuple[str, str]]:
