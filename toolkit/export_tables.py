@@ -66,7 +66,7 @@ def _with_status(measured: Sequence[tuple[str, ProcessorMatrix]], status: str) -
         if sets:
             groups.setdefault(sets, []).append(label)
     known = tuple(each.name for each in INSTRUCTION_SETS)
-    named = {sets: "each alone" if sets == known else ", ".join(sets) for sets in groups}
+    named = {sets: "every set by itself" if sets == known else ", ".join(sets) for sets in groups}
     return "; ".join(f"{named[sets]} ({', '.join(labels)})" for sets, labels in groups.items())
 
 
