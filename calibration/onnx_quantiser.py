@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fptk.calibration.cache import RangeCache
-from fptk.calibration.graph import float_tensors, load_float_model, quantisable_nodes
+from fptk.calibration.graph import drop_unused_constants, float_tensors, load_float_model, quantisable_nodes
 from fptk.calibration.isa import FAMILIES, Family
 from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
@@ -116,6 +116,7 @@ def quantise_onnx(
         model = smooth(model, chosen, images, settings.smooth_alpha)
     table = measured_ranges(model, source_sha256, images, settings, cache, progress)
     quantised = insert_qdq(model, table.ranges, settings, chosen)
+    drop_unused_constants(quantised)  # the quantiser leaves the float weights' scales and the like behind
     del quantised.metadata_props[:]  # the quantiser adds marks of its own
     quantised.metadata_props.extend(model.metadata_props)
     with atomic_file(destination) as temporary:

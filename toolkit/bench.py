@@ -212,6 +212,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
     threads = plan.threads or usable_cores()
     with ExitStack() as stack:
         contenders = [_open(folder, threads, stack) for folder in folders]
+        _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
         _score(running, plan)
         rate = _time(running, image, plan, threads) if plan.fps and running else None
@@ -242,6 +243,21 @@ def _open(folder: Path, threads: int, stack: ExitStack) -> _Contender:
     except TargetUnavailableError as error:
         return _Contender(folder, bundle, None, note=str(error))
     return _Contender(folder, bundle, stack.enter_context(session))
+
+
+def _check_batch(contenders: list[_Contender], batch: int) -> None:
+    """Refuse a batch that an engine would take in several calls: the figure would not be one of that batch.
+
+    Raises:
+        InputError: an engine's batch is fixed to another number.
+    """
+    for bundle in (contender.bundle for contender in contenders if contender.session):
+        fixed = bundle.input.shape[0]
+        if fixed is not None and fixed != batch:
+            raise InputError(
+                f"{bundle.label} takes batches of {fixed}, so that --batch {batch} would time {batch / fixed:g} calls; "
+                f"use --batch {fixed}, or an engine that was exported with --dynamic-batch"
+            )
 
 
 def _score(contenders: list[_Contender], plan: BenchPlan) -> None:

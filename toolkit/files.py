@@ -479,13 +479,29 @@ def replace_folder(temporary: Path, path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise FileExistsError(errno.EEXIST, "not a folder", str(path))
         temporary.chmod(0o755)
-        if not path.exists():
-            temporary.rename(path)
-        elif not _swap(temporary, path):
-            path.rename(retired)
-            temporary.rename(path)
+        _put_in_place(temporary, path, retired)
     shutil.rmtree(retired, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+_RACES = 20
+"""Times that another process may put its folder there between a look and a rename."""
+
+
+def _put_in_place(temporary: Path, path: Path, retired: Path) -> None:
+    for attempt in range(_RACES):
+        try:
+            if not path.exists():
+                temporary.rename(path)
+            elif not _swap(temporary, path):
+                path.rename(retired)
+                temporary.rename(path)
+            return
+        except OSError as error:
+            # Another command came first: what was there is gone, or what was not is there now.
+            lost = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) and temporary.exists()
+            if not lost or attempt == _RACES - 1:
+                raise
 
 
 def _swap(first: Path, second: Path) -> bool:

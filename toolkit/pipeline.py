@@ -55,13 +55,14 @@ from fptk.export.targets.base import (
 from fptk.export.targets.onnx import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.files import replace_folder, sha256_file, temporary_folder
-from fptk.host import describe_host, tool_versions
+from fptk.host import describe_host, tool_versions, usable_cores
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
 from fptk.preprocess import PreprocessSpec
 from fptk.runs import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, Source
 from fptk.sensitivity_chart import draw_sensitivity
 from fptk.session import Session
+from fptk.training.identity import check_files
 from fptk.verdicts import content_sha256
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ class _ExportJob:
         self.network, self.card = load_checkpoint(source.weights)
         self.spec = self.card.preprocess
         self.dataset = self._evaluation_set()
+        if self.dataset is not None:
+            _check(self.dataset, "checking the evaluation images")
         self.faults: dict[str, list[KernelFault]] = {}
         """By target: the layers that this processor computes wrongly in int8, as far as they were found."""
 
@@ -516,8 +519,10 @@ class _ExportJob:
             chosen = CalibrationSet.from_list(calib, dataset)
         else:
             chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
+        images = Subset(dataset, [image.index for image in chosen.images])
+        _check(images, "checking the calibration images")
         if self.dataset is not None:
-            refuse_overlap(Subset(dataset, [image.index for image in chosen.images]), self.dataset)
+            refuse_overlap(images, self.dataset)
         chosen = chosen.with_paths(lambda index: image_file(dataset, index))
         chosen.save(self.plan.out / CACHE / CALIBRATION_LIST)
         log.print(_coverage(chosen), markup=False, soft_wrap=True)
@@ -573,6 +578,16 @@ class _ExportJob:
     def _batch(self, target: Target) -> int | None:
         """Batch of the graph; ``None`` leaves it open for a target that builds for a range."""
         return None if "dynamic_batch" in self.plan.options.keys() & target.option_names else 1
+
+
+def _check(dataset: FaceParsingDataset, description: str) -> None:
+    """Decode every file before the work that a damaged one would end.
+
+    Raises:
+        InputError: one is damaged; the first is named and the others are counted.
+    """
+    with counting(description, len(dataset)) as on_image:
+        check_files(dataset, workers=usable_cores(), progress=on_image)
 
 
 def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant, engine: str) -> torch.nn.Module:

@@ -351,3 +351,22 @@ def test_damaged_cache_counts_as_absent(tmp_path: Path, noise_images: list[UInt8
         entry.write_text(text)
         quantise_onnx(source, out, stream(noise_images), cache=cache)
         assert out.read_bytes() == expected
+
+
+@pytest.mark.parametrize("recipe", ["cpu", "tensorrt"])
+def test_the_file_passes_the_full_check_and_loads_without_a_word(
+    recipe: str, tmp_path: Path, noise_images: list[UInt8Array], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At the default level of its log, ONNX Runtime warns of every constant that nothing reads."""
+    import onnx
+    import onnxruntime
+
+    path = tmp_path / "int8.onnx"
+    quantise_onnx(attention_network(tmp_path), path, stream(noise_images), OnnxQuantSettings(recipe=recipe))  # type: ignore[arg-type]
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    read = {name for node in model.graph.node for name in node.input}
+    assert {constant.name for constant in model.graph.initializer} <= read
+    capfd.readouterr()
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr() == ("", "")

@@ -118,6 +118,36 @@ def test_bench_heeds_the_bundles_that_it_is_given(exported: Path, fptk: Command)
         assert "--weights" in refused.err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--batch", 4), ("batches of 1", "4 calls")),
+        (("--profile", "--json", "profile.json"), ("--profile does not heed --json",)),
+        (("--profile", "--data", "faces"), ("--profile does not heed --data",)),
+        (("--rewrites", "table.md", "--data", "faces"), ("--rewrites does not heed --data",)),
+        (("--rewrites", "table.md", "--batch", 1), ("--rewrites does not heed --batch",)),
+    ],
+)
+def test_every_option_of_bench_is_heeded_or_refused(
+    options: tuple[object, ...], words: tuple[str, ...], exported: Path, fptk: Command
+) -> None:
+    bundles = () if "--rewrites" in options else (exported / "bundles" / "onnx-fp32",)
+    assert_one_line(fptk("bench", *bundles, *options), 2, *words)
+
+
+@pytest.mark.parametrize("broken", ["masks", "images"])
+def test_an_export_finds_a_damaged_evaluation_file_before_any_work(
+    broken: str, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces_folder, data)
+    last = sorted((data / "val" / broken).iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    monkeypatch.setattr("fptk.pipeline.export_onnx", lambda *_, **__: pytest.fail("work was begun"))
+    finished = fptk("export", "--target", "onnx", "--weights", checkpoint, "--data", data, "--out", tmp_path / "out")
+    assert_one_line(finished, 2, last.name)
+
+
 def test_eval_json_of_bundle_and_weights_agree(
     exported: Path, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path
 ) -> None:

@@ -487,3 +487,28 @@ def test_hashes_are_sha256_of_content_and_of_canonical_json(tmp_path):
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
     assert sha256_json({"b": 1, "a": [2]}) == sha256_json({"a": [2], "b": 1})
     assert sha256_json({"b": 1, "a": [2]}) == hashlib.sha256(b'{"a":[2],"b":1}').hexdigest()
+
+
+def test_folders_that_race_for_one_name_end_whole(tmp_path: Path) -> None:
+    """Several exports into one folder: each puts its own bundle there, none fails, and one of them stays."""
+    import threading
+
+    target, faults = tmp_path / "bundle", []
+
+    def replace(number: int) -> None:
+        try:
+            for turn in range(40):
+                with atomic_folder(target) as folder:
+                    for name in ("a", "b"):
+                        (folder / name).write_text(f"{number} {turn}")
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert (target / "a").read_text() == (target / "b").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

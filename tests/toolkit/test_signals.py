@@ -283,3 +283,36 @@ def test_working_folder_that_is_gone(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "fptk: the working folder has been deleted; change into another one\n"
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+def test_a_killed_table_leaves_no_training_running(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fptk", "ablate", "lmsa", "--size", "64", "--images", "16", "--epochs", "500"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "table")], stderr=subprocess.DEVNULL)
+    trainings: list[int] = []
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("table/**/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    trainings = children_of(process.pid)
+    assert trainings
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in trainings) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [pid for pid in trainings if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.glob("table/**/resume.safetensors")), "its state was not saved"

@@ -25,11 +25,27 @@ from fptk.host import usable_cores
 from fptk.recipes import Recipe
 from fptk.training.runs import RunFolder
 
+_WITH_PARENT = """
+import ctypes, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+from fptk.cli import main
+main()
+"""
+"""``fptk`` in a process that is told to end (PR_SET_PDEATHSIG, prctl(2)) when this one is killed: no training goes on
+unseen, and its state is saved."""
+
 
 class StoppedError(FptkError):
-    """A signal ended the trainings; each has saved its state (exit code 130, as of shells)."""
+    """A signal ended the trainings; each has saved its state.
 
-    exit_code = 130
+    Args:
+        number: the signal; the exit code is 128 more, as of shells.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped; the same command goes on from here")
+        self.exit_code = 128 + number
 
 
 class TrainingFailedError(FptkError):
@@ -110,7 +126,7 @@ def train_all(
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
-                raise StoppedError("stopped; the same command goes on from here") from None
+                raise StoppedError(error.args[0] if error.args else signal.SIGINT) from None
             raise
     return [read_trained(each) for each in trainings]
 
@@ -129,7 +145,7 @@ def _carry_out(
     make_folder(training.folder)
     recipe = training.folder / f"{training.recipe.name}.yaml"
     write_text(recipe, yaml.safe_dump(training.recipe.model_dump(mode="json"), sort_keys=False))
-    command = [sys.executable, "-m", "fptk", "train", "--recipe", str(recipe), "--out", str(training.run.path)]
+    command = [sys.executable, "-c", _WITH_PARENT, "train", "--recipe", str(recipe), "--out", str(training.run.path)]
     command += [argument for folder in data for argument in ("--data", str(folder))]
     if training.run.card.exists():
         command.append("--resume")
@@ -166,10 +182,10 @@ def _children() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             running.append(subprocess.Popen(*arguments, **settings, process_group=0))
             return running[-1]
 
-    def stop(*_: object) -> None:
+    def stop(received: int, _: object) -> None:
         for number in previous:
             signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(received)
 
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers

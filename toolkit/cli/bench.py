@@ -88,6 +88,9 @@ def command(
     from fptk.errors import InputError
     from fptk.runs import find_source
 
+    for switch, heeded in ALONE.items():
+        if click.get_current_context().params[switch]:
+            refuse_beside(switch, heeded)
     if document:
         if bundles:
             raise InputError("--rewrites measures a network, not bundles; name its run with --weights instead")
@@ -116,6 +119,29 @@ def command(
         report = bench_source(find_source(weights), request)
     show(report, json_path, roofline=roofline)
     raise_if_refused(report)
+
+
+ALONE = {
+    "document": {"document", "weights", "threads", "rounds", "bundles"},
+    "profile": {"profile", "weights", "threads", "bundles"},
+}
+"""Options that print something else than the table, and the parameters that they heed."""
+
+
+def refuse_beside(switch: str, heeded: set[str]) -> None:
+    """Refuse every option that was given beside ``switch`` and would be dropped.
+
+    Raises:
+        InputError: there is one.
+    """
+    from fptk.errors import InputError
+
+    context = click.get_current_context()
+    names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in context.params:
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in heeded:
+            raise InputError(f"{names[switch]} does not heed {names[name]}; leave one of the two out")
 
 
 def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:

@@ -65,18 +65,15 @@ def difference_of(before: Identity, now: Identity) -> str | None:
 
 
 def check_files(
-    train: FaceParsingDataset,
-    val: FaceParsingDataset,
-    *,
+    *datasets: FaceParsingDataset,
     workers: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
     cache: StatisticsCache | None = None,
 ) -> None:
-    """Decode every photograph and mask of both sets, so that none ends the training later. Drawn faces are passed over.
+    """Decode every photograph and mask, so that none ends a command later. Drawn faces are passed over.
 
     Args:
-        train: training set.
-        val: validation set.
+        datasets: what the command will read.
         workers: threads; None for the executor's own number.
         progress: called with the number of faces done.
         cache: of faces that were decoded before, by the content of their files; None for the user's own.
@@ -87,7 +84,7 @@ def check_files(
     cache = cache or StatisticsCache()
     faults: list[str] = []
     done = 0
-    for part in _parts(train, val):
+    for part in _parts(*datasets):
         with ThreadPoolExecutor(workers) as pool:
             keys = list(pool.map(lambda each: _pair(*each), part))
             known = cache.get([key for key in keys if key is not None])
