@@ -48,11 +48,19 @@ class PlainConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich's, but that a string stays on one line, whatever names stand in it, and that no figure of a table is
         cut: on a narrow terminal the table is wider than its lines."""
-        for table in (each for each in objects if isinstance(each, Table)):
-            needed = Measurement.get(self, self.options.update(width=WIDEST), table).minimum
-            if needed > self.width:
-                options = {"width": needed, "crop": False, **options}
-        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+        before = self._width
+        needed = [self._width_of(each) for each in objects if isinstance(each, Table)]
+        if max(needed, default=0) > self.width:
+            self._width = max(needed)  # rich takes no width beyond the console's own
+        try:
+            super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
+        finally:
+            self._width = before
+
+    def _width_of(self, table: Table) -> int:
+        """Columns below which rich would cut the table: its whole width where no column may wrap."""
+        size = Measurement.get(self, self.options.update(width=WIDEST), table)
+        return size.maximum if all(column.no_wrap for column in table.columns) else size.minimum
 
     def print_lines(self, text: str, **options: Any) -> None:
         """Print a text of several lines."""

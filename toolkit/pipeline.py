@@ -54,7 +54,7 @@ from fptk.export.targets.base import (
 )
 from fptk.export.targets.onnx import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
-from fptk.files import replace_folder, sha256_file, temporary_folder
+from fptk.files import kind_of, replace_folder, sha256_file, temporary_folder
 from fptk.host import describe_host, tool_versions, usable_cores
 from fptk.metrics import Scores
 from fptk.models.checkpoint import load_checkpoint
@@ -207,6 +207,8 @@ class _ExportJob:
         self.source, self.plan, self.scratch = source, plan, scratch
         self.network, self.card = load_checkpoint(source.weights)
         self.spec = self.card.preprocess
+        if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
+            raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
         self.dataset = self._evaluation_set()
         if self.dataset is not None:
             _check(self.dataset, "checking the evaluation images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -94,7 +95,7 @@ class OpenVinoTarget(Target):
         findings = lint_openvino(model, families)
         details["findings"] = [finding.as_dict() for finding in findings]
         path = request.folder / "model.xml"
-        ov.save_model(model, path, compress_to_fp16=request.precision is Precision.FP16)
+        _save(model, path, compress_to_fp16=request.precision is Precision.FP16)
         refuse_known_faults(path.name, findings)
         return Artefact((path, path.with_suffix(".bin")), details, precision_hint=hint)
 
@@ -134,6 +135,24 @@ class OpenVinoTarget(Target):
                 session(images)
                 runs.append(session.node_times())
         return median_times(runs)
+
+
+def _save(model: Any, path: Path, *, compress_to_fp16: bool) -> None:
+    """Write the IR.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to: OpenVINO does not say which.
+    """
+    import openvino as ov
+
+    try:
+        ov.save_model(model, path, compress_to_fp16=compress_to_fp16)
+    except RuntimeError as error:
+        free = shutil.disk_usage(path.parent).free
+        last = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(
+            f"OpenVINO cannot write {path} ({free / 1e6:.1f} MB free): {last}; free space, or choose another --out"
+        ) from error
 
 
 def _precision_hint(request: BuildRequest) -> str:

@@ -135,6 +135,22 @@ def test_every_option_of_bench_is_heeded_or_refused(
     assert_one_line(fptk("bench", *bundles, *options), 2, *words)
 
 
+@pytest.mark.parametrize("calib", ["nowhere", "/dev/null", "x" * 300])
+def test_calibration_data_that_is_not_there_is_refused(calib: str, checkpoint: Path, fptk: Command) -> None:
+    finished = fptk("export", "--target", "onnx", "--fp32", "--weights", checkpoint, "--calib", calib)
+    assert_one_line(finished, 2, calib[:100])
+
+
+def test_a_narrow_terminal_cuts_no_figure(exported: Path, fptk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fptk import console
+
+    monkeypatch.setattr(console.out, "_width", 40)
+    finished = fptk("bench", exported / "bundles", "--fps", "--rounds", 1)
+    assert finished.code == 0, finished.err
+    assert "…" not in finished.out
+    assert "verdict" in finished.out
+
+
 @pytest.mark.parametrize("broken", ["masks", "images"])
 def test_an_export_finds_a_damaged_evaluation_file_before_any_work(
     broken: str, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -367,10 +383,13 @@ class TestBadInput:
         return Path(shutil.copytree(faces_folder, tmp_path / "faces"))
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
-    with mounted(tmp_path / "small", "size=64k") as folder:
-        finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--fp32", "--no-gate", "--out", folder)
-        assert_one_line(finished, 2, "no space left")
+@pytest.mark.parametrize(("target", "size", "words"), [("onnx", "64k", "no space left"), ("openvino", "8m", "MB free")])
+def test_full_disk_is_one_line_and_leaves_nothing(
+    target: str, size: str, words: str, fptk: Command, checkpoint: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "small", f"size={size}") as folder:
+        finished = fptk("export", "--weights", checkpoint, "--target", target, "--fp32", "--no-gate", "--out", folder)
+        assert_one_line(finished, 2, words)
         assert not any(path.is_file() for path in folder.rglob("*"))
 
 
