@@ -23,8 +23,9 @@ def render(report: BenchReport) -> Table:
     """The table that ``fptk bench`` prints."""
     conditions = report.conditions
     cpu = f"{report.host['cpu']}, {conditions['threads']} threads, batch {conditions['batch']}"
+    timed = any(row.fps for row in report.rows)
     table = Table(
-        title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds",
+        title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds" if timed else cpu,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -463,7 +463,7 @@ def _lock_descriptor(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Put the finished folder ``temporary`` in the place of ``path`` (on the same file system).
+    """Put the finished folder ``temporary`` in the place of ``path``, on another file system by way of a copy there.
 
     A process killed at any moment leaves the old folder or the new one, never a mixture. Linux swaps the two in one
     step. Elsewhere two renames do it, with an instant between them in which neither stands under its name; the old one
@@ -479,7 +479,16 @@ def replace_folder(temporary: Path, path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise FileExistsError(errno.EEXIST, "not a folder", str(path))
         temporary.chmod(0o755)
-        _put_in_place(temporary, path, retired)
+        try:
+            _put_in_place(temporary, path, retired)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with temporary_folder(path.parent, path.name) as beside:  # another disk: only there it can be swapped
+                shutil.copytree(temporary, beside, dirs_exist_ok=True)
+                beside.chmod(0o755)
+                _put_in_place(beside, path, retired)
+                shutil.rmtree(retired, ignore_errors=True)
     shutil.rmtree(retired, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
 

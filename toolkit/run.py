@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from fptk.bench import BenchReport, BenchRequest, bench_source
 from fptk.bundle import MANIFEST
 from fptk.console import log
+from fptk.errors import InputError
 from fptk.export.targets.base import Precision
 from fptk.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.pipeline import ExportPlan, Outcome, export_bundles, gate_policy
@@ -64,7 +67,12 @@ class _Stages:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.keys: dict[str, str] = read_json(path, "stage file") if path.is_file() else {}
+        self.keys: dict[str, str] = {}
+        if path.is_file():
+            try:
+                self.keys = TypeAdapter(dict[str, str]).validate_python(read_json(path, "stage file"))
+            except ValidationError:
+                raise InputError(f"{path} is no stage file; delete it, and finished stages are done again") from None
 
     def done(self, stage: str, key: str) -> bool:
         return self.keys.get(stage) == key

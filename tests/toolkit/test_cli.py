@@ -393,6 +393,18 @@ def test_full_disk_is_one_line_and_leaves_nothing(
         assert not any(path.is_file() for path in folder.rglob("*"))
 
 
+def test_bundles_may_lie_on_another_disk(fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
+    """And a second export takes the place of the first there."""
+    (tmp_path / "out").mkdir()
+    with mounted(tmp_path / "out" / "bundles", "size=64m") as folder:
+        for _ in range(2):
+            options = ("--target", "onnx", "--fp32", "--no-gate", "--out", tmp_path / "out")
+            finished = fptk("export", "--weights", checkpoint, *options)
+            assert finished.code == 0, finished.err
+            assert [path.name for path in folder.iterdir()] == ["onnx-fp32"]
+            assert read_bundle(folder / "onnx-fp32").files
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A real file system in memory with these mount options; the test is skipped where mounting is not allowed."""

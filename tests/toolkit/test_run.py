@@ -83,3 +83,12 @@ def test_real_faces_go_the_whole_way(fptk: Callable[..., object], real_faces: Pa
     predicted = fptk("predict", photo, "--bundle", run / "bundles" / "openvino-int8", "--out", tmp_path / "labels")
     assert predicted.code == 0, predicted.err
     assert (tmp_path / "labels" / f"{photo.stem}.png").is_file()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"train": 1}', '{"train": {}}', "{"])
+def test_a_damaged_stage_file_is_one_line(text: str, fptk: Callable[..., object], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stages.json").write_text(text)
+    finished = fptk("run", "--recipe", "demo", *settings(*SMALL), "--out", tmp_path / "run")
+    assert finished.code == 2
+    assert "stage" in finished.err.strip().splitlines()[-1]
