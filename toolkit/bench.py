@@ -552,6 +552,10 @@ def _bench(
         latency=LatencyPlan(rounds=request.rounds or section.rounds, calls=section.calls),
         roofline=request.roofline,
     )
+    if plan.dataset is not None:
+        from fptk.pipeline import check_dataset
+
+        check_dataset(plan.dataset, "checking the images")
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
     report = bench(folders, image, plan)
     if request.must_score and not any(row.accuracy == "measured" for row in report.rows):

@@ -211,7 +211,7 @@ class _ExportJob:
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
         self.dataset = self._evaluation_set()
         if self.dataset is not None:
-            _check(self.dataset, "checking the evaluation images")
+            check_dataset(self.dataset, "checking the evaluation images")
         self.faults: dict[str, list[KernelFault]] = {}
         """By target: the layers that this processor computes wrongly in int8, as far as they were found."""
 
@@ -522,7 +522,7 @@ class _ExportJob:
         else:
             chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
         images = Subset(dataset, [image.index for image in chosen.images])
-        _check(images, "checking the calibration images")
+        check_dataset(images, "checking the calibration images")
         if self.dataset is not None:
             refuse_overlap(images, self.dataset)
         chosen = chosen.with_paths(lambda index: image_file(dataset, index))
@@ -582,7 +582,7 @@ class _ExportJob:
         return None if "dynamic_batch" in self.plan.options.keys() & target.option_names else 1
 
 
-def _check(dataset: FaceParsingDataset, description: str) -> None:
+def check_dataset(dataset: FaceParsingDataset, description: str) -> None:
     """Decode every file before the work that a damaged one would end.
 
     Raises:

@@ -164,6 +164,19 @@ def test_an_export_finds_a_damaged_evaluation_file_before_any_work(
     assert_one_line(finished, 2, last.name)
 
 
+def test_damaged_images_are_counted_before_anything_is_scored(
+    exported: Path, faces_folder: Path, fptk: Command, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces_folder, data)
+    first, second, *_ = sorted((data / "val" / "images").iterdir())
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:100])
+    bundle = exported / "bundles" / "onnx-fp32"
+    for command in (("eval", bundle), ("bench", bundle, "--accuracy")):
+        assert_one_line(fptk(*command, "--data", data), 2, first.name, "1 more like it")
+
+
 def test_eval_json_of_bundle_and_weights_agree(
     exported: Path, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path
 ) -> None:

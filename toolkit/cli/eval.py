@@ -90,7 +90,7 @@ def command(
     """
     from fptk.console import out
     from fptk.errors import InputError
-    from fptk.pipeline import score
+    from fptk.pipeline import check_dataset, score
     from fptk.runs import find_source, open_session
 
     chosen = _views(views)
@@ -102,6 +102,7 @@ def command(
     _check_outputs(json_path, sheet_path, overwrite, bundle, given, data)
     session, source = open_session(bundle, weights, threads)
     dataset = _evaluation_set(data, eval_images, source, weights)
+    check_dataset(dataset, "checking the images")
     if source is not None and (chosen or refine):
         from fptk.tta import augmented_session
 
