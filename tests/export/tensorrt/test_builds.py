@@ -219,7 +219,7 @@ def test_every_network_builds_in_float_and_int8(name: str, tmp_path: Path) -> No
 def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) -> None:
     source = export_deploy_form("microsegformer", 512, tmp_path / "net.onnx")
     shares: dict[Precision, dict[str, float]] = {}
-    for precision in Precision:
+    for precision in TensorRTTarget.precisions:
         folder = tmp_path / precision
         folder.mkdir()
         request = BuildRequest(
@@ -267,7 +267,7 @@ def test_the_command_writes_three_engines_and_says_how_much_is_int8(
     finished = fptk("export", "--target", "trt-rtx", "--int8", "--fp16", "--fp32", *options)
     assert finished.code == 0, finished.err
     assert "synthetic faces" in finished.err
-    for precision in Precision:
+    for precision in TensorRTRTXTarget.precisions:
         bundle = read_bundle(tmp_path / "bundles" / f"trt-rtx-{precision}")
         assert bundle.engine == "model.engine"
         assert set(bundle.files) == {"model.engine", "engine.json", "model.onnx", "layers.json", "build.log"}
