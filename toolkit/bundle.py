@@ -199,8 +199,8 @@ class Bundle(BaseModel):
             raise ValueError(f"input is of batch {self.input.shape[0]}, output of batch {self.output.shape[0]}")
         if len(self.palette) != len(self.classes):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
-        if self.engine is None and not self.unavailable:
-            raise ValueError("engine is null, and unavailable does not say why")
+        if self.engine is None and not (self.unavailable or self.verdict == "refused"):
+            raise ValueError("engine is null, and neither unavailable nor gate says why")
         if self.engine is not None and self.engine not in self.files:
             raise ValueError(f"engine {self.engine} is not among files")
         return self
@@ -313,7 +313,8 @@ def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Se
     """
     bundle = read_bundle(folder)
     if bundle.engine is None:
-        raise InputError(f"bundle {folder} holds no engine: {bundle.unavailable}")
+        reason = bundle.unavailable or (bundle.gate or {}).get("summary", "it says not why")
+        raise InputError(f"bundle {folder} holds no engine: {reason}")
     bundle = checked_bundle(folder)
     session = get_target(bundle.target).load(
         folder / str(bundle.engine), bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint

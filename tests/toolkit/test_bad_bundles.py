@@ -250,7 +250,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "engine is the manifest": (listed("fptk.json"), ("the manifest itself",)),
     "engine is a number": (set_to(engine=3), ("engine",)),
     "engine unlisted": (set_to(files={}), ("engine model.onnx is not among files",)),
-    "engine null without a reason": (set_to(engine=None), ("unavailable does not say why",)),
+    "engine null without a reason": (set_to(engine=None), ("neither unavailable nor gate says why",)),
     "engine null": (set_to(engine=None, unavailable="no GPU"), ("holds no engine: no GPU",)),
     # files
     "engine a link": (link_engine, ("model.onnx is a link",)),

@@ -214,6 +214,20 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         assert any({"AVX2", "30.00", "refused"} <= set(line.split()) for line in finished.out.splitlines())
 
 
+def test_a_graph_with_a_form_that_is_wrong_somewhere_is_refused_with_its_layer(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fptk.export.findings import ERROR, Finding
+
+    finding = Finding("patch-convolution", ERROR, "node_conv2d_1", "noise on AMX; keep it in float")
+    monkeypatch.setattr("fptk.export.targets.openvino.lint_openvino", lambda *_: [finding])
+    finished = export("--target", "openvino", "--fp32")
+    assert finished.code == 4, finished.err
+    assert "node_conv2d_1" in finished.err.strip().splitlines()[-1]
+    refused = read_bundle(tmp_path / "rejected" / "openvino-fp32")
+    assert (refused.verdict, refused.engine) == ("refused", None)
+
+
 def test_a_bundle_of_version_1_still_loads(fptk: Command, tmp_path: Path) -> None:
     assert json.loads((VERSION_1 / "fptk.json").read_text())["schema_version"] == 1
     manifest, session = open_bundle(VERSION_1)
