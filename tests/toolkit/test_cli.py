@@ -428,4 +428,5 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        # Lazily: an engine that a failed command read may stay mapped until Python collects the error's frames.
+        subprocess.run(["umount", "--lazy", folder], check=True)
