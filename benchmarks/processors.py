@@ -110,9 +110,7 @@ class MatrixRequest:
     engine: Path
     spec: PreprocessSpec
     precision_hint: str | None
-    """As for :meth:`fptk.export.targets.base.Target.load`."""
-    needs_bf16: bool
-    """Whether the engine computes in bf16, so that an instruction set without it does not have this precision."""
+    """As for :meth:`fptk.export.targets.base.Target.load`; ``bf16`` does not exist on every instruction set."""
     cpu: Cpu
     """The bundle's promise."""
     threads: int | None
@@ -213,7 +211,7 @@ def _row(
         status="not offered",
         reason="no bf16 arithmetic",
     )
-    if request.needs_bf16 and not isa.bf16:
+    if request.precision_hint == "bf16" and not isa.bf16:
         return row
     if not on_host:
         reason = f"this processor ({cpu_model()}) does not have it"

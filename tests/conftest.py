@@ -131,3 +131,25 @@ def calibration(images: UInt8Array, tmp_path_factory: pytest.TempPathFactory) ->
         preprocess_sha256="of 64x64",
         cache=tmp_path_factory.mktemp("ranges"),
     )
+
+
+@pytest.fixture
+def wrong_int8_layer() -> Callable[[Path | bytes, str], bytes]:
+    """Multiply the result of one layer of an ONNX model by -3, as long as both its inputs are dequantized."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    def changed(model: Path | bytes, layer: str) -> bytes:
+        loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
+        dequantized = {node.output[0] for node in loaded.graph.node if node.op_type == "DequantizeLinear"}
+        for index, node in enumerate(loaded.graph.node):
+            if node.name == layer and {*node.input[:2]} <= dequantized:
+                result, node.output[0] = node.output[0], f"{layer}/right"
+                loaded.graph.initializer.append(numpy_helper.from_array(np.float32(-3), f"{layer}/fault"))
+                wrong = helper.make_node("Mul", [node.output[0], f"{layer}/fault"], [result], name=f"{layer}/wrong")
+                loaded.graph.node.insert(index + 1, wrong)
+                break
+        data: bytes = loaded.SerializeToString()
+        return data
+
+    return changed

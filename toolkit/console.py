@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fptk.cli import one_line
+from fptk.errors import one_line
 
 T = TypeVar("T")
 

@@ -4,6 +4,8 @@ A message is one line: what was found, what was expected, what to do next. ``fpt
 traceback; anything that is not an :class:`FptkError` is a bug, keeps its traceback and exits with code 1.
 """
 
+import unicodedata
+
 
 class FptkError(Exception):
     """Base of every error that is the user's to mend.
@@ -36,3 +38,11 @@ class GateRefusedError(FptkError):
 def missing_package(package: str, extra: str) -> InputError:
     """The error for a package that an extra would have installed."""
     return InputError(f"the package '{package}' is not installed; run: pip install 'fptk[{extra}]'")
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks, control characters and text direction marks made visible, so that none acts."""
+    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in unsafe else each for each in text
+    )

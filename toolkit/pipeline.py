@@ -373,7 +373,6 @@ class _ExportJob:
             engine=artefact.files[0],
             spec=self.spec,
             precision_hint=artefact.precision_hint,
-            needs_bf16=artefact.precision_hint == "bf16",
             cpu=self._promise(target, precision) or "any",
             threads=self.plan.threads,
         )

@@ -60,7 +60,7 @@ def measured(graph: Path, images: UInt8Array, tmp_path: Path) -> tuple[MatrixReq
     engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
     with target.load(engine, SPEC, threads=1) as session:
         labels = session(images[:2])
-    request = MatrixRequest("openvino", engine, SPEC, "f32", needs_bf16=False, cpu="any", threads=1)
+    request = MatrixRequest("openvino", engine, SPEC, "f32", cpu="any", threads=1)
     return request, MatrixImages(images[:2], list(labels), labels)
 
 
@@ -94,7 +94,7 @@ def test_a_precision_is_not_offered_where_the_instruction_set_lacks_it(
         return {"status": "not offered", "reason": "no"}
 
     monkeypatch.setattr(processors, "_measured", refuse)
-    matrix = measure_processors(replace(measured[0], needs_bf16=True), measured[1], GatePolicy())
+    matrix = measure_processors(replace(measured[0], precision_hint="bf16"), measured[1], GatePolicy())
     offered = {each.instruction_set: each.status for each in matrix.rows}
     assert offered["AVX2"] == offered["AVX512_CORE_VNNI"] == "not offered"
     assert len(started) == sum(each.bf16 for each in host_instruction_sets())
@@ -106,7 +106,7 @@ def test_an_engine_that_cannot_be_told_is_measured_on_this_processor_alone(
 ) -> None:
     engine = get_target("onnx").build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
     labels = np.zeros((2, 64, 64), np.uint8)
-    request = MatrixRequest("onnx", engine, SPEC, None, needs_bf16=False, cpu="any", threads=1)
+    request = MatrixRequest("onnx", engine, SPEC, None, cpu="any", threads=1)
     matrix = measure_processors(request, MatrixImages(images[:2], list(labels), labels), None)
     *told, native = matrix.rows
     assert (native.instruction_set, native.family, native.status) == ("native", cpu_family(), "measured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,34 +68,18 @@ def quantized(tmp_path: Path, noise_images: list[UInt8Array]) -> Path:
     return path
 
 
-def scale_int8_layer(data: Any, layer: str) -> bytes:
-    """The model with the result of one layer tripled, as long as both its inputs are dequantized."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(str(data)) if isinstance(data, Path) else onnx.load_from_string(data)
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    for index, node in enumerate(model.graph.node):
-        if node.name == layer and {*node.input[:2]} <= dequantized:
-            result, node.output[0] = node.output[0], f"{layer}/right"
-            model.graph.initializer.append(numpy_helper.from_array(np.float32(-3), f"{layer}/fault"))
-            wrong = helper.make_node("Mul", [node.output[0], f"{layer}/fault"], [result], name=f"{layer}/wrong")
-            model.graph.node.insert(index + 1, wrong)
-            break
-    data = model.SerializeToString()
-    assert isinstance(data, bytes)
-    return data
-
-
 def test_onnx_runtime_computes_every_layer_right_here(quantized: Path, noise_images: list[UInt8Array]) -> None:
     assert onnx_faults(quantized, np.concatenate(noise_images)) == []
 
 
 def test_a_layer_that_onnx_runtime_computes_wrongly_is_named(
-    quantized: Path, noise_images: list[UInt8Array], monkeypatch: pytest.MonkeyPatch
+    quantized: Path,
+    noise_images: list[UInt8Array],
+    wrong_int8_layer: Callable[[Any, str], bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def wrong(model: Any, **options: Any) -> Any:
-        return open_cpu_session(model if options.get("float_only") else scale_int8_layer(model, "fc1"), **options)
+        return open_cpu_session(model if options.get("float_only") else wrong_int8_layer(model, "fc1"), **options)
 
     monkeypatch.setattr(kernel_faults, "open_cpu_session", wrong)
     (fault,) = onnx_faults(quantized, np.concatenate(noise_images))

@@ -13,39 +13,33 @@ from fptk.bundle import read_bundle
 
 Command = Callable[..., Any]
 
+Fault = Callable[[str], None]
+"""Makes the layer of this name wrong."""
+
 FAULT = -3.0
 """What a wrong kernel multiplies its result by."""
 
 
-def wrong_onnx_kernel(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
-    """Let ONNX Runtime compute ``layer`` wrongly wherever it runs it in int8."""
-    import onnx
-    from onnx import helper, numpy_helper
-
+@pytest.fixture
+def wrong_onnx_kernel(wrong_int8_layer: Callable[[Any, str], bytes], monkeypatch: pytest.MonkeyPatch) -> Fault:
+    """Let ONNX Runtime compute a layer wrongly wherever it runs it in int8."""
     from fptk.calibration import kernel_faults
     from fptk.calibration.onnx_cpu import open_cpu_session
     from fptk.export.targets import onnx as target
 
-    def opened(model: Path | bytes, **options: Any) -> Any:
-        if options.get("float_only"):
-            return open_cpu_session(model, **options)
-        loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
-        dequantized = {node.output[0] for node in loaded.graph.node if node.op_type == "DequantizeLinear"}
-        for index, node in enumerate(loaded.graph.node):
-            if node.name == layer and {*node.input[:2]} <= dequantized:
-                result, node.output[0] = node.output[0], f"{layer}/right"
-                loaded.graph.initializer.append(numpy_helper.from_array(np.float32(FAULT), f"{layer}/fault"))
-                wrong = helper.make_node("Mul", [node.output[0], f"{layer}/fault"], [result], name=f"{layer}/wrong")
-                loaded.graph.node.insert(index + 1, wrong)
-                break
-        return open_cpu_session(loaded.SerializeToString(), **options)
+    def inject(layer: str) -> None:
+        def opened(model: Path | bytes, **options: Any) -> Any:
+            return open_cpu_session(model if options.get("float_only") else wrong_int8_layer(model, layer), **options)
 
-    monkeypatch.setattr(kernel_faults, "open_cpu_session", opened)
-    monkeypatch.setattr(target, "open_cpu_session", opened)
+        monkeypatch.setattr(kernel_faults, "open_cpu_session", opened)
+        monkeypatch.setattr(target, "open_cpu_session", opened)
+
+    return inject
 
 
-def wrong_openvino_kernel(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
-    """Let OpenVINO compute ``layer`` wrongly wherever it runs it in int8."""
+@pytest.fixture
+def wrong_openvino_kernel(monkeypatch: pytest.MonkeyPatch) -> Fault:
+    """Let OpenVINO compute a layer wrongly wherever it runs it in int8."""
     from openvino import opset13
 
     from fptk.calibration import kernel_faults
@@ -53,18 +47,21 @@ def wrong_openvino_kernel(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
     from fptk.calibration.openvino_forms import reads_fake_quantize
     from fptk.export.targets import openvino as target
 
-    def compiled(model: Any, **options: Any) -> Any:
-        model = openvino_core().read_model(model) if isinstance(model, Path) else model
-        for operation in model.get_ordered_ops() if not options.get("float_only") else ():
-            if operation.get_friendly_name() == layer and reads_fake_quantize(operation):
-                readers = list(operation.output(0).get_target_inputs())
-                wrong = opset13.multiply(operation.output(0), opset13.constant(np.float32(FAULT)))
-                for reader in readers:
-                    reader.replace_source_output(wrong.output(0))
-        return compile_model(model, **options)
+    def inject(layer: str) -> None:
+        def compiled(model: Any, **options: Any) -> Any:
+            model = openvino_core().read_model(model) if isinstance(model, Path) else model
+            for operation in model.get_ordered_ops() if not options.get("float_only") else ():
+                if operation.get_friendly_name() == layer and reads_fake_quantize(operation):
+                    readers = list(operation.output(0).get_target_inputs())
+                    wrong = opset13.multiply(operation.output(0), opset13.constant(np.float32(FAULT)))
+                    for reader in readers:
+                        reader.replace_source_output(wrong.output(0))
+            return compile_model(model, **options)
 
-    monkeypatch.setattr(kernel_faults, "compile_model", compiled)
-    monkeypatch.setattr(target, "compile_model", compiled)
+        monkeypatch.setattr(kernel_faults, "compile_model", compiled)
+        monkeypatch.setattr(target, "compile_model", compiled)
+
+    return inject
 
 
 def export(fptk: Command, target: str, checkpoint: Path, faces: Path, out: Path) -> Any:
@@ -81,7 +78,12 @@ def quantized_layer(folder: Path, containing: str) -> str:
 
 @pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_layer_that_this_processor_computes_wrongly_stays_float(
-    target: str, fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str,
+    fptk: Command,
+    checkpoint: Path,
+    faces_folder: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     sound = export(fptk, target, checkpoint, faces_folder, tmp_path / "sound")
     assert sound.code == 0, sound.err
@@ -89,7 +91,7 @@ def test_a_layer_that_this_processor_computes_wrongly_stays_float(
     assert read_bundle(bundle).kernel_faults == ()
     layer = quantized_layer(bundle, "conv")
 
-    {"onnx": wrong_onnx_kernel, "openvino": wrong_openvino_kernel}[target](monkeypatch, layer)
+    request.getfixturevalue(f"wrong_{target}_kernel")(layer)
     mended = export(fptk, target, checkpoint, faces_folder, tmp_path / "mended")
     assert mended.code == 0, mended.err
     assert f"kernel fault: {layer}" in mended.err

@@ -14,14 +14,13 @@ import os
 import signal
 import sys
 import threading
-import unicodedata
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import click
 
 from fptk import __version__
-from fptk.errors import FptkError, InputError
+from fptk.errors import FptkError, InputError, one_line
 
 COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""
@@ -126,14 +125,6 @@ def _outcome(error: BaseException, ctrl_c: _CtrlC) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "this machine has not enough memory for that; choose smaller images, or fewer at a time", 2
     raise error
-
-
-def one_line(text: str) -> str:
-    """``text`` with line breaks, control characters and text direction marks made visible, so that none acts."""
-    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return "".join(
-        each.encode("unicode_escape").decode() if unicodedata.category(each) in unsafe else each for each in text
-    )
 
 
 class _CtrlC:
