@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fptk.dataset import UInt8Array
-from fptk.session import Session
+from fptk.core.dataset import UInt8Array
+from fptk.core.session import Session
 
 Contender = Callable[[], float | None]
 """Does its work and returns when it is done: the milliseconds by a clock of its own, or ``None`` to be timed here."""
@@ -101,7 +101,7 @@ def as_call(session: Session, image: UInt8Array, batch: int = 1, *, transfers: b
         image: uint8 (H, W, 3) RGB photograph of any size; preprocessing is done here, once, and not timed.
         batch: copies of the image in one call.
         transfers: count the copies to and from a device; without them, an engine with a clock on its device is timed by
-            that (:meth:`fptk.session.Session.compute_ms`).
+            that (:meth:`fptk.core.session.Session.compute_ms`).
     """
     images = np.repeat(session.spec.apply(image)[None], batch, axis=0)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.registry import get_target
-from fptk.preprocess import PreprocessSpec
 
 
 def peak_memory(

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fptk.calibration.gate import GatePolicy
-from fptk.calibration.isa import (
+from fptk.core.cpu import (
     INSTRUCTION_SETS,
     ISA_VARIABLE,
     Cpu,
@@ -34,11 +34,11 @@ from fptk.calibration.isa import (
     host_instruction_sets,
     promised_families,
 )
-from fptk.dataset import UInt8Array
-from fptk.errors import TargetUnavailableError
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import TargetUnavailableError
+from fptk.core.metrics import ConfusionMatrix
+from fptk.core.preprocess import PreprocessSpec, resize_labels
 from fptk.export.targets.registry import get_target
-from fptk.metrics import ConfusionMatrix
-from fptk.preprocess import PreprocessSpec, resize_labels
 
 NATIVE = "native"
 """Row of an engine that cannot be told which instruction set to use."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fptk.benchmarks.latency import Contender
-from fptk.calibration.graph import image_dependent_tensors
-from fptk.errors import InputError, missing_package
+from fptk.calibration.onnx_graph import image_dependent_tensors
+from fptk.core.errors import InputError, missing_package
 
 if TYPE_CHECKING:
     import onnx
@@ -60,7 +60,7 @@ def count_macs(path: Path) -> int:
     """Multiply-adds of one image through an ONNX graph: convolutions and matrix products, as the graph states them.
 
     Elementwise work, normalisations and resizes are not counted: they are what a fraction below 1 is spent on. Products
-    whose size depends on the image are resizes too (:func:`fptk.models.label_map.mixed_cells`).
+    whose size depends on the image are resizes too (:func:`fptk.models.deploy.label_map.mixed_cells`).
 
     Raises:
         InputError: onnx is not installed, or a shape in the graph is open.

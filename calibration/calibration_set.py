@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fptk.classes import CLASSES, NUM_CLASSES
-from fptk.dataset import FaceParsingDataset, UInt8Array
-from fptk.errors import InputError
-from fptk.files import read_json, sha256_json, write_json
-from fptk.preprocess import PreprocessSpec, regular_file
+from fptk.core.classes import CLASSES, NUM_CLASSES
+from fptk.core.dataset import FaceParsingDataset, UInt8Array
+from fptk.core.errors import InputError
+from fptk.core.files import read_json, sha256_json, write_json
+from fptk.core.preprocess import PreprocessSpec, regular_file
 
 DEFAULT_POOL = 1000
 """Candidates whose masks are read before choosing; reading more costs about 5 ms each at 512x512."""

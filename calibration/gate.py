@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fptk.metrics import ClassScore, Scores
+from fptk.core.metrics import ClassScore, Scores
 
 
 class GatePolicy(BaseModel):

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from fptk.calibration.isa import cpu_model
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.calibration.openvino_cpu import compile_model, openvino_core
 from fptk.calibration.openvino_forms import reads_int8
 from fptk.calibration.report import tool_versions
-from fptk.dataset import UInt8Array
+from fptk.core.cpu import cpu_model
+from fptk.core.dataset import UInt8Array
 
 if TYPE_CHECKING:
     import onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fptk.errors import TargetUnavailableError
+from fptk.core.errors import TargetUnavailableError
 
 
 def open_cpu_session(

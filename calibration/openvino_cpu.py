@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fptk.calibration.isa import has_bf16
-from fptk.errors import InputError, TargetUnavailableError
+from fptk.core.cpu import has_bf16
+from fptk.core.errors import InputError, TargetUnavailableError
 
 PRECISION_HINTS = ("f32", "bf16")
 """Types of the float arithmetic, in OpenVINO's spelling of ``INFERENCE_PRECISION_HINT``."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fptk.calibration.isa import Family
+from fptk.core.cpu import Family
 
 _VALUE_KEEPING_OPS = frozenset({
     "Broadcast", "DepthToSpace", "Gather", "MaxPool", "Reshape", "ShuffleChannels", "Slice", "SpaceToDepth", "Split",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fptk.calibration.graph import open_session
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError
+from fptk.calibration.onnx_graph import open_session
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
 
 if TYPE_CHECKING:
     import onnx

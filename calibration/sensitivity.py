@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fptk.calibration.cache import RangeCache
-from fptk.calibration.graph import load_float_model, logits_tensor, node_group, open_session, quantisable_nodes
-from fptk.calibration.onnx_quantiser import OnnxQuantSettings, insert_qdq, measured_ranges
+from fptk.calibration.onnx_graph import load_float_model, logits_tensor, node_group, open_session, quantisable_nodes
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings, insert_qdq, measured_ranges
+from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import Images
 from fptk.calibration.report import tool_versions
-from fptk.errors import InputError
-from fptk.files import sha256_file, sha256_json, write_json
+from fptk.core.errors import InputError
+from fptk.core.files import sha256_file, sha256_json, write_json
 
 if TYPE_CHECKING:
     import onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from fptk.errors import FptkError, InputError
+from fptk.core.errors import FptkError, InputError
 
 ERROR = "error"
 WARNING = "warning"

@@ -12,11 +12,11 @@ from fptk.models.registry import count_parameters, create_model, list_models
 
 if TYPE_CHECKING:
     from fptk.models.checkpoint import CheckpointCard, load_checkpoint, load_weights, read_card, save_checkpoint
-    from fptk.models.session import TorchSession
+    from fptk.models.torch_session import TorchSession
 
 _LAZY = {
     "CheckpointCard": "fptk.models.checkpoint",
-    "TorchSession": "fptk.models.session",
+    "TorchSession": "fptk.models.torch_session",
     "load_checkpoint": "fptk.models.checkpoint",
     "load_weights": "fptk.models.checkpoint",
     "read_card": "fptk.models.checkpoint",

@@ -77,7 +77,7 @@ class TransformerStage(nn.Module):
 class ConvBN(nn.Sequential):
     """Convolution, padded to keep the size at stride 1, and BatchNorm; ReLU unless ``relu`` is false.
 
-    A Sequential, so that :func:`fptk.models.rewrites.fold_batchnorms` finds the pair.
+    A Sequential, so that :func:`fptk.models.deploy.rewrites.fold_batchnorms` finds the pair.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fptk.classes import NUM_CLASSES
+from fptk.core.classes import NUM_CLASSES
 from fptk.models.blocks import ConvBN, resize
 from fptk.models.network import FaceParsingNetwork, init_weights
 

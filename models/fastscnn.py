@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fptk.classes import NUM_CLASSES
+from fptk.core.classes import NUM_CLASSES
 from fptk.models.blocks import BilinearUpsample, ConvBN, Dropout, resize
 from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights
 

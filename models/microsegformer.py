@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fptk.classes import NUM_CLASSES
-from fptk.errors import InputError
+from fptk.core.classes import NUM_CLASSES
+from fptk.core.errors import InputError
 from fptk.models.blocks import BilinearUpsample, Dropout, TransformerStage, resize, to_nchw, to_nhwc
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
 from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fptk.errors import InputError
-from fptk.preprocess import check_size
+from fptk.core.errors import InputError
+from fptk.core.preprocess import check_size
 
 
 class FaceParsingNetwork(nn.Module):

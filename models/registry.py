@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from fptk.errors import InputError, missing_package
+from fptk.core.errors import InputError, missing_package
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fptk.classes import NUM_CLASSES
-from fptk.errors import InputError
+from fptk.core.classes import NUM_CLASSES
+from fptk.core.errors import InputError
 from fptk.models.blocks import BilinearUpsample, ConvBN, TransformerStage, resize, to_nchw, to_nhwc
 from fptk.models.network import FaceParsingNetwork, init_weights
 

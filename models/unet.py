@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fptk.classes import NUM_CLASSES
+from fptk.core.classes import NUM_CLASSES
 from fptk.models.network import FaceParsingNetwork, init_weights
 
 CHANNELS = (16, 32, 64, 128)

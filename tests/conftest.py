@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from fptk.dataset import UInt8Array
+from fptk.core.dataset import UInt8Array
 
 if TYPE_CHECKING:
     from fptk.export.targets.base import CalibrationStream
@@ -59,7 +59,7 @@ def fptk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="session")
 def faces_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in the CE7454 layout: 12 training and 4 validation synthetic faces of 64x64."""
-    from fptk.data.synthetic import SyntheticFaces
+    from fptk.data.synthetic.faces import SyntheticFaces
     from fptk.data.writer import write_dataset
 
     folder = tmp_path_factory.mktemp("faces")
@@ -72,8 +72,8 @@ def faces_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained MicroSegFormer for 64x64 images."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    from fptk.core.preprocess import PreprocessSpec
     from fptk.models import CheckpointCard, count_parameters, create_model, save_checkpoint
-    from fptk.preprocess import PreprocessSpec
 
     torch.manual_seed(0)
     model = create_model("microsegformer")
@@ -100,9 +100,9 @@ def real_faces() -> Path:
 @pytest.fixture(scope="session")
 def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The untrained network's deploy form as ONNX, with one metadata entry."""
-    from fptk.export.onnx_export import export_onnx
+    from fptk.export.onnx import export_onnx
+    from fptk.export.pipeline import serving_module
     from fptk.models import load_checkpoint
-    from fptk.pipeline import serving_module
 
     network, card = load_checkpoint(checkpoint)
     path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
@@ -113,7 +113,7 @@ def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def images() -> UInt8Array:
     """Four synthetic faces, uint8 (4, 64, 64, 3)."""
-    from fptk.data.synthetic import SyntheticFaces
+    from fptk.data.synthetic.faces import SyntheticFaces
 
     faces = SyntheticFaces(4, (64, 64), seed=1)
     return np.stack([faces[i].image for i in range(4)])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fptk.calibration.isa import FAMILIES, Family
 from fptk.calibration.openvino_forms import (
     crashing_attentions,
     faulty_patch_convolutions,
@@ -20,7 +19,8 @@ from fptk.calibration.openvino_forms import (
     reads_int8,
     reads_symmetric_int8,
 )
-from fptk.errors import FptkError, GateRefusedError, InputError, missing_package
+from fptk.core.cpu import FAMILIES, Family
+from fptk.core.errors import FptkError, GateRefusedError, InputError, missing_package
 from fptk.export.findings import ERROR, Finding, raise_on_errors
 
 

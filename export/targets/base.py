@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError, TargetUnavailableError
-from fptk.preprocess import PreprocessSpec
-from fptk.session import Session
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
 
 if TYPE_CHECKING:
-    from fptk.calibration.cache import RangeCache
+    from fptk.calibration.fallback import Rung
     from fptk.calibration.kernel_faults import KernelFault
-    from fptk.calibration.ladder import Rung
+    from fptk.calibration.range_cache import RangeCache
     from fptk.calibration.sensitivity import Sensitivity
 
 
@@ -66,7 +66,7 @@ class CalibrationStream:
 
     def ranges(self) -> RangeCache:
         """The cache for ranges measured on these images."""
-        from fptk.calibration.cache import RangeCache
+        from fptk.calibration.range_cache import RangeCache
 
         return RangeCache(self.cache, self.sha256, self.preprocess_sha256)
 

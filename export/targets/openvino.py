@@ -9,10 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fptk.calibration.isa import ISA_VARIABLE, has_bf16, promised_families
 from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError, TargetUnavailableError
+from fptk.core.cpu import ISA_VARIABLE, has_bf16, promised_families
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
 from fptk.export.targets.base import (
     PROFILED_CALLS,
@@ -25,12 +27,10 @@ from fptk.export.targets.base import (
     in_batches,
     median_times,
 )
-from fptk.preprocess import PreprocessSpec
-from fptk.session import Session
 
 if TYPE_CHECKING:
+    from fptk.calibration.fallback import Rung
     from fptk.calibration.kernel_faults import KernelFault
-    from fptk.calibration.ladder import Rung
     from fptk.calibration.sensitivity import Sensitivity
 
 
@@ -100,8 +100,8 @@ class OpenVinoTarget(Target):
         return Artefact((path, path.with_suffix(".bin")), details, precision_hint=hint)
 
     def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
-        from fptk.calibration.ladder import openvino_rungs
-        from fptk.calibration.openvino_quantiser import settings_for
+        from fptk.calibration.fallback import openvino_rungs
+        from fptk.calibration.openvino_quantizer import settings_for
 
         return openvino_rungs(settings_for(promised_families(options.get("cpu", "any"))), sensitivity)
 
@@ -170,7 +170,7 @@ def _precision_hint(request: BuildRequest) -> str:
 
 def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     """The INT8 model of a request, and the record of how it was made."""
-    from fptk.calibration.openvino_quantiser import (
+    from fptk.calibration.openvino_quantizer import (
         openvino_layer_names,
         quantise_openvino,
         quantise_openvino_with_accuracy_control,

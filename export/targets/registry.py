@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 from fptk.export.targets.base import Target
 
 GROUP = "fptk.targets"

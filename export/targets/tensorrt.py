@@ -2,7 +2,7 @@
 
 Options, all optional keys of :attr:`BuildRequest.options`: the fields of
 :class:`~fptk.export.tensorrt.options.TensorRTOptions` for the builder, those of
-:class:`~fptk.calibration.onnx_quantiser.OnnxQuantSettings` for the quantiser.
+:class:`~fptk.calibration.onnx_quantizer.OnnxQuantSettings` for the quantiser.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fptk.errors import InputError, TargetUnavailableError
+from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.files import sha256_file, write_json
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
 from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Probe, Target
-from fptk.export.tensorrt.binding import BINDING_FILE, EngineBinding, dotted
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
-from fptk.export.tensorrt.check import check_qdq, refuse_errors
-from fptk.export.tensorrt.cuda import INSTALL_PYCUDA, PycudaStream
-from fptk.export.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
+from fptk.export.tensorrt.engine_card import BINDING_FILE, EngineBinding, dotted
 from fptk.export.tensorrt.graph import Graph
-from fptk.export.tensorrt.host import cuda_host, is_too_old, package_version, wheel_version
-from fptk.export.tensorrt.layers import LayerReport, report_layers
+from fptk.export.tensorrt.layer_report import LayerReport, report_layers
+from fptk.export.tensorrt.lint import check_qdq, refuse_errors
 from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
 from fptk.export.tensorrt.precision import write_precision_onnx
-from fptk.export.tensorrt.rebuild import rebuild_command
-from fptk.export.tensorrt.runner import TensorRTSession, open_context
-from fptk.files import sha256_file, write_json
-from fptk.preprocess import PreprocessSpec
-from fptk.session import Session
+from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.session import TensorRTSession, open_context
+from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
+from fptk.export.tensorrt.trtexec import rebuild_command
 
 if TYPE_CHECKING:
-    from fptk.calibration.ladder import Rung
+    from fptk.calibration.fallback import Rung
     from fptk.calibration.sensitivity import Sensitivity
 
 ONNX_FILE = "model.onnx"
@@ -103,8 +103,8 @@ class TensorRTTarget(Target):
         return self._finish(request, options, graph, built, report, details)
 
     def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
-        from fptk.calibration.ladder import onnx_rungs
-        from fptk.calibration.onnx_quantiser import OnnxQuantSettings
+        from fptk.calibration.fallback import onnx_rungs
+        from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 
         # A GPU adds int8 products in int32: seven bits would only lose.
         return onnx_rungs(OnnxQuantSettings(), sensitivity)

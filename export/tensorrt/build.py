@@ -11,11 +11,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fptk.errors import FptkError, InputError, TargetUnavailableError
-from fptk.export.tensorrt.flavour import Flavour
-from fptk.export.tensorrt.layers import EngineLayer, parse_inspector, parse_log
+from fptk.core.errors import FptkError, InputError, TargetUnavailableError
+from fptk.export.tensorrt.layer_report import EngineLayer, parse_inspector, parse_log
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.export.tensorrt.rebuild import TIMING_CACHE_FILE
+from fptk.export.tensorrt.product import Flavour
+from fptk.export.tensorrt.trtexec import TIMING_CACHE_FILE
 from fptk.export.tensorrt.worker import Job, Outcome
 
 ENGINE_FILE = "model.engine"

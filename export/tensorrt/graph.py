@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fptk.errors import InputError, missing_package
+from fptk.core.errors import InputError, missing_package
 
 COMPUTE_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that carry the arithmetic: those that INT8 and FP16 are for."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fptk.errors import InputError
-from fptk.export.tensorrt.flavour import DEFAULT_SM, Flavour
+from fptk.core.errors import InputError
+from fptk.export.tensorrt.product import DEFAULT_SM, Flavour
 
 if TYPE_CHECKING:
-    from fptk.calibration.onnx_quantiser import OnnxQuantSettings
+    from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 
 SUPPORTED_SM = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT-RTX 1.7 builds for."""
@@ -101,7 +101,7 @@ def quantiser_settings(rest: Mapping[str, Any]) -> OnnxQuantSettings:
     Raises:
         InputError: a key belongs to neither.
     """
-    from fptk.calibration.onnx_quantiser import OnnxQuantSettings
+    from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 
     known = {entry.name for entry in fields(OnnxQuantSettings)}
     unknown = sorted(set(rest) - known)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
+from fptk.core.files import atomic_file
 from fptk.export.targets.base import BuildRequest, Precision
+from fptk.export.tensorrt.fp16 import convert_to_half
 from fptk.export.tensorrt.graph import Graph, activation_products
-from fptk.export.tensorrt.half import convert_to_half
-from fptk.export.tensorrt.lower import lower_transposed, lower_uint8
+from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
-from fptk.files import atomic_file
 
 
 def write_precision_onnx(
@@ -67,7 +67,7 @@ def _write_lowered(source: Path, destination: Path, precision: Precision) -> lis
 def _quantise(
     source: Path, request: BuildRequest, options: TensorRTOptions, quantiser: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    from fptk.calibration.onnx_quantiser import quantise_onnx
+    from fptk.calibration.onnx_quantizer import quantise_onnx
 
     if not options.attention_int8:
         products = activation_products(Graph.read(source))

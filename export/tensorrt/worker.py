@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fptk.export.tensorrt.flavour import FLAVOURS, Flavour
 from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.export.tensorrt.product import FLAVOURS, Flavour
 
 SEVERITY_LETTERS = "FEWIV"
 """Letters of TensorRT's severities, in the order of its enumeration."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
-from fptk.dataset import UInt8Array
-from fptk.preprocess import PreprocessSpec
-from fptk.session import Session
+from fptk.core.dataset import UInt8Array
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
 
 SPEC = PreprocessSpec(size=(32, 64))
 

@@ -17,11 +17,11 @@ from fptk.benchmarks.processors import (
     measure_processors,
 )
 from fptk.calibration.gate import GatePolicy
-from fptk.calibration.isa import INSTRUCTION_SETS, cpu_family, host_instruction_sets
-from fptk.dataset import UInt8Array
+from fptk.core.cpu import INSTRUCTION_SETS, cpu_family, host_instruction_sets
+from fptk.core.dataset import UInt8Array
+from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.base import BuildRequest, Precision
 from fptk.export.targets.registry import get_target
-from fptk.preprocess import PreprocessSpec
 
 SPEC = PreprocessSpec(size=(64, 64))
 

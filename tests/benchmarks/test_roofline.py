@@ -11,10 +11,10 @@ from fptk.benchmarks.latency import LatencyPlan, time_in_turns
 from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.profile import by_type, slowest
 from fptk.benchmarks.roofline import GEMM_MACS, count_macs, gemm_call, gemm_rate, roofline_fraction
-from fptk.errors import InputError
+from fptk.core.errors import InputError
+from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.base import NodeTime, median_times
 from fptk.export.targets.registry import get_target
-from fptk.preprocess import PreprocessSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
@@ -96,9 +96,9 @@ def test_memory_grows_with_the_image(checkpoint: Path, tmp_path: Path) -> None:
     """Four times the pixels need more than twice the activations."""
     if not Path("/proc/self/status").is_file():
         pytest.skip("peak memory is read from /proc, which this system lacks")
-    from fptk.export.onnx_export import export_onnx
+    from fptk.export.onnx import export_onnx
+    from fptk.export.pipeline import serving_module
     from fptk.models import load_checkpoint
-    from fptk.pipeline import serving_module
 
     network, _ = load_checkpoint(checkpoint)
     peaks = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fptk.classes import NUM_CLASSES
-from fptk.dataset import UInt8Array
+from fptk.core.classes import NUM_CLASSES
+from fptk.core.dataset import UInt8Array
 
 from .networks import Faces, smooth_noise, striped
 

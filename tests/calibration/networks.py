@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fptk.classes import NUM_CLASSES, PALETTE
-from fptk.dataset import Sample, UInt8Array
-from fptk.metrics import ConfusionMatrix, Scores
+from fptk.core.classes import NUM_CLASSES, PALETTE
+from fptk.core.dataset import Sample, UInt8Array
+from fptk.core.metrics import ConfusionMatrix, Scores
 
 SIZE = 32
 """Side of the test images."""

@@ -16,12 +16,12 @@ from fptk.calibration.calibration_set import (
     load_calibration_set,
     select_calibration_set,
 )
-from fptk.classes import CLASSES
+from fptk.core.classes import CLASSES
+from fptk.core.dataset import FaceParsingDataset, Sample
+from fptk.core.errors import InputError
+from fptk.core.preprocess import PreprocessSpec
 from fptk.data import FolderDataset, Subset
 from fptk.data.splits import refuse_overlap
-from fptk.dataset import FaceParsingDataset, Sample
-from fptk.errors import InputError
-from fptk.preprocess import PreprocessSpec
 
 from .networks import Faces, striped
 

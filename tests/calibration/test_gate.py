@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fptk.calibration.gate import GatePolicy, Verdict, judge
-from fptk.metrics import ClassScore, Scores
+from fptk.core.metrics import ClassScore, Scores
 
 
 def scores(images: int = 10, miou: float | None = None, **classes: tuple[float | None, int]) -> Scores:

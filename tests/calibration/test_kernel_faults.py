@@ -21,8 +21,8 @@ from fptk.calibration.kernel_faults import (
     wrong_layers,
 )
 from fptk.calibration.onnx_cpu import open_cpu_session
-from fptk.calibration.onnx_quantiser import cpu_settings, quantise_onnx
-from fptk.dataset import UInt8Array
+from fptk.calibration.onnx_quantizer import cpu_settings, quantise_onnx
+from fptk.core.dataset import UInt8Array
 
 from .networks import attention_network, stream
 

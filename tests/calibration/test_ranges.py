@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fptk.calibration.graph import load_float_model, logits_tensor, open_session
+from fptk.calibration.onnx_graph import load_float_model, logits_tensor, open_session
 from fptk.calibration.ranges import RangeEstimator, channel_maxima, measure_ranges
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
 
 from .networks import attention_network, stream
 

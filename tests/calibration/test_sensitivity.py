@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fptk.calibration.cache import RangeCache
-from fptk.calibration.graph import load_float_model, node_group
-from fptk.calibration.onnx_quantiser import OnnxQuantSettings, quantise_onnx
+from fptk.calibration.onnx_graph import load_float_model, node_group
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantise_onnx
+from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.sensitivity import SensitivityPlan, measure_sensitivity, module_groups, ratio_db
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
 
 from .networks import attention_network, stream
 
@@ -54,7 +54,7 @@ def test_a_group_costs_what_quantising_it_alone_costs(
     (row,) = found.rows
     path = tmp_path / "alone.onnx"
     quantise_onnx(source, path, stream(noise_images), OnnxQuantSettings(only_nodes=("q", "k")))
-    from .test_onnx_quantiser import logits_snr
+    from .test_onnx_quantizer import logits_snr
 
     assert row.snr_db == pytest.approx(logits_snr(source, path, noise_images), abs=1e-3)
 

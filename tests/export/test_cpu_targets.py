@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError
-from fptk.export.onnx_export import OPSET, export_onnx
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
+from fptk.core.preprocess import PreprocessSpec
+from fptk.export.onnx import OPSET, export_onnx
 from fptk.export.targets.base import BuildRequest, CalibrationStream, Precision, batched
 from fptk.export.targets.registry import get_target, list_targets, resolve_targets
 from fptk.models import TorchSession, load_checkpoint
-from fptk.preprocess import PreprocessSpec
 
 SPEC = PreprocessSpec(size=(64, 64))
 CPU_TARGETS = ("onnx", "openvino")
@@ -117,8 +117,8 @@ def test_load_refuses_a_damaged_file_and_another_size(name: str, graph: Path, tm
 def test_open_batch_takes_any_number_of_images(
     checkpoint: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
 ) -> None:
-    from fptk.export.targets.onnx import OnnxRuntimeSession
-    from fptk.pipeline import serving_module
+    from fptk.export.pipeline import serving_module
+    from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 
     network, _ = load_checkpoint(checkpoint)
     path = export_onnx(serving_module(network, SPEC, "naive", "onnxruntime"), tmp_path / "open.onnx", SPEC, batch=None)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fptk.classes import CLASSES
-from fptk.errors import InputError
+from fptk.core.classes import CLASSES
+from fptk.core.errors import InputError
+from fptk.core.preprocess import PreprocessSpec
 from fptk.models import (
     CheckpointCard,
     count_parameters,
@@ -25,7 +26,6 @@ from fptk.models import (
     save_checkpoint,
 )
 from fptk.models.network import FaceParsingNetwork
-from fptk.preprocess import PreprocessSpec
 
 
 def card_of(model: FaceParsingNetwork, **fields: Any) -> CheckpointCard:

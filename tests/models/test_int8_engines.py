@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from fptk.data.synthetic import SyntheticFaces
-from fptk.export.onnx_export import export_onnx
+from fptk.core.preprocess import PreprocessSpec
+from fptk.data.synthetic.faces import SyntheticFaces
+from fptk.export.onnx import export_onnx
 from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, Precision
-from fptk.export.targets.onnx import OnnxRuntimeSession
+from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models import TorchSession, create_model, list_models
 from fptk.models.deploy import to_deploy
-from fptk.models.serving import Serving
-from fptk.preprocess import PreprocessSpec
+from fptk.models.deploy.serving import Serving
 
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 

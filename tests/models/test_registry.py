@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 from fptk.models import count_parameters, create_model, list_models
 
 COUNTS: list[tuple[str, dict[str, Any], int]] = [

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fptk.core.evaluation import evaluate
+from fptk.core.files import sha256_file
 from fptk.data.folders import FolderDataset
 from fptk.data.splits import limit
-from fptk.data.synthetic import SyntheticFaces
-from fptk.evaluate import evaluate
-from fptk.files import sha256_file
+from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.models import TorchSession, load_checkpoint
-from fptk.runs import shipped_weights
+from fptk.runs.source import shipped_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 FACES = 2

@@ -20,7 +20,7 @@ from typing import Any, Self
 import click
 
 from fptk import __version__
-from fptk.errors import FptkError, InputError, one_line
+from fptk.core.errors import FptkError, InputError, one_line
 
 COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""

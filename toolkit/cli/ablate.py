@@ -60,14 +60,14 @@ def command(
     as each row's recipe has it. Run it again and finished rows are kept, an interrupted one goes on; tables that share
     --out share their common rows. The folder gets TABLE.md, TABLE.json and TABLE.png.
     """
-    from fptk import console
-    from fptk.ablation.report import draw, markdown
-    from fptk.ablation.run import AblationRequest, Scale, ablate
-    from fptk.ablation.table import load_table
     from fptk.cli.options import invocation
+    from fptk.core import console
+    from fptk.core.files import write_json, write_text
     from fptk.export.targets.registry import resolve_targets
-    from fptk.files import write_json, write_text
-    from fptk.training.runs import DEFAULT_ROOT
+    from fptk.runs.folder import DEFAULT_ROOT
+    from fptk.workflows.ablation.report import draw, markdown
+    from fptk.workflows.ablation.run import AblationRequest, Scale, ablate
+    from fptk.workflows.ablation.table import load_table
 
     chosen = load_table(table)
     names = () if no_engines else targets or chosen.engines

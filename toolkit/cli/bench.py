@@ -20,8 +20,8 @@ from fptk.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fptk.bench import BenchReport
-    from fptk.runs import Source
+    from fptk.runs.source import Source
+    from fptk.workflows.bench import BenchReport
 
 
 @click.command("bench")
@@ -82,11 +82,18 @@ def command(
     What is scored is judged, by the bundle's own limits. Figures and verdicts from the bundles are marked, with the
     processor they are from. A refused engine ends the command with exit code 4.
     """
-    from fptk.bench import BenchRequest, bench_folders, bench_source, bundles_of, profile_bundles, raise_if_refused
-    from fptk.bench_tables import render_profile
-    from fptk.console import out
-    from fptk.errors import InputError
-    from fptk.runs import find_source
+    from fptk.cli.bench_tables import render_profile
+    from fptk.core.console import out
+    from fptk.core.errors import InputError
+    from fptk.runs.source import find_source
+    from fptk.workflows.bench import (
+        BenchRequest,
+        bench_folders,
+        bench_source,
+        bundles_of,
+        profile_bundles,
+        raise_if_refused,
+    )
 
     for switch, heeded in ALONE.items():
         if click.get_current_context().params[switch]:
@@ -134,7 +141,7 @@ def refuse_beside(switch: str, heeded: set[str]) -> None:
     Raises:
         InputError: there is one.
     """
-    from fptk.errors import InputError
+    from fptk.core.errors import InputError
 
     context = click.get_current_context()
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
@@ -146,9 +153,9 @@ def refuse_beside(switch: str, heeded: set[str]) -> None:
 
 def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:
     """Print the report, and write what ``--json`` asks for."""
-    from fptk.bench import recommend
-    from fptk.bench_tables import render, render_roofline
-    from fptk.console import out
+    from fptk.cli.bench_tables import render, render_roofline
+    from fptk.core.console import out
+    from fptk.workflows.bench import recommend
 
     sentence = recommend(report)
     if str(json_path) != "-":
@@ -165,11 +172,11 @@ def write_rewrites(document: Path, source: Source, threads: int | None, rounds: 
     """Measure the rewrites on the run's network and write the table."""
     from fptk.benchmarks.latency import LatencyPlan
     from fptk.cli.options import invocation
-    from fptk.console import counting, out
-    from fptk.files import check_destination, write_text
-    from fptk.host import usable_cores
+    from fptk.core.console import counting, out
+    from fptk.core.files import check_destination, write_text
+    from fptk.core.host import usable_cores
     from fptk.models.checkpoint import load_checkpoint
-    from fptk.rewrites_table import markdown, measure_rewrites
+    from fptk.workflows.rewrites import markdown, measure_rewrites
 
     check_destination(document, "--rewrites")
     network, card = load_checkpoint(source.weights)

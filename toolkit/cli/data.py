@@ -12,7 +12,7 @@ from fptk.cli.options import MAX_IMAGES, check_json
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from fptk.data.inspection import Inspection
+    from fptk.data.inspect import Inspection
     from fptk.data.parallel import Progress
 
 MAX_SIZE = 4096
@@ -50,11 +50,11 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     face is kept in the user's cache folder, so that a training that needs it (class weights, rare-class sampling,
     whitening) need not count again.
     """
-    from fptk.console import progress_bar
-    from fptk.data.inspection import inspect_folder
+    from fptk.core.console import progress_bar
+    from fptk.core.errors import InputError
+    from fptk.core.files import write_json
+    from fptk.data.inspect import inspect_folder
     from fptk.data.statistics import StatisticsCache
-    from fptk.errors import InputError
-    from fptk.files import write_json
 
     with progress_bar() as bar:
         result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"), cache=StatisticsCache())
@@ -94,10 +94,10 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     SRC holds CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebA-HQ-to-CelebA-mapping.txt. A run that was stopped
     goes on where it ended when it's started again. Faces that cannot be read are left out and listed (exit code 2).
     """
-    from fptk.console import log, progress_bar
-    from fptk.console import out as results
+    from fptk.core.console import log, progress_bar
+    from fptk.core.console import out as results
+    from fptk.core.errors import InputError
     from fptk.data.convert import convert_release
-    from fptk.errors import InputError
 
     with progress_bar() as bar:
         result = convert_release(
@@ -134,9 +134,9 @@ def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
 
     The same seed draws the same faces; the faces of val/ follow those of train/ in the series, so none is in both.
     """
-    from fptk.console import out as results
-    from fptk.console import progress_bar
-    from fptk.data.synthetic import SyntheticFaces
+    from fptk.core.console import out as results
+    from fptk.core.console import progress_bar
+    from fptk.data.synthetic.faces import SyntheticFaces
     from fptk.data.writer import check_target, write_dataset
 
     parts = [part for part in (("train", count, 0), ("val", val_count, count)) if part[1]]
@@ -178,7 +178,7 @@ def _print_json(result: Inspection) -> None:
 def _print_tables(result: Inspection) -> None:
     from rich.table import Table
 
-    from fptk.console import out
+    from fptk.core.console import out
 
     counts = Table(title=str(result.folder), title_justify="left")
     for column in ("split", "images", "masks", "readable", "sizes", "both eyes", "eyes swapped"):
@@ -201,7 +201,7 @@ def _print_tables(result: Inspection) -> None:
 def _class_table(result: Inspection) -> object:
     from rich.table import Table
 
-    from fptk.classes import CLASSES
+    from fptk.core.classes import CLASSES
 
     table = Table(title="share of pixels / share of images", title_justify="left")
     table.add_column("class")
@@ -219,7 +219,7 @@ def _class_table(result: Inspection) -> object:
 def _print_findings(result: Inspection) -> None:
     from itertools import groupby
 
-    from fptk.console import out
+    from fptk.core.console import out
 
     out.print(f"findings: {result.summary()}" if result.findings else "no fault found")
     for kind, group in groupby(result.findings, key=lambda finding: finding.kind):

@@ -17,9 +17,9 @@ def command(json_path: Path | None) -> None:
 
     from rich.table import Table
 
-    from fptk.console import out
+    from fptk.core.console import out
+    from fptk.core.host import describe_host, tool_versions
     from fptk.export.targets.registry import get_target, list_targets
-    from fptk.host import describe_host, tool_versions
 
     host, tools = describe_host(), tool_versions()
     probes = {name: get_target(name).probe() for name in list_targets()}

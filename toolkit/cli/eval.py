@@ -22,18 +22,18 @@ from fptk.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fptk.comparison import Choice
-    from fptk.dataset import FaceParsingDataset
-    from fptk.metrics import Scores
-    from fptk.runs import Source
-    from fptk.session import Session
-    from fptk.verdicts import Judgement
+    from fptk.core.dataset import FaceParsingDataset
+    from fptk.core.metrics import Scores
+    from fptk.core.session import Session
+    from fptk.data.comparison import Choice
+    from fptk.runs.source import Source
+    from fptk.workflows.verdicts import Judgement
 
 SHEET = "eval"
 """What its sheets are marked with."""
 
 VIEWS = ("flip", "scale")
-"""Those of ``fptk.tta``, which imports torch; a test holds them together."""
+"""Those of ``fptk.models.tta``, which imports torch; a test holds them together."""
 
 
 @click.command("eval")
@@ -88,10 +88,10 @@ def command(
     With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
-    from fptk.console import out
-    from fptk.errors import InputError
-    from fptk.pipeline import check_dataset, score
-    from fptk.runs import find_source, open_session
+    from fptk.core.console import out
+    from fptk.core.errors import InputError
+    from fptk.export.pipeline import check_dataset, score
+    from fptk.runs.source import find_source, open_session
 
     chosen = _views(views)
     if sheet_path and (chosen or refine):
@@ -104,7 +104,7 @@ def command(
     dataset = _evaluation_set(data, eval_images, source, weights)
     check_dataset(dataset, "checking the images")
     if source is not None and (chosen or refine):
-        from fptk.tta import augmented_session
+        from fptk.models.tta import augmented_session
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
@@ -142,9 +142,9 @@ def _check_outputs(
     Raises:
         InputError: one of them would, or the bundle cannot be read.
     """
-    from fptk.bundle import MANIFEST, read_bundle
-    from fptk.errors import InputError
-    from fptk.files import check_pictures, check_unread
+    from fptk.core.errors import InputError
+    from fptk.core.files import check_pictures, check_unread
+    from fptk.export.bundle import MANIFEST, read_bundle
 
     reads = [bundle / name for name in (MANIFEST, *read_bundle(bundle).files)] if bundle else []
     if weights:
@@ -164,10 +164,10 @@ def _evaluation_set(
     data: Path | None, eval_images: int | None, source: Source | None, weights: Path | None
 ) -> FaceParsingDataset:
     """The images of ``--data``, or else those of the run; ``source`` is where the session came from."""
+    from fptk.core.errors import InputError
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
-    from fptk.errors import InputError
-    from fptk.runs import find_source
+    from fptk.runs.source import find_source
 
     if data:
         return limit(open_evaluation(data), eval_images)
@@ -185,12 +185,12 @@ def _judge(
     Raises:
         GateRefusedError: the bundle is refused.
     """
-    from fptk.bundle import read_bundle
-    from fptk.calibration.isa import cpu_model
-    from fptk.console import out
-    from fptk.errors import GateRefusedError
-    from fptk.runs import find_source
-    from fptk.verdicts import Scored, judge_here
+    from fptk.core.console import out
+    from fptk.core.cpu import cpu_model
+    from fptk.core.errors import GateRefusedError
+    from fptk.export.bundle import read_bundle
+    from fptk.runs.source import find_source
+    from fptk.workflows.verdicts import Scored, judge_here
 
     bundle = read_bundle(folder)
     (judgement,) = judge_here([Scored(folder, bundle, scores)], dataset, find_source(weights) if weights else None)
@@ -213,7 +213,7 @@ def _judge(
 
 def _verdict(judgement: Judgement) -> Iterator[str]:
     """The lines below the table of a bundle."""
-    from fptk.verdicts import describe
+    from fptk.workflows.verdicts import describe
 
     yield f"{judgement.word}: {judgement.reason.removeprefix('passed: ').removeprefix('refused: ')}"
     if judgement.reference:
@@ -228,9 +228,9 @@ def _write_sheet(
     """Write the sheet, and name its faces and their scores in its order."""
     from PIL import Image
 
-    from fptk.comparison import choose, comparison_sheet
-    from fptk.console import log
-    from fptk.predict import save_png
+    from fptk.core.console import log
+    from fptk.data.comparison import choose, comparison_sheet
+    from fptk.data.predict import save_png
 
     indices = choose(values, count, choice)
     sheet, keys = comparison_sheet(session, dataset, indices, columns=6)
@@ -250,9 +250,9 @@ def _views(text: str) -> tuple[str, ...]:
 
 def _compare(plain: Session, augmented: Session, dataset: FaceParsingDataset, json_path: Path | None) -> None:
     """Score two sessions image by image in turns, and say what the second gains and costs."""
-    from fptk.console import counting, out
-    from fptk.evaluate import evaluate_all
-    from fptk.tta import TimedSession
+    from fptk.core.console import counting, out
+    from fptk.core.evaluation import evaluate_all
+    from fptk.models.tta import TimedSession
 
     with (
         TimedSession(plain) as before,

@@ -16,10 +16,10 @@ from fptk.cli.options import (
     threads_option,
     weights_option,
 )
-from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
+from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 
 if TYPE_CHECKING:
-    from fptk.pipeline import Outcome
+    from fptk.export.pipeline import Outcome
 
 
 @click.command("export")
@@ -148,11 +148,11 @@ def command(
     allowed goes to rejected/ instead, and the command ends with exit code 4.
     """
     from fptk.cli.options import invocation
+    from fptk.core.files import make_folder
+    from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
     from fptk.export.targets.base import Precision
     from fptk.export.targets.registry import resolve_targets
-    from fptk.files import make_folder
-    from fptk.pipeline import ExportPlan, export_bundles, gate_policy
-    from fptk.runs import find_source
+    from fptk.runs.source import find_source
 
     if check:
         check_graph(check, sm)
@@ -210,9 +210,9 @@ def finish(outcomes: list[Outcome]) -> None:
         GateRefusedError: the gate refused one (exit code 4).
         TargetUnavailableError: none was refused, but one could not be built here (exit code 3).
     """
-    from fptk.bundle import read_bundle
-    from fptk.console import out
-    from fptk.export_tables import render_classes, render_processors, render_sensitivity
+    from fptk.cli.export_tables import render_classes, render_processors, render_sensitivity
+    from fptk.core.console import out
+    from fptk.export.bundle import read_bundle
 
     matrices = []
     for outcome in outcomes:
@@ -274,9 +274,9 @@ def check_graph(path: Path, compute_capabilities: tuple[int, ...]) -> None:
     Raises:
         InputError: there is an error among the findings.
     """
-    from fptk.console import out
+    from fptk.core.console import out
     from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
-    from fptk.export.tensorrt.check import check_qdq, refuse_errors
+    from fptk.export.tensorrt.lint import check_qdq, refuse_errors
 
     is_openvino = path.suffix.lower() == ".xml"
     findings = lint_openvino(path) if is_openvino else check_qdq(path, compute_capabilities)

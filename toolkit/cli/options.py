@@ -86,8 +86,8 @@ def check_json(context: click.Context, parameter: click.Parameter, json_path: Pa
     """
     if json_path is None or str(json_path) == "-":
         return json_path
-    from fptk.errors import InputError
-    from fptk.files import check_destination, kind_of, open_regular, writing
+    from fptk.core.errors import InputError
+    from fptk.core.files import check_destination, kind_of, open_regular, writing
 
     check_destination(json_path, JSON)
     if kind_of(json_path) == "file":
@@ -116,7 +116,7 @@ def write_result(json_path: Path, value: Any) -> None:
     """Write ``value`` to the file that ``--json`` names, or to standard output for ``-``."""
     import json
 
-    from fptk.files import write_json
+    from fptk.core.files import write_json
 
     if str(json_path) == "-":
         click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -35,16 +35,16 @@ def command(
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
-    from fptk import console
-    from fptk.bench import raise_if_refused, recommend
-    from fptk.bench_tables import render
+    from fptk.cli.bench_tables import render
     from fptk.cli.export import finish
     from fptk.cli.options import invocation
+    from fptk.core import console
     from fptk.export.targets.base import Precision
     from fptk.export.targets.registry import resolve_targets
-    from fptk.run import RunRequest, run
-    from fptk.training.runs import DEFAULT_ROOT
+    from fptk.runs.folder import DEFAULT_ROOT
     from fptk.training.threads import wait_without_spinning
+    from fptk.workflows.bench import raise_if_refused, recommend
+    from fptk.workflows.run import RunRequest, run
 
     wait_without_spinning()
     request = RunRequest(

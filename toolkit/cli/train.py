@@ -73,7 +73,7 @@ def command(
     from fptk.training.threads import wait_without_spinning
 
     wait_without_spinning()
-    from fptk.console import log
+    from fptk.core.console import log
     from fptk.training import default_folder, train
 
     if resume:
@@ -134,8 +134,8 @@ def _resumed(
     recipe: str | None, data: tuple[Path, ...], out: Path | None, init_weights: Path | None, changes: dict[str, Any]
 ) -> tuple[Recipe, list[Path], Path]:
     """Recipe, data and folder of the run to go on with; what was given again must say the same."""
-    from fptk.errors import InputError
-    from fptk.files import kind_of
+    from fptk.core.errors import InputError
+    from fptk.core.files import kind_of
     from fptk.training import RunFolder, newest_run
 
     if init_weights is not None:
@@ -160,7 +160,7 @@ def _require(*packages: str) -> None:
     """Say which extra is missing before anything is begun."""
     from importlib.util import find_spec
 
-    from fptk.errors import missing_package
+    from fptk.core.errors import missing_package
 
     for package in packages:
         if find_spec(package) is None:

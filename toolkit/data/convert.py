@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fptk.classes import CLASSES, flat_palette
+from fptk.core.classes import CLASSES, flat_palette
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
+from fptk.core.files import atomic_file, make_folder, read_json, write_json, writing
+from fptk.core.preprocess import Decoded, decode_image, opened_image, read_image, regular_file, resize_labels
 from fptk.data.folders import IMAGE_SUFFIXES, RELEASE_FOLDERS, SPLITS, visible_names
 from fptk.data.parallel import Progress, no_progress, parallel_map
-from fptk.dataset import UInt8Array
-from fptk.errors import InputError
-from fptk.files import atomic_file, make_folder, read_json, write_json, writing
-from fptk.preprocess import Decoded, decode_image, opened_image, read_image, regular_file, resize_labels
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fptk.core.dataset import Sample
+from fptk.core.errors import InputError
+from fptk.core.files import reason_of, sha256_file
+from fptk.core.preprocess import Decoded, decode_image, decode_mask, regular_file
 from fptk.data.pixels import hash_files
-from fptk.dataset import Sample
-from fptk.errors import InputError
-from fptk.files import reason_of, sha256_file
-from fptk.preprocess import Decoded, decode_image, decode_mask, regular_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """File names taken for photographs, in any case; masks are ``.png`` only, because they must be lossless."""
@@ -78,7 +78,7 @@ class Pairing(NamedTuple):
 
 
 class FolderDataset:
-    """The pairs of one split folder: a :class:`~fptk.dataset.FaceParsingDataset` sorted by stem.
+    """The pairs of one split folder: a :class:`~fptk.core.dataset.FaceParsingDataset` sorted by stem.
 
     Opening looks at names only; a file is decoded when its index is read.
 
@@ -150,7 +150,7 @@ class FolderDataset:
         return self._hashes[index]
 
     def pixel_hash(self, index: int) -> str:
-        """:func:`~fptk.dataset.pixel_hash` of the image, from the user's cache where the file is unchanged.
+        """:func:`~fptk.core.dataset.pixel_hash` of the image, from the user's cache where the file is unchanged.
 
         Raises:
             InputError: the file is missing, damaged or no image.
@@ -175,7 +175,7 @@ def one_turned(path: Path, mask: Decoded) -> str:
 
 
 def _warn(text: str) -> None:
-    from fptk.console import log
+    from fptk.core.console import log
 
     log.print(f"warning: {text}", markup=False, soft_wrap=True)
 

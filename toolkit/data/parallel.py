@@ -13,7 +13,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -83,6 +83,6 @@ def _end_with(sentinel: int) -> None:
 
 def default_jobs(count: int) -> int:
     """Processes for ``count`` files: at most one per core that this process may use."""
-    from fptk.host import usable_cores
+    from fptk.core.host import usable_cores
 
     return max(1, min(usable_cores(), count // WORTH_A_PROCESS))

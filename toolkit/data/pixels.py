@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from fptk.core.dataset import pixel_hash
+from fptk.core.preprocess import decode_image, decode_small, regular_file
 from fptk.data.parallel import Progress, no_progress
 from fptk.data.statistics import default_cache
-from fptk.dataset import pixel_hash
-from fptk.preprocess import decode_image, decode_small, regular_file
 
 FILE = "files-1.sqlite"
 """Name of the cache file; another layout of an entry needs another number."""
@@ -103,7 +103,7 @@ class FileCache:
 
 
 def hash_files(paths: Sequence[Path], jobs: int | None = None, progress: Progress = no_progress) -> list[str]:
-    """:func:`~fptk.dataset.pixel_hash` of each image file, from the user's cache where the file is unchanged.
+    """:func:`~fptk.core.dataset.pixel_hash` of each image file, from the user's cache where the file is unchanged.
 
     Args:
         paths: image files.
@@ -185,7 +185,7 @@ def _look_up(
     It runs in threads: Pillow and hashlib let go of the interpreter, and a script that calls this needs no
     ``if __name__ == "__main__"``.
     """
-    from fptk.host import usable_cores
+    from fptk.core.host import usable_cores
 
     cache = FileCache(about)
     known = cache.get(files)

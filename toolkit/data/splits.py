@@ -11,11 +11,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
+from fptk.core.errors import InputError
 from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
 from fptk.data.parallel import Progress, no_progress
 from fptk.data.pixels import equal_images
-from fptk.dataset import FaceParsingDataset, Sample, pixel_hash_of
-from fptk.errors import InputError
 
 VAL_FRACTION = 0.1
 """Share of a training split that is held out where a data set has no ``val/`` (1,000 faces: 900 / 100)."""

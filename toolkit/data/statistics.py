@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fptk.classes import NUM_CLASSES
-from fptk.dataset import UInt8Array
+from fptk.core.classes import NUM_CLASSES
+from fptk.core.dataset import UInt8Array
 
 FILE = "statistics-2.sqlite"
 """Name of the cache file; another layout of an entry, or another way of decoding files, needs another number."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from fptk.classes import flat_palette
+from fptk.core.classes import flat_palette
+from fptk.core.dataset import FaceParsingDataset, Sample
+from fptk.core.errors import InputError
+from fptk.core.files import atomic_folder, make_folder, writing
 from fptk.data.parallel import Progress, no_progress
-from fptk.dataset import FaceParsingDataset, Sample
-from fptk.errors import InputError
-from fptk.files import atomic_folder, make_folder, writing
 
 JPEG_QUALITY = 95
 

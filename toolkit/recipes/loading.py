@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 from fptk.recipes.schema import Recipe
 from fptk.recipes.yaml_reader import parse_yaml, read_text
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from fptk.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE, PreprocessSpec
+from fptk.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE, PreprocessSpec
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Strength = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -293,7 +293,7 @@ class LossSection(Section):
     or 1 / log(f + class_weight_eps), scaled to sum to 1."""
     class_weight_eps: Annotated[float, Field(gt=0.0, le=1e6)] = 1e-6
     """Of ``inverse_log_frequency``. A small one, as the formula reads, weighs *frequent* classes most; one above 1,
-    e.g. 1.02, weighs rare classes most. See ``fptk.training.statistics.inverse_log_frequency``."""
+    e.g. 1.02, weighs rare classes most. See ``fptk.training.class_balance.inverse_log_frequency``."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -346,7 +346,7 @@ class OptimSection(Section):
 
 
 class DynamicSection(Section):
-    """Algorithm 1 of the first paper, where ``optim.schedule`` is ``dynamic``: see ``fptk.training.pipeline``."""
+    """Algorithm 1 of the first paper, where ``optim.schedule`` is ``dynamic``: see ``fptk.training.optimizers``."""
 
     patience: PositiveInt = 5
     """Validations without a lower loss after which the best weights are loaded and the rate changes."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from fptk.errors import InputError
-from fptk.files import open_regular, reason_of
+from fptk.core.errors import InputError
+from fptk.core.files import open_regular, reason_of
 
 MAX_BYTES = 256 * 1024
 """Longest document."""

@@ -6,17 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fptk.training.runs import RunFolder, TrainResult, default_folder, newest_run
-    from fptk.training.sources import open_data
-    from fptk.training.start import train
+    from fptk.runs.data import open_data
+    from fptk.runs.folder import RunFolder, TrainResult, default_folder, newest_run
+    from fptk.training.train import train
 
 _LAZY = {
-    "TrainResult": "fptk.training.runs",
-    "train": "fptk.training.start",
-    "RunFolder": "fptk.training.runs",
-    "default_folder": "fptk.training.runs",
-    "newest_run": "fptk.training.runs",
-    "open_data": "fptk.training.sources",
+    "TrainResult": "fptk.runs.folder",
+    "train": "fptk.training.train",
+    "RunFolder": "fptk.runs.folder",
+    "default_folder": "fptk.runs.folder",
+    "newest_run": "fptk.runs.folder",
+    "open_data": "fptk.runs.data",
 }
 
 __all__ = ["RunFolder", "TrainResult", "default_folder", "newest_run", "open_data", "train"]

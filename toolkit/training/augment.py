@@ -18,9 +18,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from fptk.classes import swap_table
-from fptk.dataset import Sample, UInt8Array
-from fptk.preprocess import PreprocessSpec
+from fptk.core.classes import swap_table
+from fptk.core.dataset import Sample, UInt8Array
+from fptk.core.preprocess import PreprocessSpec
 from fptk.recipes.schema import AugmentSection
 
 Float32Array = npt.NDArray[np.float32]

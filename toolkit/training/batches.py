@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fptk.dataset import FaceParsingDataset, Sample
-from fptk.host import usable_cores
-from fptk.preprocess import SIZE_MULTIPLE, PreprocessSpec
+from fptk.core.dataset import FaceParsingDataset, Sample
+from fptk.core.host import usable_cores
+from fptk.core.preprocess import SIZE_MULTIPLE, PreprocessSpec
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped, draw, warp
 from fptk.training.mixing import Mixed, blend, mixup_share, paste

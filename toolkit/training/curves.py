@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fptk.chart import chart
+from fptk.core.charts import chart
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:

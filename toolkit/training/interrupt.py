@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from fptk.errors import FptkError
+from fptk.core.errors import FptkError
 from fptk.training.losses import world_size
 
 ONE_PRESS = 0.5

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fptk.dataset import UInt8Array
+from fptk.core.dataset import UInt8Array
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped
 from fptk.training.seeds import Stream, generator

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from fptk.errors import FptkError
+from fptk.core.errors import FptkError
 
 T = TypeVar("T")
 

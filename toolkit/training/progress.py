@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from rich.progress import TaskID
 
-from fptk.console import log, progress_bar
+from fptk.core.console import log, progress_bar
 
 
 class Listener(Protocol):

@@ -102,7 +102,7 @@ def learning_rate(recipe: Recipe, plan: Plan, step: int) -> float:
     """Learning rate of ``step``: linear from 0 over the warm-up, then ``lr / 2 (1 + cos(pi t))``, t from 0 to 1.
 
     Progress is counted in images, so a change of batch size does not bend the curve. The dynamic schedule depends on
-    more than the step: see :class:`fptk.training.pipeline.Pipeline`.
+    more than the step: see :class:`fptk.training.optimizers.Pipeline`.
     """
     peak, seen = recipe.optim.lr, plan.images_before(step)
     if seen < plan.warmup_images:

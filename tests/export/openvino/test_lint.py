@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fptk.calibration.isa import FAMILIES
-from fptk.errors import GateRefusedError, InputError
+from fptk.core.cpu import FAMILIES
+from fptk.core.errors import GateRefusedError, InputError
 from fptk.export.findings import ERROR, Finding
 from fptk.export.openvino.lint import _FINDERS, RULES, lint_openvino, refuse_known_faults
 

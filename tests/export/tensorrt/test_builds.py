@@ -11,16 +11,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from fptk.bundle import read_bundle
-from fptk.errors import GateRefusedError, InputError, TargetUnavailableError
+from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
+from fptk.core.files import sha256_file
+from fptk.core.preprocess import PreprocessSpec
+from fptk.export.bundle import read_bundle
 from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
-from fptk.export.tensorrt.flavour import TENSORRT_RTX
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.files import sha256_file
+from fptk.export.tensorrt.product import TENSORRT_RTX
 from fptk.models.registry import list_models
-from fptk.preprocess import PreprocessSpec
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -171,10 +171,10 @@ def test_the_same_request_builds_the_same_graph(face_net: Path, images: Any, tmp
 def export_deploy_form(name: str, size: int, path: Path) -> Path:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from fptk.export.onnx_export import export_onnx
+    from fptk.export.onnx import export_onnx
     from fptk.models import create_model
     from fptk.models.deploy import to_deploy
-    from fptk.models.serving import Serving
+    from fptk.models.deploy.serving import Serving
 
     torch.manual_seed(0)
     spec = PreprocessSpec(size=(size, size))

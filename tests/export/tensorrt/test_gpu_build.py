@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fptk.errors import GateRefusedError
+from fptk.core.errors import GateRefusedError
+from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTTarget
-from fptk.export.tensorrt.host import CudaHost, Gpu
-from fptk.preprocess import PreprocessSpec
+from fptk.export.tensorrt.driver import CudaHost, Gpu
 
 SPEC = PreprocessSpec(size=(64, 64))
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fptk.errors import InputError
-from fptk.export.tensorrt.flavour import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Flavour
+from fptk.core.errors import InputError
 from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings, split_options
-from fptk.export.tensorrt.rebuild import rebuild_command
+from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.trtexec import rebuild_command
 
 
 def test_parts_the_builders_options_from_the_quantisers() -> None:

@@ -12,16 +12,16 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from fptk.errors import InputError, TargetUnavailableError
+from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.files import sha256_file, write_json
+from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
-from fptk.export.tensorrt.binding import EngineBinding
-from fptk.export.tensorrt.check import check_qdq
-from fptk.export.tensorrt.host import CudaHost, Gpu
-from fptk.files import sha256_file, write_json
-from fptk.preprocess import PreprocessSpec
+from fptk.export.tensorrt.driver import CudaHost, Gpu
+from fptk.export.tensorrt.engine_card import EngineBinding
+from fptk.export.tensorrt.lint import check_qdq
 
 SPEC = PreprocessSpec(size=(64, 64))
 NO_GPU = CudaHost(reason="no NVIDIA driver", remedy="install it")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 from fptk.export.tensorrt import build
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
-from fptk.export.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
 from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Flavour
 from fptk.export.tensorrt.worker import Job, configure, make_logger, network_flags
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.classes import NUM_CLASSES, flat_palette
+from fptk.core.classes import NUM_CLASSES, flat_palette
 
 MakeSplit = Callable[..., Path]
 

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.classes import CLASSES, PALETTE, flat_palette
+from fptk.core.classes import CLASSES, PALETTE, flat_palette
+from fptk.core.dataset import pixel_hash, pixel_hash_of
+from fptk.core.preprocess import read_image, read_mask
 from fptk.data import ConcatDataset, FolderDataset, Subset, find_duplicates
 from fptk.data import pixels as pixels_module
-from fptk.dataset import pixel_hash, pixel_hash_of
-from fptk.preprocess import read_image, read_mask
 
 SIDE = 32
 Command = Callable[..., Any]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.classes import CLASSES, PALETTE
+from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.errors import InputError
+from fptk.core.preprocess import read_image, read_mask
 from fptk.data import convert as module
 from fptk.data import open_training
 from fptk.data.convert import compose_mask, convert_release, read_mapping, split_of
-from fptk.errors import InputError
-from fptk.preprocess import read_image, read_mask
 
 ORIG_IDX = {0: 119613, 1: 162770, 2: 162771, 3: 182637, 4: 182638, 2001: 7}
 """Faces of the small release with their numbers in CelebA: the borders of the official split among them."""

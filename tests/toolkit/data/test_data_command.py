@@ -11,7 +11,7 @@ import pytest
 
 from fptk.cli import main
 from fptk.data import open_training
-from fptk.data.synthetic import SyntheticFaces
+from fptk.data.synthetic.faces import SyntheticFaces
 
 
 def run(monkeypatch, capsys, *arguments: str | Path) -> tuple[int, str, str]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fptk.core.dataset import FaceParsingDataset
+from fptk.core.errors import InputError
 from fptk.data import FolderDataset
-from fptk.dataset import FaceParsingDataset
-from fptk.errors import InputError
 
 
 def message_of(folder: Path) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fptk.core.errors import InputError
+from fptk.core.host import usable_cores
+from fptk.core.preprocess import read_image
 from fptk.data.parallel import WORTH_A_PROCESS, default_jobs, parallel_map
-from fptk.errors import InputError
-from fptk.host import usable_cores
-from fptk.preprocess import read_image
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 2])
@@ -88,5 +88,5 @@ def test_affinity_below_the_quota_counts(tmp_path, monkeypatch):
 
 
 def test_jobs_follow_the_quota(monkeypatch):
-    monkeypatch.setattr("fptk.host.usable_cores", lambda: 3)
+    monkeypatch.setattr("fptk.core.host.usable_cores", lambda: 3)
     assert default_jobs(10**6) == 3

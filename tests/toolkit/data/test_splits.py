@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fptk.core.dataset import FaceParsingDataset, Sample
+from fptk.core.errors import InputError
 from fptk.data import (
     ConcatDataset,
     FolderDataset,
@@ -20,8 +22,6 @@ from fptk.data import (
     open_split,
     open_training,
 )
-from fptk.dataset import FaceParsingDataset, Sample
-from fptk.errors import InputError
 
 
 class Drawn:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fptk.core.dataset import FaceParsingDataset, Sample
+from fptk.core.files import sha256_file
 from fptk.data.folders import FolderDataset
-from fptk.data.inspection import inspect_folder
+from fptk.data.inspect import inspect_folder
 from fptk.data.splits import Subset, open_training
 from fptk.data.statistics import FILE, StatisticsCache, mean_and_std, measure, pair_key
-from fptk.dataset import FaceParsingDataset, Sample
-from fptk.files import sha256_file
-from fptk.training.statistics import measure_all
+from fptk.training.class_balance import measure_all
 
 
 def refuse(index: int) -> Sample:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fptk.classes import CLASS_INDEX, SWAP_PAIRS
-from fptk.dataset import Sample
-from fptk.preprocess import PreprocessSpec
+from fptk.core.classes import CLASS_INDEX, SWAP_PAIRS
+from fptk.core.dataset import Sample
+from fptk.core.preprocess import PreprocessSpec
 from fptk.recipes.schema import AugmentSection
 from fptk.training.augment import Draw, colour_matrix, draw, focus_centre, normalised, warp
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fptk.data.synthetic import SyntheticFaces
-from fptk.dataset import Sample
-from fptk.errors import InputError
+from fptk.core.dataset import Sample
+from fptk.core.errors import InputError
+from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped
 from fptk.training.batches import Batch, Batches, DecodedCache, Order
+from fptk.training.class_balance import class_pixels, measure_all, repeat_factors, sqrt_median_frequency
 from fptk.training.mixing import blend, mixup_share, paste
 from fptk.training.schedule import make_plan
-from fptk.training.statistics import class_pixels, measure_all, repeat_factors, sqrt_median_frequency
 
 
 class Counting:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from fptk.cli import cli
-from fptk.errors import FptkError
+from fptk.core.errors import FptkError
 from fptk.training import RunFolder
 
 TINY = (

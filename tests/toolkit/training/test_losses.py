@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fptk.errors import InputError
+from fptk.core.errors import InputError
 from fptk.recipes.schema import LossSection
+from fptk.training.class_balance import inverse_log_frequency
 from fptk.training.losses import SegmentationLoss, joined, near_border
 from fptk.training.lovasz import lovasz_softmax
 from fptk.training.softmax_sums import softmax_sums
-from fptk.training.statistics import inverse_log_frequency
 
 
 def make_batch(absent: int | None = None) -> tuple[Tensor, Tensor]:

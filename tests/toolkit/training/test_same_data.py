@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fptk.errors import InputError
-from fptk.files import atomic_file
+from fptk.core.errors import InputError
+from fptk.core.files import atomic_file
 from fptk.recipes import Recipe
 from fptk.recipes.loading import recipe_from
+from fptk.runs.lock import NAME, RunLock
 from fptk.training import RunFolder, train
-from fptk.training.lock import NAME, RunLock
 from fptk.training.progress import Silent
 
 Fptk = Callable[..., Any]

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from fptk.recipes import load_recipe
+from fptk.runs.data import open_data
 from fptk.training import RunFolder
-from fptk.training.loop import Trainer
 from fptk.training.progress import Silent
-from fptk.training.sources import open_data
-from fptk.training.start import make_accelerator, make_model
+from fptk.training.train import make_accelerator, make_model
+from fptk.training.trainer import Trainer
 
 
 def main(recipe_file: Path, out: Path) -> None:

@@ -1,0 +1,201 @@
+"""The fallback ladder: quantiser settings in the order in which they are tried until an engine passes the gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from fptk.calibration.gate import Verdict
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings
+from fptk.calibration.openvino_quantizer import OpenVinoQuantSettings
+from fptk.calibration.sensitivity import Sensitivity
+
+S = TypeVar("S")
+A = TypeVar("A")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung(Generic[S]):
+    """One thing to try."""
+
+    name: str
+    settings: S
+    accuracy_control: bool = False
+    """Build with ``quantise_openvino_with_accuracy_control`` instead of ``quantise_openvino``."""
+
+
+class RungSkippedError(Exception):
+    """Raised by the builder where a rung does not apply to this network; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt(Generic[A]):
+    """What became of one rung."""
+
+    rung: str
+    settings: dict[str, Any]
+    verdict: Verdict | None
+    """``None`` where the rung was skipped."""
+    skipped: str
+    """Why it was skipped; empty where it was built."""
+    seconds: float
+    artefact: A | None
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is not None and self.verdict.passed
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values of everything but the artefact."""
+        return {
+            "rung": self.rung,
+            "settings": self.settings,
+            "passed": self.passed,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+            "verdict": self.verdict.model_dump(mode="json") if self.verdict else None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LadderResult(Generic[A]):
+    """Every rung that was tried, in order."""
+
+    attempts: tuple[Attempt[A], ...]
+
+    @property
+    def winner(self) -> Attempt[A] | None:
+        """The attempt that passed; only the last one can."""
+        return self.attempts[-1] if self.attempts and self.attempts[-1].passed else None
+
+    @property
+    def best(self) -> Attempt[A] | None:
+        """The winner, or else the built attempt that exceeds the gate's limits by least."""
+        built = [attempt for attempt in self.attempts if attempt.verdict is not None]
+        return self.winner or min(built, key=lambda attempt: _excess(attempt.verdict), default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a bundle keeps: every rung's figures, and the name of the one that passed."""
+        return {
+            "passed": self.winner.rung if self.winner else None,
+            "attempts": [attempt.as_dict() for attempt in self.attempts],
+        }
+
+
+def climb(
+    rungs: Iterable[Rung[S]],
+    build: Callable[[Rung[S]], tuple[A, Verdict]],
+    on_attempt: Callable[[Attempt[A]], None] | None = None,
+) -> LadderResult[A]:
+    """Try the rungs in order and stop at the first whose engine passes.
+
+    Args:
+        rungs: what to try; a generator may measure sensitivities only when it gets that far.
+        build: builds the engine of a rung, scores it as built and asks the gate.
+        on_attempt: called after each rung, for the user's log.
+
+    Raises:
+        Whatever ``build`` raises, except :class:`RungSkippedError`, which is recorded.
+    """
+    attempts: list[Attempt[A]] = []
+    for rung in rungs:
+        started = time.monotonic()
+        artefact, verdict, skipped = None, None, ""
+        try:
+            artefact, verdict = build(rung)
+        except RungSkippedError as error:
+            skipped = str(error)
+        settings = dataclasses.asdict(rung.settings) if dataclasses.is_dataclass(rung.settings) else {}  # type: ignore[arg-type]
+        attempts.append(Attempt(rung.name, settings, verdict, skipped, time.monotonic() - started, artefact))
+        if on_attempt:
+            on_attempt(attempts[-1])
+        if attempts[-1].passed:
+            break
+    return LadderResult(tuple(attempts))
+
+
+def onnx_rungs(
+    first: OnnxQuantSettings,
+    sensitivity: Callable[[], Sensitivity] | None = None,
+    *,
+    saturates: bool = False,
+) -> Iterator[Rung[OnnxQuantSettings]]:
+    """Rungs for ONNX files: the settings asked for, then ever gentler ones.
+
+    Args:
+        first: the settings of the first rung; the others keep its recipe.
+        sensitivity: measures the ranking; called only when the ladder gets that far. ``None`` ends before it.
+        saturates: whether sums of full-range int8 products may saturate where the engine runs. Where they cannot,
+            7-bit weights only lose and are not tried.
+    """
+    yield Rung(first.name, first)
+    base = first
+    if saturates and not first.reduce_range:
+        base = dataclasses.replace(first, name="7-bit weights", reduce_range=True)
+        yield Rung(base.name, base)
+    if base.range_estimator != "percentile":
+        yield _onnx_rung(base, "percentile ranges", range_estimator="percentile")
+    if base.range_estimator != "mse":
+        yield _onnx_rung(base, "least-squares ranges", range_estimator="mse")
+    if not base.smooth_quant:
+        yield _onnx_rung(base, "SmoothQuant", smooth_quant=True)
+    if sensitivity is not None:
+        ranking = sensitivity()
+        for count in _growing(len(ranking.rows)):
+            nodes = tuple(dict.fromkeys((*base.float_nodes, *ranking.nodes_of_worst(count))))
+            yield _onnx_rung(base, f"{count} most sensitive groups in float", float_nodes=nodes)
+
+
+def openvino_rungs(
+    first: OpenVinoQuantSettings,
+    sensitivity: Callable[[], Sensitivity] | None = None,
+) -> Iterator[Rung[OpenVinoQuantSettings]]:
+    """Rungs for OpenVINO: the settings asked for, the overflow-safe ones, gentler ones, and NNCF's accuracy control.
+
+    Args:
+        first: the settings of the first rung.
+        sensitivity: ranking on the ONNX file that the OpenVINO model was converted from (layers keep their names; see
+            ``openvino_layer_names``); called only when the ladder gets that far. ``None`` leaves those rungs out.
+    """
+    yield Rung(first.name, first)
+    base = dataclasses.replace(first, name="mixed, overflow fix", preset="mixed", overflow_fix="enable")
+    if dataclasses.replace(base, name=first.name) != first:
+        yield Rung(base.name, base)
+    if not first.transformer:
+        yield _openvino_rung(base, "transformer", transformer=True)
+    if first.range_estimator != "percentile":
+        yield _openvino_rung(base, "percentile ranges", range_estimator="percentile")
+    if first.smooth_quant_alpha is None:
+        yield _openvino_rung(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
+    if sensitivity is not None:
+        ranking = sensitivity()
+        for count in _growing(len(ranking.rows)):
+            names = tuple(dict.fromkeys((*base.ignored_names, *ranking.nodes_of_worst(count))))
+            yield _openvino_rung(base, f"{count} most sensitive groups in float", ignored_names=names)
+    yield Rung("accuracy control", dataclasses.replace(base, name="accuracy control"), accuracy_control=True)
+
+
+def _onnx_rung(base: OnnxQuantSettings, name: str, **changes: Any) -> Rung[OnnxQuantSettings]:
+    return Rung(name, dataclasses.replace(base, name=name, **changes))
+
+
+def _openvino_rung(base: OpenVinoQuantSettings, name: str, **changes: Any) -> Rung[OpenVinoQuantSettings]:
+    return Rung(name, dataclasses.replace(base, name=name, **changes))
+
+
+def _growing(groups: int) -> Iterator[int]:
+    """1, 2, 4, 8 … up to half of the groups: with more in float there is little int8 left to win by."""
+    count = 1
+    while count <= max(1, groups // 2):
+        yield count
+        count *= 2
+
+
+def _excess(verdict: Verdict | None) -> float:
+    """By how many points the worst figure exceeds what the gate allows."""
+    if verdict is None:
+        return float("inf")
+    drops = [row.drop - verdict.policy.max_class_drop for row in verdict.classes if row.judged and row.drop is not None]
+    return max([verdict.miou_drop - verdict.policy.max_miou_drop, *drops])

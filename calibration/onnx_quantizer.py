@@ -1,0 +1,334 @@
+"""Static int8 quantisation of an ONNX model into explicit Q/DQ form, by ONNX Runtime's quantiser.
+
+Two recipes exist because two readers disagree about what Q/DQ should look like:
+
+``tensorrt``
+    int8 activations and weights, symmetric, a dedicated Q/DQ pair per input, no int32 bias, outputs left float: what
+    TensorRT's parser takes whole. ONNX Runtime runs it too, but its CPU kernels fuse a convolution only where bias
+    and output are quantised as well, so there it computes most layers in float on rounded numbers.
+``cpu``
+    uint8 asymmetric activations, int32 biases, outputs quantised but those of attention products: what ONNX Runtime
+    fuses into integer kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantisable_nodes
+from fptk.calibration.range_cache import RangeCache
+from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
+from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
+from fptk.core.cpu import FAMILIES, Family
+from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError, missing_package
+from fptk.core.files import atomic_file, sha256_file
+
+if TYPE_CHECKING:
+    import onnx
+
+Images = Callable[[], Iterable[UInt8Array]]
+
+ARITHMETIC_OPS = ("Conv", "MatMul", "Gemm")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class OnnxQuantSettings:
+    """How an ONNX model is quantised."""
+
+    name: str = "default"
+    """What a table calls this setting."""
+    recipe: Literal["tensorrt", "cpu"] = "tensorrt"
+    """Form of the Q/DQ pairs, see the module's docstring."""
+    op_types: tuple[str, ...] = ARITHMETIC_OPS
+    """Operator types that are quantised."""
+    range_estimator: RangeEstimator = "minmax"
+    percentile: float = Field(default=99.999, gt=50, le=100)
+    """Share of the values that ``percentile`` keeps, in percent."""
+    per_channel: bool = True
+    """One weight scale per output channel instead of one per tensor."""
+    reduce_range: bool = False
+    """Weights in 7 bits: no saturation on x86 processors without VNNI."""
+    smooth_quant: bool = False
+    """Shift the outliers of activations into the weights first (SmoothQuant, Xiao et al. 2023, equation 4)."""
+    smooth_alpha: float = Field(default=0.5, ge=0, le=1)
+    """0 leaves all difficulty in the activations, 1 moves all of it into the weights."""
+    float_nodes: tuple[str, ...] = ()
+    """Nodes kept in float."""
+    only_nodes: tuple[str, ...] | None = None
+    """Where given, every other node is kept in float."""
+
+
+def cpu_settings(families: Iterable[Family] = FAMILIES) -> OnnxQuantSettings:
+    """The default for ONNX Runtime on a processor: the recipe that its integer kernels take.
+
+    Args:
+        families: processors that the engine must be right on. Where one of them has no VNNI, weights get 7 bits: sums
+            of full-range products saturate there.
+    """
+    return OnnxQuantSettings(recipe="cpu", reduce_range="avx2" in families)
+
+
+def quantise_onnx(
+    source: Path,
+    destination: Path,
+    images: Images,
+    settings: OnnxQuantSettings | None = None,
+    *,
+    calibration_sha256: str | None = None,
+    cache: RangeCache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> QuantReport:
+    """Quantise the float model ``source`` and write ``destination``.
+
+    Args:
+        source: float ONNX, input uint8 (N, H, W, 3) with the normalisation inside, output uint8 (N, H, W).
+        destination: file to write, whole or not at all; inputs, outputs and metadata are those of ``source``.
+        images: starts a pass over the calibration images, uint8 (1, H, W, 3) each; at most two passes are made, three
+            with SmoothQuant.
+        settings: how; ``None`` is the default recipe.
+        calibration_sha256: hash of the calibration list, for the report.
+        cache: keeps measured ranges between runs; it must have been made for these images.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: ``source`` is missing, damaged or already quantised; the set is empty; an activation is not finite;
+            a name in ``float_nodes`` or ``only_nodes`` is not in the graph.
+    """
+    started = time.monotonic()
+    settings = settings or OnnxQuantSettings()
+    model = load_float_model(source)
+    chosen, kept = choose_layers(model, settings)
+    source_sha256 = sha256_file(source)
+    if settings.smooth_quant:
+        from fptk.calibration.smoothquant import smooth
+
+        model = smooth(model, chosen, images, settings.smooth_alpha)
+    table = measured_ranges(model, source_sha256, images, settings, cache, progress)
+    quantised = insert_qdq(model, table.ranges, settings, chosen)
+    drop_unused_constants(quantised)  # the quantiser leaves the float weights' scales and the like behind
+    del quantised.metadata_props[:]  # the quantiser adds marks of its own
+    quantised.metadata_props.extend(model.metadata_props)
+    with atomic_file(destination) as temporary:
+        temporary.write_bytes(quantised.SerializeToString())
+    return QuantReport(
+        engine="onnx",
+        settings=dataclasses.asdict(settings),
+        quantised=tuple(chosen),
+        kept_float=tuple(kept),
+        images=table.images,
+        calibration_sha256=calibration_sha256,
+        source_sha256=source_sha256,
+        seconds=round(time.monotonic() - started, 3),
+        versions=tool_versions("onnx", "onnxruntime"),
+    )
+
+
+def measured_ranges(
+    model: onnx.ModelProto,
+    source_sha256: str,
+    images: Images,
+    settings: OnnxQuantSettings,
+    cache: RangeCache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RangeTable:
+    """Ranges of the activations that the recipe quantises, from the cache where it has them.
+
+    Args:
+        model: float model (after SmoothQuant, where the settings ask for it).
+        source_sha256: hash of the file that ``model`` came from.
+        images: starts a pass over the calibration images.
+        settings: recipe and estimator.
+        cache: keeps tables between runs.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: the set is empty or an activation is not finite.
+    """
+    depends_on = {"recipe", "op_types", "range_estimator", "percentile"}
+    if settings.smooth_quant:  # smoothing rewrites the chosen layers only
+        depends_on |= {"smooth_quant", "smooth_alpha", "float_nodes", "only_nodes"}
+    key = {
+        "weights": source_sha256,
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name in depends_on},
+        "versions": tool_versions("fptk", "onnx", "onnxruntime"),
+    }
+    table = cache.fetch(key) if cache else None
+    if table is None:
+        tensors = tensors_to_measure(model, settings)
+        table = measure_ranges(model, tensors, images, settings.range_estimator, settings.percentile, progress)
+        if cache:
+            cache.store(key, table)
+    return table
+
+
+def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[list[str], list[FloatLayer]]:
+    """Names of the nodes to quantise, and the quantisable ones that stay float with the reason.
+
+    Raises:
+        InputError: the settings name a node that the graph does not hold, or nothing is left to quantise.
+    """
+    names = {node.name for node in model.graph.node}
+    for name in (*settings.float_nodes, *(settings.only_nodes or ())):
+        if name not in names:
+            raise InputError(f"the graph has no node '{name}'; names are those of the ONNX file's nodes")
+    chosen, kept = [], []
+    for node in quantisable_nodes(model, settings.op_types):
+        if node.name in settings.float_nodes:
+            kept.append(FloatLayer(name=node.name, op_type=node.op_type, reason="kept in float by the settings"))
+        elif settings.only_nodes is not None and node.name not in settings.only_nodes:
+            kept.append(FloatLayer(name=node.name, op_type=node.op_type, reason="not among the nodes to quantise"))
+        else:
+            chosen.append(node.name)
+    return chosen, kept
+
+
+def tensors_to_measure(model: onnx.ModelProto, settings: OnnxQuantSettings) -> list[str]:
+    """Float activations that the recipe puts Q/DQ on, in graph order, whichever nodes are chosen.
+
+    Covering every quantisable node makes one table of ranges serve every choice of nodes.
+    """
+    floats = float_tensors(model)
+    names: dict[str, None] = {}
+    for node in quantisable_nodes(model, settings.op_types):
+        touched = [*node.input, *node.output] if settings.recipe == "cpu" else list(node.input)
+        names.update((name, None) for name in touched if name in floats)
+    return list(names)
+
+
+def insert_qdq(
+    model: onnx.ModelProto, ranges: dict[str, Range], settings: OnnxQuantSettings, nodes: Sequence[str]
+) -> onnx.ModelProto:
+    """A copy of the float ``model`` with Q/DQ around ``nodes``.
+
+    Args:
+        model: float model with inferred shapes and unique node names (:func:`load_float_model`).
+        ranges: (low, high) of every activation that the recipe quantises.
+        settings: the recipe; its ``float_nodes`` and ``only_nodes`` are not looked at.
+        nodes: names of the nodes to quantise.
+
+    Raises:
+        ValueError: the quantiser made a scale or zero point that no engine takes (a bug, not the user's).
+    """
+    try:
+        from onnxruntime.quantization import CalibrationMethod, QuantType
+        from onnxruntime.quantization.calibrate import TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    except ImportError as error:
+        raise missing_package(error.name or "onnx", "export") from None
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if not nodes:  # an empty list means "all" to ONNX Runtime
+        return copy
+    limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    with quiet_quantiser():
+        quantizer = QDQQuantizer(
+            copy,
+            settings.per_channel,
+            settings.reduce_range,
+            QuantType.QInt8,
+            QuantType.QInt8 if settings.recipe == "tensorrt" else QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, limits),
+            list(nodes),
+            [],
+            list(settings.op_types),
+            _extra_options(settings),
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()  # it appends the pairs after their readers, which the checker refuses
+    result: onnx.ModelProto = quantizer.model.model
+    if settings.recipe == "cpu":
+        _free_attention_products(result, set(nodes))
+    check_qdq(result)
+    return result
+
+
+def _free_attention_products(model: onnx.ModelProto, nodes: set[str]) -> None:
+    """Let the products of two activations (attention scores and mixes) hand on float values, in place.
+
+    With Q/DQ on both sides ONNX Runtime computes the softmax between them in integers too, ten times slower than in
+    float (24 against 2.4 ms in seven attentions at 512x512); without, it fuses the product into MatMulIntegerToFloat.
+    """
+    constants = {constant.name for constant in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    removed: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.name not in nodes or producers[node.input[1]].input[0] in constants:
+            continue
+        quantise = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
+        dequantise = [reader for pair in quantise for reader in readers[pair.output[0]]]
+        behind = [reader for pair in dequantise for reader in readers.get(pair.output[0], [])]
+        if any(reader.name in nodes for reader in behind):
+            continue
+        freed = {pair.output[0] for pair in dequantise}
+        for reader in behind:
+            for position, name in enumerate(reader.input):
+                if name in freed:
+                    reader.input[position] = node.output[0]
+        removed |= {pair.name for pair in (*quantise, *dequantise)}
+    kept = [node for node in model.graph.node if node.name not in removed]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def check_qdq(model: onnx.ModelProto) -> None:
+    """Check that every scale is positive and finite and every zero point lies in its type's range.
+
+    Raises:
+        ValueError: one is not; it is named.
+    """
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = numpy_helper.to_array(constants[node.input[1]])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError(f"{node.name}: scale {scale.min()}..{scale.max()} is not positive and finite")
+        zero_point = numpy_helper.to_array(constants[node.input[2]])
+        if zero_point.dtype not in (np.int8, np.uint8, np.int32):
+            raise ValueError(f"{node.name}: zero point has type {zero_point.dtype}; expected int8, uint8 or int32")
+
+
+def _extra_options(settings: OnnxQuantSettings) -> dict[str, Any]:
+    if settings.recipe == "cpu":
+        return {"ActivationSymmetric": False, "WeightSymmetric": True}
+    return {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "DedicatedQDQPair": True,
+        "OpTypesToExcludeOutputQuantization": list(settings.op_types),
+    }
+
+
+@contextlib.contextmanager
+def quiet_quantiser() -> Iterator[None]:
+    """Keep ONNX Runtime's quantiser, which writes advice to the root logger, from speaking to the user."""
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in record.pathname
+
+    root = logging.getLogger()
+    root.addFilter(foreign)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)

@@ -1,0 +1,400 @@
+"""The bundle: a folder with one engine and ``fptk.json``, which says what it is and how it was proven.
+
+A bundle can be copied to a device as it is. Everything in the manifest is either measured or a hash.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fptk import __version__
+from fptk.benchmarks.processors import ProcessorMatrix
+from fptk.calibration.gate import Verdict
+from fptk.calibration.kernel_faults import KernelFault
+from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.cpu import Cpu
+from fptk.core.errors import InputError
+from fptk.core.files import kind_of, open_regular, read_json, reason_of, sha256_file, write_text
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
+from fptk.export.onnx_external import external_data
+from fptk.export.targets.base import Precision
+from fptk.export.targets.registry import get_target
+from fptk.models.checkpoint import check_classes, first_fault
+
+MANIFEST = "fptk.json"
+OWN_FILES = "a bundle holds its own files: copy it with cp -rL"
+
+SCHEMA_VERSIONS = (1, 2)
+"""Versions of the manifest that can be read; the last one is written."""
+
+BINDING_FILE = "engine.json"
+"""What a TensorRT engine is read with (``fptk.export.tensorrt.engine_card``)."""
+
+ENGINE_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".onnx")}
+"""By target, for those whose packages guess the format of a file, and with it the other files that they open."""
+
+Variant = Literal["deploy", "naive"]
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+def _inside(name: str) -> str:
+    """A name of a file in the bundle's folder or below it: relative, with ``/``, without ``..``, printable."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and not set(name) & set("\\:") and str(path) == name
+    if not plain or not path.name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name[:80]!r} is no plain name of a file inside the bundle")
+    if path.name == MANIFEST:
+        raise ValueError(f"{name!r} is the manifest itself")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
+
+
+class FileRecord(BaseModel):
+    """One file of a bundle."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: Sha256
+    bytes: NonNegativeInt
+
+
+class TensorRecord(BaseModel):
+    """An input or output of the engine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    dtype: str
+    shape: tuple[PositiveInt | None, ...]
+    """``None`` marks an open dimension."""
+
+
+class Evaluation(BaseModel):
+    """What an engine scored, and on what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str
+    """Name of the evaluation set."""
+    images: NonNegativeInt
+    content_sha256: str
+    """Hash over the content hashes of its images, in order."""
+    reference: dict[str, Any]
+    """Scores of the PyTorch FP32 reference (:meth:`fptk.core.metrics.Scores.as_dict`)."""
+    engine: dict[str, Any]
+    """Scores of this engine as built."""
+    simulated_by: str | None = None
+    """Name of the engine that the figures come from where this host cannot run the bundle's own."""
+
+    @field_validator("reference", "engine")
+    @classmethod
+    def _check_scores(cls, scores: dict[str, Any]) -> dict[str, Any]:
+        for name in ("miou", "f1"):
+            value = scores.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise ValueError(f"{name} is {repr(value)[:40]}, not a number from 0 to 1")
+        return scores
+
+
+class Bundle(BaseModel):
+    """Manifest of a bundle (``fptk.json``)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1, 2] = 2
+    """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, which a version 1 leaves empty."""
+    fptk_version: str = __version__
+    created: datetime
+    target: str
+    precision: Precision
+    precision_hint: str | None = None
+    """Type of the float arithmetic that the engine must be loaded with (OpenVINO); ``None`` where the file says it."""
+    variant: Variant
+    """``deploy``: the rewritten graph; ``naive``: the network exported as it is written."""
+    model: str
+    options: dict[str, Any]
+    parameters: NonNegativeInt
+    macs: NonNegativeInt | None = None
+    """Multiply-adds of one image through the exported graph; ``None`` where they were not counted."""
+    classes: tuple[str, ...] = CLASSES
+    palette: tuple[tuple[Channel, Channel, Channel], ...] = PALETTE
+    preprocess: PreprocessSpec
+    preprocess_sha256: str
+    input: TensorRecord
+    output: TensorRecord
+    engine: FileName | None
+    """File that the target loads; ``None`` where this host could not build it (see ``unavailable``)."""
+    files: dict[FileName, FileRecord]
+    """Every file of the bundle but the manifest, by its name relative to the folder."""
+    unavailable: str | None = None
+    checkpoint_sha256: str
+    calibration: dict[str, Any] | None = None
+    """Manifest of the calibration set; ``None`` for float engines."""
+    tools: dict[str, str]
+    """Version of every package and driver that made the engine."""
+    host: dict[str, Any]
+    build: dict[str, Any]
+    """What the build reported: quantiser settings, layers kept in float and why, layer counts."""
+    cpu: Cpu | None = None
+    """Processors that the engine is promised to be right on; ``None`` for a GPU's, and unknown in version 1."""
+    kernel_faults: tuple[KernelFault, ...] = ()
+    """Layers that the exporting host computed wrongly in int8, and that were kept in float for it."""
+    processors: ProcessorMatrix | None = None
+    """The engine under each instruction set of the exporting host; ``None`` where it was not measured."""
+    evaluation: Evaluation | None = None
+    gate: dict[str, Any] | None = None
+    """Verdict of the accuracy gate; ``None`` where it was not asked."""
+    command: str
+    """The command that rebuilds this bundle."""
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        check_classes(classes)
+        return classes
+
+    @field_validator("gate")
+    @classmethod
+    def _check_gate(cls, gate: dict[str, Any] | None) -> dict[str, Any] | None:
+        if gate is not None and not (isinstance(gate.get("passed"), bool) and isinstance(gate.get("summary"), str)):
+            raise ValueError("it must say passed, true or false, and summary, a text")
+        if gate is not None and "classes" in gate:
+            try:
+                Verdict.model_validate(gate)
+            except ValidationError as error:
+                raise ValueError(first_fault(error)) from error
+        return gate
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        size = self.preprocess.size
+        if self.preprocess_sha256 != self.preprocess.sha256:
+            raise ValueError("preprocess does not have the hash preprocess_sha256: one of them was changed")
+        for what, tensor, sides in (("input", self.input, (*size, 3)), ("output", self.output, size)):
+            if tensor.dtype != "uint8" or tensor.shape[1:] != sides:
+                raise ValueError(f"{what} is {tensor.dtype} {list(tensor.shape)}; expected uint8 [N, {_sides(sides)}]")
+        if self.input.shape[0] != self.output.shape[0]:
+            raise ValueError(f"input is of batch {self.input.shape[0]}, output of batch {self.output.shape[0]}")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if self.engine is None and not (self.unavailable or self.verdict == "refused"):
+            raise ValueError("engine is null, and neither unavailable nor gate says why")
+        if self.engine is not None and self.engine not in self.files:
+            raise ValueError(f"engine {self.engine} is not among files")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Short name in tables, e.g. ``onnx int8``."""
+        return f"{self.target} {self.precision}" + (" naive" if self.variant == "naive" else "")
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``refused``, ``not judged`` or ``unavailable``."""
+        if self.gate is not None and not self.gate["passed"]:
+            return "refused"
+        if self.unavailable:
+            return "unavailable"
+        return "pass" if self.gate else "not judged"
+
+    @property
+    def judged(self) -> Verdict | None:
+        """The gate's verdict at export with its figures; ``None`` where there is none."""
+        return Verdict.model_validate(self.gate) if self.gate and "classes" in self.gate else None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(record.bytes for record in self.files.values())
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sides))
+
+
+def write_manifest(bundle: Bundle, folder: Path) -> None:
+    """Write ``fptk.json`` into the bundle's folder."""
+    write_text(folder / MANIFEST, bundle.model_dump_json(indent=2) + "\n")
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Hash and size of every file below ``folder``, by relative path; the manifest itself is left out."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Parse the manifest of the bundle in ``folder``; its other files are not looked at (see :func:`checked_bundle`).
+
+    Raises:
+        InputError: there is none, or it is damaged, contradicts itself or is of another schema version.
+    """
+    kind = kind_of(folder, "bundle")
+    if kind != "folder":
+        raise InputError(f"bundle {folder} {'is no folder' if kind else 'does not exist'}")
+    path = folder / MANIFEST
+    if path.is_symlink():
+        raise InputError(f"{path} is a link; {OWN_FILES}")
+    value = read_json(path, "bundle manifest")
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object; export the bundle again")
+    version = value.get("schema_version")
+    if type(version) is not int or version not in SCHEMA_VERSIONS:
+        known = " and ".join(map(str, SCHEMA_VERSIONS))
+        raise InputError(
+            f"{path} has schema version {repr(version)[:40]}; this fptk reads versions {known}: export it again"
+        )
+    try:
+        return Bundle.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_fault(error)}; export the bundle again") from error
+
+
+def checked_bundle(folder: Path) -> Bundle:
+    """Parse the manifest of a bundle and check its files: to be called before any of them is loaded.
+
+    Every file of the manifest must be there, a regular file reached through no link, of the recorded size and hash.
+    What the engine reads beside its own file must be in the manifest: the weights of an OpenVINO file, the external
+    data of an ONNX file, the description of a TensorRT engine. Other files in the folder are left alone.
+
+    Raises:
+        InputError: as :func:`read_bundle`, or a file is missing, a link, no regular file, changed or not listed.
+    """
+    bundle = read_bundle(folder)
+    for name, record in bundle.files.items():
+        _check_file(folder, name, record)
+    if bundle.engine is not None:
+        suffixes = ENGINE_SUFFIXES.get(bundle.target, ("",))
+        if not bundle.engine.endswith(suffixes):
+            known = " or ".join(suffixes)
+            raise InputError(
+                f"bundle {folder}: an engine of target {bundle.target} ends in {known}, not {bundle.engine}"
+            )
+        for name in _read_with(folder, bundle.engine):
+            if name not in bundle.files:
+                raise InputError(
+                    f"bundle {folder}: the engine {bundle.engine} reads {name!r}, which {MANIFEST} does not list; "
+                    "export the bundle again"
+                )
+    return bundle
+
+
+def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Session]:
+    """Read a bundle, check its files (:func:`checked_bundle`), and load its engine.
+
+    Raises:
+        InputError: a file is missing or differs from its record, or the bundle holds no engine.
+        TargetUnavailableError: this host cannot run it.
+    """
+    bundle = read_bundle(folder)
+    if bundle.engine is None:
+        reason = bundle.unavailable or (bundle.gate or {}).get("summary", "it says not why")
+        raise InputError(f"bundle {folder} holds no engine: {reason}")
+    bundle = checked_bundle(folder)
+    session = get_target(bundle.target).load(
+        folder / str(bundle.engine), bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint
+    )
+    session.name = bundle.label
+    return bundle, session
+
+
+def _check_file(folder: Path, name: str, record: FileRecord) -> None:
+    """Compare one file with its record.
+
+    Raises:
+        InputError: it is missing, reached through a link, no regular file, of another size, or of another content.
+    """
+    path = folder
+    try:
+        for part in PurePosixPath(name).parts:
+            path = path / part
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise InputError(f"{path} is a link; {OWN_FILES}")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path} is no regular file; copy the whole folder again")
+        size = path.stat().st_size
+        changed = size == record.bytes and sha256_file(path) != record.sha256
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"bundle {folder} lacks its file {name}; copy the whole folder again") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
+    if size != record.bytes:
+        raise InputError(f"{path} has {size} bytes, {MANIFEST} says {record.bytes}; copy the whole folder again")
+    if changed:
+        raise InputError(f"{path} differs from the hash in {MANIFEST}; copy the whole folder again")
+
+
+def _read_with(folder: Path, engine: str) -> Iterator[str]:
+    """Names of the files that an engine is read from, its own first.
+
+    Raises:
+        InputError: it is no file of the format that its suffix says: OpenVINO goes by the content.
+    """
+    own = PurePosixPath(engine)
+    yield engine
+    if own.suffix == ".xml":
+        with open_regular(folder / engine) as handle:
+            if not handle.read(64).lstrip().startswith(b"<"):
+                raise InputError(f"{folder / engine} is no XML file; export the bundle again")
+    if own.suffix == ".onnx":
+        yield from (str(own.parent / location) for location in external_data(folder / engine))
+    beside = own.with_suffix(".bin") if own.suffix == ".xml" else own.with_name(BINDING_FILE)
+    if own.suffix != ".onnx" and os.path.lexists(folder / beside):
+        yield str(beside)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Check before an export that nothing of the user's is lost when a new bundle takes the place of ``folder``.
+
+    Raises:
+        InputError: the folder holds a file that is not of the bundle in it, or it holds files and is no bundle.
+    """
+    if kind_of(folder) != "folder":
+        return
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    if not found:
+        return
+    own = set()
+    if MANIFEST in found:
+        try:
+            own = {MANIFEST, *read_bundle(folder).files}
+        except InputError:  # a damaged bundle is there to be replaced
+            return
+    foreign = [name for name in found if name not in own]
+    if foreign:
+        raise InputError(
+            f"{folder} would be replaced and its file {foreign[0]} is not of a bundle; move it or choose another --out"
+        )
+
+
+def find_bundles(folder: Path) -> list[Path]:
+    """Folders of all bundles in ``folder`` (itself, if it is one), sorted by name."""
+    if kind_of(folder / MANIFEST, "bundle manifest") == "file":
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))

@@ -1,0 +1,63 @@
+"""The command that rebuilds an engine from its ONNX file with NVIDIA's own tool."""
+
+from __future__ import annotations
+
+import shlex
+
+from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.export.tensorrt.product import Flavour
+
+TIMING_CACHE_FILE = "timing.cache"
+"""Name of the timing cache beside an engine."""
+
+_COMPATIBILITY = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+
+
+def rebuild_command(
+    flavour: Flavour,
+    onnx_name: str,
+    engine_name: str,
+    options: TensorRTOptions,
+    *,
+    input_name: str,
+    size: tuple[int, int],
+    open_batch: bool,
+) -> str:
+    """A shell command that makes the engine anew, to be run in the folder of the ONNX file.
+
+    Args:
+        flavour: TensorRT (``trtexec``) or TensorRT-RTX (``tensorrt_rtx``).
+        onnx_name: file name of the ONNX file that carries the precision.
+        engine_name: file name of the engine.
+        options: settings of the build.
+        input_name: name of the input tensor.
+        size: height and width of the input.
+        open_batch: whether the ONNX file leaves the batch open; only then do the tools take shapes.
+
+    Source: *TensorRT: Command-Line Programs*; ``--stronglyTyped`` is needed on 10.x and without effect on 11.x.
+    """
+    words = [flavour.tool, f"--onnx={onnx_name}", f"--saveEngine={engine_name}", "--skipInference"]
+    if open_batch:
+        low, best, high = options.dynamic_batch or (1, 1, 1)
+        for flag, batch in (("minShapes", low), ("optShapes", best), ("maxShapes", high)):
+            words.append(f"--{flag}={input_name}:{batch}x{size[0]}x{size[1]}x3")
+    if options.workspace_mib:
+        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    if options.optimisation_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimisation_level}")
+    words.append("--profilingVerbosity=detailed")
+    words += _flavour_flags(flavour, options)
+    return shlex.join(words)
+
+
+def _flavour_flags(flavour: Flavour, options: TensorRTOptions) -> list[str]:
+    if flavour.builds_without_gpu:
+        return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(flavour))]
+    words = ["--stronglyTyped", f"--timingCacheFile={TIMING_CACHE_FILE}"]
+    if options.hardware_compatibility != "none":
+        words.append(f"--hardwareCompatibilityLevel={_COMPATIBILITY[options.hardware_compatibility]}")
+    if options.version_compatible:
+        words.append("--versionCompatible")
+    if options.dla_core is not None:
+        words += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
+    return words

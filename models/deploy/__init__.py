@@ -1,0 +1,92 @@
+"""The deploy form: a network rewritten to compute the same function with far less work.
+
+:func:`to_deploy` chooses the rewrites of :mod:`fptk.models.deploy.rewrites`; each network's module here puts the pieces
+together.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import torch
+
+from fptk.core.errors import InputError
+from fptk.models.deploy.convolutional import ConvolutionalForm
+from fptk.models.deploy.form import DeployForm, EngineForm
+from fptk.models.deploy.microsegformer import MicroSegFormerForm
+from fptk.models.deploy.segformer import SegFormerForm
+from fptk.models.microsegformer import MicroSegFormer
+from fptk.models.network import FaceParsingNetwork
+from fptk.models.segformer import SegFormer
+
+REWRITES: dict[str, str] = {
+    "classifier_first": "1: classify at stride 4, upsample 19 channels instead of 128",
+    "merged_decoder": "2: one linear map per stage at its own resolution; no map of all stages' channels",
+    "folded_attention": "3: query and output projections moved to the short key side",
+    "collapsed_lmsa": "4: pointwise, gate, BatchNorm and classifier as one 19x128 matrix per image",
+    "folded_norms": "5: LayerNorm's affine map folded into what follows",
+    "folded_normalisation": "5: division by 255 and by the standard deviation folded into the first convolution",
+    "label_map": "6: upsampling and argmax in the form that the engine runs fastest",
+    "folded_batchnorms": "7: BatchNorm folded into the convolution before it",
+    "shuffled_upsampling": "8: transposed convolutions as 1x1 convolutions and a pixel shuffle",
+    "split_context": "9: pooled branches of a pyramid fused at their own size, means and upsampling as matrices",
+}
+"""Name of each rewrite and what it does; ``to_deploy(rewrites=...)`` takes any of them."""
+
+REQUIRES = {
+    "collapsed_lmsa": "classifier_first",
+    "label_map": "classifier_first",
+    "split_context": "folded_batchnorms",
+}
+"""Rewrites that only hold after another one."""
+
+
+ENGINES: dict[str, EngineForm] = {
+    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
+    "openvino": EngineForm(label_map="phases", channels_last=True),
+    # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
+    "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
+}
+"""Engines with a form of their own; the forms compute the same function."""
+
+DEFAULT_ENGINE = "onnxruntime"
+
+
+def to_deploy(
+    model: FaceParsingNetwork, *, engine: str = DEFAULT_ENGINE, rewrites: Collection[str] | None = None
+) -> DeployForm:
+    """A network that computes the logits of ``model`` in evaluation mode with less work; ``model`` is left alone.
+
+    Args:
+        model: of the registry.
+        engine: key of :data:`ENGINES`.
+        rewrites: names out of :data:`REWRITES`; ``None`` applies all of them. Those outside the form's ``applies``
+            change nothing.
+
+    Returns:
+        Takes normalised float (N, 3, H, W), returns logits float (N, 19, H, W).
+        :class:`fptk.models.deploy.serving.Serving` knows how to feed it with pixels and to read its labels.
+
+    Raises:
+        InputError: unknown engine or rewrite, or a rewrite without the one it needs.
+    """
+    chosen = frozenset(REWRITES if rewrites is None else rewrites)
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine '{engine}'; choose one of: {', '.join(ENGINES)}")
+    for name in sorted(chosen):
+        if name not in REWRITES:
+            raise InputError(f"unknown rewrite '{name}'; choose from: {', '.join(REWRITES)}")
+        if name in REQUIRES and REQUIRES[name] not in chosen:
+            raise InputError(f"rewrite '{name}' needs rewrite '{REQUIRES[name]}'")
+    with torch.no_grad():
+        form = _form(copy.deepcopy(model).eval(), ENGINES[engine], chosen)
+    return form.eval().requires_grad_(False)
+
+
+def _form(model: FaceParsingNetwork, engine: EngineForm, chosen: frozenset[str]) -> DeployForm:
+    if isinstance(model, MicroSegFormer):
+        return MicroSegFormerForm(model, engine, chosen)
+    if isinstance(model, SegFormer):
+        return SegFormerForm(model, engine, chosen)
+    return ConvolutionalForm(model, engine, chosen)

@@ -1,0 +1,248 @@
+"""What every deploy form has in common: its engine's wishes, its way from pixels and to labels, its token layouts.
+
+Pieces are put together in the layout that the engines run fastest: tokens for Linear and LayerNorm, (N, C, H, W) for
+convolutions and the decoder, 4-D tensors in the attention: the change of shape between it and the residual sum keeps
+OpenVINO 2026.4.1 from a crash (:func:`fptk.calibration.openvino_forms.crashing_attentions`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fptk.core.preprocess import PreprocessSpec, check_size
+from fptk.models.blocks import BilinearUpsample, PatchEmbed, resize
+from fptk.models.deploy import rewrites as exact
+from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled
+from fptk.models.network import FaceParsingNetwork
+
+
+@dataclass(frozen=True)
+class EngineForm:
+    """How one engine wants the same graph.
+
+    Attributes:
+        label_map: key of :data:`fptk.models.deploy.label_map.LABEL_MAPS`.
+        query_tile: queries that attend in one step; ``None`` for all. The scores of a tile stay in the
+            processor's cache where the engine does not fuse the attention itself.
+        max_scores: scores of one image that may stand in memory at once; more are computed in tiles of queries.
+        norm_apart: put a change of shape between the last sum of a stage and its LayerNorm. ONNX Runtime fuses the
+            two into a node that takes three times as long as they do.
+        channels_last: the engine's convolutions take and return channels-last memory. Pixels, which come that way,
+            are not transposed before the first of them, nor maps after the last.
+    """
+
+    label_map: str
+    query_tile: int | None = None
+    max_scores: int = 2**26
+    norm_apart: bool = False
+    channels_last: bool = False
+
+
+class DeployForm(nn.Module):
+    """A network rewritten; takes and returns what the network does. Built by :func:`fptk.models.deploy.to_deploy`.
+
+    A subclass overrides :meth:`coarse`.
+
+    Args:
+        form: what the engine wants.
+        chosen: names of the rewrites to apply.
+        upsample: from :meth:`coarse` to the size of the images.
+    """
+
+    applies: ClassVar[tuple[str, ...]] = ()
+    """Names of the rewrites that change this network, in the order of :data:`fptk.models.deploy.REWRITES`."""
+
+    def __init__(self, form: EngineForm, chosen: frozenset[str], upsample: nn.Module) -> None:
+        super().__init__()
+        self.form = form
+        self.rewrites = chosen
+        self.upsample = upsample
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (N, 3, H, W), sides multiples of 32, to logits float (N, 19, H, W)."""
+        check_size(int(images.shape[2]), int(images.shape[3]))
+        logits: Tensor = self.upsample(self.coarse(images))
+        return logits
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Logits before ``upsample``, float (N, C, h, w), of images whose size was checked."""
+        raise TypeError(f"{type(self).__name__} does not define coarse()")
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Integer labels (N, H, W) of normalised float (N, 3, H, W), the lowest label of equal logits."""
+        if "label_map" not in self.rewrites:
+            logits: Tensor = self(images)
+            return logits.argmax(dim=1)
+        coarse = self.coarse(images)
+        if isinstance(self.upsample, BilinearUpsample):
+            return LABEL_MAPS[self.form.label_map](coarse, self.upsample.scale)
+        if isinstance(self.upsample, nn.PixelShuffle):
+            return labels_of_shuffled(coarse, self.upsample.upscale_factor, self.form.label_map)
+        return argmax(self.upsample(coarse), self.form.label_map)
+
+    def on_pixels(self, spec: PreprocessSpec) -> tuple[Self, Tensor]:
+        """A copy that takes pixels 0-255 from which the returned float (1, 3, 1, 1) was subtracted."""
+        form = copy.deepcopy(self)
+        means: list[Tensor] = []
+
+        def fold(module: nn.Module) -> nn.Module | None:
+            if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
+                return None
+            conv, mean = exact.fold_normalisation(module, spec)
+            means.append(mean)
+            return conv
+
+        replace_modules(form, fold)
+        (mean,) = means  # one convolution reads the image: the only one of three channels
+        return form, mean
+
+
+class NetworkForm(DeployForm):
+    """A network whose modules were replaced by equivalent ones; what stands around them is the network's own code."""
+
+    def __init__(self, model: FaceParsingNetwork, form: EngineForm, chosen: frozenset[str]) -> None:
+        super().__init__(form, chosen, model.upsample)
+        if "folded_batchnorms" in chosen:
+            exact.fold_batchnorms(model)
+        replace_modules(model, self.rewritten)
+        self.network = model
+        self.last: nn.Module = nn.Identity()
+        if isinstance(model.upsample, ShuffledConv):  # the shuffle can wait until after the argmax
+            self.last, self.upsample = model.upsample.conv, model.upsample.shuffle
+        model.upsample = nn.Identity()
+
+    def rewritten(self, module: nn.Module) -> nn.Module | None:
+        """What takes the place of ``module``; ``None`` leaves it and looks inside."""
+        if isinstance(module, nn.ConvTranspose2d) and "shuffled_upsampling" in self.rewrites:
+            return ShuffledConv(module)
+        return None
+
+    def coarse(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.network.coarse(images))
+        return logits
+
+
+class ShuffledConv(nn.Module):
+    """Rewrite 8: a transposed convolution whose kernel is its stride, (N, C_in, h, w) to (N, C, k h, k w)."""
+
+    def __init__(self, transposed: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.conv = exact.transposed_as_pointwise(transposed)
+        self.shuffle = nn.PixelShuffle(transposed.kernel_size[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.shuffle(self.conv(x))
+        return maps
+
+
+def replace_modules(module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put ``replacement(child)`` in the place of every module below ``module`` for which it is not ``None``."""
+    for name, child in module.named_children():
+        new = replacement(child)
+        if new is None:
+            replace_modules(child, replacement)
+        else:
+            setattr(module, name, new)
+
+
+class TokenStage(nn.Module):
+    """A transformer stage: (N, C_in, H, W) to (N, C, H / stride, W / stride).
+
+    Args:
+        embed: patch embedding.
+        blocks: each takes tokens, height and width and returns tokens.
+        norm: LayerNorm over what the stage hands on.
+        form: what the engine wants.
+    """
+
+    def __init__(self, embed: PatchEmbed, blocks: Iterable[nn.Module], norm: nn.LayerNorm, form: EngineForm) -> None:
+        super().__init__()
+        self.norm_apart = form.norm_apart
+        self.embed = embed.conv
+        self.embed_norm = embed.norm
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        height, width = int(x.shape[2]), int(x.shape[3])
+        tokens = self.embed_norm(to_tokens(x))
+        for block in self.blocks:
+            tokens = block(tokens, height, width)
+        return to_maps(self.norm(tokens.unsqueeze(1) if self.norm_apart else tokens), height, width)
+
+
+class SplitFusion(nn.Module):
+    """Rewrite 2: 1x1 convolutions on each map at its own resolution, upsampled to the first one's and summed.
+
+    The first one's comes last: OpenVINO then adds the sum of the others, and applies the GELU that follows, inside that
+    convolution.
+    """
+
+    def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        coarse = [resize(conv(each), maps[0].shape[2:]) for each, conv in zip(maps[1:], self.convs[1:], strict=True)]
+        fused: Tensor = sum(coarse[1:], coarse[0]) + self.convs[0](maps[0])
+        return fused
+
+
+class Standardise(nn.Module):
+    """LayerNorm over the last axis without its affine map."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.shape = norm.normalized_shape
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.shape, eps=self.eps)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, form: EngineForm, mask: Tensor | None = None) -> Tensor:
+    """softmax(queries keys + mask) values, in the tiles that the engine wants or its memory needs.
+
+    Args:
+        queries: float (N, heads, L, D), already scaled.
+        keys: float (N, heads, D, Nk).
+        values: float (N, heads, Nk, E).
+        form: what the engine wants.
+        mask: float (N, 1, 1, Nk), added to the scores.
+
+    Returns:
+        float (N, heads, L, E).
+    """
+    heads, length, count = int(queries.shape[1]), int(queries.shape[2]), int(keys.shape[3])
+    tile = length
+    if form.query_tile and length > 4 * form.query_tile:  # fewer tiles are not worth the cuts
+        tile = form.query_tile
+    tile = min(tile, max(1, form.max_scores // (heads * count)))
+    mixed = []
+    for part in torch.split(queries, tile, dim=2) if tile < length else (queries,):
+        scores = part @ keys
+        mixed.append(torch.softmax(scores if mask is None else scores + mask, dim=-1) @ values)
+    return torch.cat(mixed, dim=2) if tile < length else mixed[0]
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H W, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def to_maps(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H W, C), or (N, 1, H W, C), to (N, C, H, W)."""
+    return tokens.transpose(-1, -2).reshape(tokens.shape[0], tokens.shape[-1], height, width)
+
+
+def linear_as_conv(linear: nn.Linear) -> nn.Conv2d:
+    """The 1x1 convolution that does to (N, C, H, W) what ``linear`` does to (N, H, W, C)."""
+    return exact.pointwise_conv(linear.weight, linear.bias, linear.weight.dtype)

@@ -1,0 +1,1 @@
+"""What every room builds on: the contracts and the leaves; no torch and no engine."""

@@ -1,0 +1,169 @@
+"""Segmentation metrics: statistics are counted once, in a confusion matrix, and reduced many ways.
+
+Three F-scores are in circulation for face parsing, and they differ by several points on the same predictions, so
+each has a name of its own here (see :class:`Scores`).
+
+Absent classes: a class that occurs neither in the truth nor in the predictions of the whole set has no IoU and no F1
+(0/0); it is ``None`` per class and left out of every mean. A class that is predicted but never true scores 0
+and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fptk.core.classes import CLASSES, NUM_CLASSES
+from fptk.core.dataset import UInt8Array
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Scores of one class over the whole set; ``None`` where the class occurs in neither truth nor prediction."""
+
+    iou: float | None
+    """tp / (tp + fp + fn), 0-1."""
+    f1: float | None
+    """2 tp / (2 tp + fp + fn), 0-1."""
+    pixels: int
+    """Pixels of the class in the truth."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one session on one data set, all fractions of 1."""
+
+    miou: float
+    """Mean of the IoU of the classes that occur, from one confusion matrix of the whole set."""
+    f1: float
+    """Macro F1: mean of the F1 of the classes that occur, from the same matrix."""
+    f1_challenge: float
+    """Per image the mean F1 over the classes present in that image's truth, then the mean over images (CE7454)."""
+    f1_nobg: float
+    """``f1`` without the background class."""
+    pixel_accuracy: float
+    """Share of pixels whose label is right."""
+    per_class: dict[str, ClassScore]
+    """Scores by class name, in class order."""
+    images: int
+    """Number of images scored."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, ready for JSON."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The scores that :meth:`as_dict` gave.
+
+        Raises:
+            ValueError: a score is missing, or is no number.
+        """
+        means = ("miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy")
+        try:
+            classes = {
+                name: ClassScore(_number(entry["iou"]), _number(entry["f1"]), int(entry["pixels"]))
+                for name, entry in values["per_class"].items()
+            }
+            numbers = {name: float(values[name]) for name in means}
+            return cls(**numbers, per_class=classes, images=int(values["images"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"these are no scores: {error!r}") from error
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over a set of label maps, added image by image.
+
+    Attributes:
+        counts: int64 (19, 19); row = truth, column = prediction.
+    """
+
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        self.num_classes = num_classes
+        self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+        self._image_f1: list[float] = []
+
+    def add(self, truth: UInt8Array, prediction: UInt8Array) -> float:
+        """Count one image.
+
+        Args:
+            truth: uint8 (H, W), labels below ``num_classes``.
+            prediction: uint8 (H, W), labels below ``num_classes``.
+
+        Returns:
+            The image's own mean F1 over the classes in its truth, 0-1: what ``f1_challenge`` is the mean of.
+
+        Raises:
+            ValueError: the shapes differ or a label is out of range.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
+        n = self.num_classes
+        if max(int(truth.max(initial=0)), int(prediction.max(initial=0))) >= n:
+            raise ValueError(f"labels must be below {n}")
+        pairs = truth.ravel().astype(np.int32) * n + prediction.ravel()
+        counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
+        self.counts += counts
+        f1, present = _f1(counts), counts.sum(axis=1) > 0
+        self._image_f1.append(float(f1[present].mean()) if present.any() else 1.0)
+        return self._image_f1[-1]
+
+    def scores(self) -> Scores:
+        """Reduce the counts.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self._image_f1:
+            raise ValueError("no image was added to the confusion matrix")
+        iou, f1 = _iou(self.counts), _f1(self.counts)
+        pixels = self.counts.sum(axis=1)
+        names = CLASSES if self.num_classes == NUM_CLASSES else [str(i) for i in range(self.num_classes)]
+        return Scores(
+            miou=_mean(iou),
+            f1=_mean(f1),
+            f1_challenge=float(np.mean(self._image_f1)),
+            f1_nobg=_mean(f1[1:]),
+            pixel_accuracy=float(np.trace(self.counts) / max(1, self.counts.sum())),
+            per_class={
+                name: ClassScore(iou=_or_none(iou[i]), f1=_or_none(f1[i]), pixels=int(pixels[i]))
+                for i, name in enumerate(names)
+            },
+            images=len(self._image_f1),
+        )
+
+
+def _iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    tp = np.diag(counts)
+    return _ratio(tp, counts.sum(axis=0) + counts.sum(axis=1) - tp)
+
+
+def _f1(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return _ratio(2 * np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+
+
+def _ratio(top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """top / bottom, NaN where bottom is 0."""
+    ratio = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=ratio, where=bottom > 0)
+    return ratio
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    """Mean of what is not NaN; 0 where nothing is left (an image set of background only has no ``f1_nobg``)."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else 0.0
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)

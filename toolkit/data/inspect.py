@@ -1,0 +1,368 @@
+"""What a data set holds and what is wrong with it: every fault is listed, none ends the inspection."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fptk.core.classes import CLASS_INDEX, CLASSES, NUM_CLASSES
+from fptk.core.dataset import UInt8Array, pixel_hash
+from fptk.core.errors import InputError
+from fptk.core.files import sha256_file
+from fptk.core.preprocess import decode_image, decode_mask, mask_values
+from fptk.data.folders import Pairing, one_turned, pair_files, size_mismatch, split_pair, stem_of, unicode_note
+from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.data.pixels import FileState, keep_hashes, state_of
+from fptk.data.splits import split_folders
+from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
+
+Severity = Literal["error", "warning"]
+
+KINDS: dict[str, Severity] = {
+    "unreadable split": "error",
+    "image without mask": "error",
+    "two images of one stem": "error",
+    "two masks of one stem": "error",
+    "damaged image": "error",
+    "damaged mask": "error",
+    "label above 18": "error",
+    "mask of another size": "error",
+    "mask without image": "warning",
+    "EXIF orientation of one file only": "warning",
+    "duplicate across splits": "warning",
+    "duplicate within a split": "warning",
+    "left and right eye swapped": "warning",
+}
+"""Every kind of finding; an ``error`` would stop a training or an evaluation that reads the file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        kind: a key of :data:`KINDS`.
+        split: the split it is in.
+        file: the file or folder, as text.
+        message: one sentence: what was found and what to do.
+    """
+
+    kind: str
+    split: str
+    file: str
+    message: str
+
+    @property
+    def severity(self) -> Severity:
+        """``error`` or ``warning``, by kind."""
+        return KINDS[self.kind]
+
+
+@dataclass
+class SplitReport:
+    """Figures of one split.
+
+    Attributes:
+        folder: the split folder.
+        images: image files.
+        masks: mask files.
+        sizes: number of images that could be decoded, by ``WIDTHxHEIGHT``.
+        readable: pairs that were read and are valid; the figures below are of these.
+        class_pixels: int64 (19,), pixels of each class.
+        class_images: int64 (19,), images in which each class occurs.
+        channel_sums: int64 (3,), sum of the red, green and blue values 0-255.
+        channel_squares: int64 (3,), sum of their squares.
+        eyes: masks that show both eyes.
+        eyes_swapped: of those, masks whose left eye (class 4) stands left of the right one: a flip without label swap.
+    """
+
+    folder: Path
+    images: int = 0
+    masks: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    readable: int = 0
+    class_pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    class_images: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_CLASSES, np.int64))
+    channel_sums: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    channel_squares: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    eyes: int = 0
+    eyes_swapped: int = 0
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of the colour channels, of values scaled to 0-1; None where no pair is readable."""
+        if not self.readable:
+            return None
+        return mean_and_std([SampleStatistics(self.class_pixels, self.channel_sums, self.channel_squares)])
+
+    @property
+    def pixel_share(self) -> npt.NDArray[np.float64]:
+        """float64 (19,), share of all pixels, 0-1."""
+        return self.class_pixels / max(1, int(self.class_pixels.sum()))
+
+    @property
+    def image_share(self) -> npt.NDArray[np.float64]:
+        """float64 (19,), share of readable images in which the class occurs, 0-1."""
+        return self.class_images / max(1, self.readable)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        rows = zip(CLASSES, self.class_pixels, self.pixel_share, self.class_images, self.image_share, strict=True)
+        mean, std = self.mean_and_std or (None, None)
+        return {
+            "folder": str(self.folder),
+            "images": self.images,
+            "masks": self.masks,
+            "readable": self.readable,
+            "sizes": dict(self.sizes.most_common()),
+            "classes": {
+                name: {
+                    "pixels": int(pixels),
+                    "pixel_share": float(pixel_share),
+                    "images": int(images),
+                    "image_share": float(image_share),
+                }
+                for name, pixels, pixel_share, images, image_share in rows
+            },
+            "channels": {"mean": mean, "std": std},
+            "eyes": {"checked": self.eyes, "swapped": self.eyes_swapped},
+        }
+
+
+@dataclass
+class Inspection:
+    """What :func:`inspect_folder` found.
+
+    Attributes:
+        folder: the data folder.
+        splits: figures by split name.
+        duplicates: groups of images with the same pixels, each image as ``SPLIT/FILE``.
+        findings: every fault, errors before warnings.
+    """
+
+    folder: Path
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    duplicates: list[list[str]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that would stop a training."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def summary(self) -> str:
+        """Findings counted by kind, errors first: ``2 x damaged image, 1 x mask without image``."""
+        counts = Counter(finding.kind for finding in self.findings)
+        return ", ".join(f"{counts[kind]} × {kind}" for kind in KINDS if counts[kind])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "splits": {name: report.as_dict() for name, report in self.splits.items()},
+            "duplicates": self.duplicates,
+            "errors": len(self.errors),
+            "warnings": len(self.findings) - len(self.errors),
+            "findings": [
+                {"severity": f.severity, "kind": f.kind, "split": f.split, "file": f.file, "message": f.message}
+                for f in self.findings
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class _Pair:
+    split: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass
+class _Examined:
+    """What one pair's files say; ``mask`` figures are None where the pair is not valid.
+
+    Attributes:
+        identity: of the photograph, to find duplicates: the hash of its pixels, or of its bytes where it's damaged.
+        state: of the photograph's file before it was read; None where it could not be decoded.
+        sides: width and height of the photograph.
+    """
+
+    faults: list[tuple[str, Path, str]] = field(default_factory=list)
+    identity: str | None = None
+    state: FileState | None = None
+    sides: tuple[int, int] | None = None
+    key: str | None = None
+    statistics: SampleStatistics | None = None
+    eyes_apart: float | None = None
+
+
+def inspect_folder(
+    folder: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
+    cache: StatisticsCache | None = None,
+) -> Inspection:
+    """Read every file of a data set root or split folder.
+
+    Args:
+        folder: data set root or split folder.
+        jobs: processes; None for one per core.
+        progress: called after each pair.
+        cache: where to leave what was counted of each valid pair, for the trainings to come; the hashes of the pixels
+            go into the user's cache too. None to leave nothing.
+
+    Raises:
+        InputError: ``folder`` itself is missing, empty or of no known layout; faults inside it become findings.
+    """
+    result = Inspection(folder)
+    pairs: list[_Pair] = []
+    for split, split_folder in split_folders(folder).items():
+        pairs += _list_split(result, split, split_folder)
+    hashes: dict[str, list[_Pair]] = defaultdict(list)
+    counted: dict[str, SampleStatistics] = {}
+    decoded: dict[FileState, str] = {}
+    for done, (pair, examined) in enumerate(zip(pairs, parallel_map(_examine, pairs, jobs), strict=True), start=1):
+        _count(result, pair, examined)
+        if examined.identity is not None:
+            hashes[examined.identity].append(pair)
+            if examined.state is not None:
+                decoded[examined.state] = examined.identity
+        if examined.key is not None and examined.statistics is not None:
+            counted[examined.key] = examined.statistics
+        progress(done, len(pairs))
+    if cache is not None:
+        cache.put(counted)
+        keep_hashes(decoded)
+    _report_duplicates(result, hashes.values())
+    order = list(KINDS)
+    result.findings.sort(key=lambda finding: order.index(finding.kind))
+    return result
+
+
+def _list_split(result: Inspection, split: str, folder: Path) -> list[_Pair]:
+    """Look at a split's file names; report what they show and return the pairs to examine."""
+    report = result.splits[split] = SplitReport(folder)
+    try:
+        pairing: Pairing = pair_files(*split_pair(folder))
+    except InputError as error:
+        result.findings.append(Finding("unreadable split", split, str(folder), str(error)))
+        return []
+    report.images = len(pairing.images) + len(pairing.clashes)
+    report.masks = len(pairing.masks) + len(pairing.mask_clashes)
+    found = [
+        *(("image without mask", pairing.images[stem], pairing.advice(stem)) for stem in pairing.without_mask),
+        *(("mask without image", pairing.masks[stem], "it is not used") for stem in pairing.without_image),
+        *(("two images of one stem", *_beside(pairing.images, path)) for path in pairing.clashes),
+        *(("two masks of one stem", *_beside(pairing.masks, path)) for path in pairing.mask_clashes),
+    ]
+    result.findings += [Finding(kind, split, str(path), f"{kind}: {path.name}; {what}") for kind, path, what in found]
+    if not pairing.images:
+        result.findings.append(Finding("unreadable split", split, str(folder), f"{folder} holds no image"))
+    return [_Pair(split, image, pairing.masks.get(stem)) for stem, image in pairing.images.items()]
+
+
+def _beside(files: dict[str, Path], clash: Path) -> tuple[Path, str]:
+    first = files[stem_of(clash)]
+    return clash, f"beside {first.name}{unicode_note(first, clash)}"
+
+
+def _examine(pair: _Pair) -> _Examined:
+    """Decode one pair (runs in a worker process)."""
+    result, image, mask = _Examined(), None, None
+    content_hash = _content_hash(pair.image)
+    try:
+        state = state_of(pair.image)
+        image = decode_image(pair.image)
+        result.state, result.sides = state, (image.pixels.shape[1], image.pixels.shape[0])
+    except InputError as error:
+        result.faults.append(("damaged image", pair.image, str(error)))
+    result.identity = pixel_hash(image.pixels) if image is not None else content_hash
+    if pair.mask is None:
+        return result
+    try:
+        mask = decode_mask(pair.mask)
+    except InputError as error:
+        result.faults.append(_mask_fault(pair.mask, error))
+    if image is None or mask is None:
+        return result
+    if mask.pixels.shape != image.pixels.shape[:2]:
+        fault = size_mismatch(pair.mask, mask, image)
+        result.faults.append(("mask of another size", pair.mask, fault))
+        return result
+    if mask.turned != image.turned:
+        result.faults.append(("EXIF orientation of one file only", pair.mask, one_turned(pair.mask, mask)))
+    result.statistics = measure(image.pixels, mask.pixels)
+    mask_hash = _content_hash(pair.mask)
+    if content_hash is not None and mask_hash is not None:
+        result.key = pair_key(content_hash, mask_hash)
+    result.eyes_apart = _eyes_apart(mask.pixels)
+    return result
+
+
+def _content_hash(path: Path) -> str | None:
+    """sha256 of a regular file that can be read; of another, reading says what is wrong with it."""
+    try:
+        return sha256_file(path) if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _mask_fault(path: Path, error: InputError) -> tuple[str, Path, str]:
+    """Tell a mask with wrong labels, which it lists, from one that is no mask at all."""
+    try:
+        values = mask_values(path)
+    except InputError:
+        return "damaged mask", path, str(error)
+    labels, counts = np.unique(values[values >= NUM_CLASSES], return_counts=True)
+    if not labels.size:
+        return "damaged mask", path, str(error)
+    listed = ", ".join(f"{label} ({count} px)" for label, count in zip(labels[:5], counts[:5], strict=True))
+    more = f" and {labels.size - 5} more labels" if labels.size > 5 else ""
+    return "label above 18", path, f"mask {path} holds {listed}{more}; the {NUM_CLASSES} classes are 0-18"
+
+
+def _eyes_apart(mask: UInt8Array) -> float | None:
+    """Columns by which the left eye's centre lies right of the right eye's; None unless both are there."""
+    left, right = (np.nonzero(mask == CLASS_INDEX[name])[1] for name in ("l_eye", "r_eye"))
+    return float(left.mean() - right.mean()) if left.size and right.size else None
+
+
+def _count(result: Inspection, pair: _Pair, examined: _Examined) -> None:
+    """Add one examined pair to the figures and findings of its split."""
+    report = result.splits[pair.split]
+    result.findings += [Finding(kind, pair.split, str(path), message) for kind, path, message in examined.faults]
+    if examined.sides is not None:
+        report.sizes[f"{examined.sides[0]}x{examined.sides[1]}"] += 1
+    if examined.statistics is None:
+        return
+    report.readable += 1
+    report.class_pixels += examined.statistics.class_pixels
+    report.class_images += examined.statistics.class_pixels > 0
+    report.channel_sums += examined.statistics.channel_sums
+    report.channel_squares += examined.statistics.channel_squares
+    if examined.eyes_apart is not None:
+        report.eyes += 1
+        if examined.eyes_apart <= 0:
+            report.eyes_swapped += 1
+            kind, off = "left and right eye swapped", -examined.eyes_apart
+            message = f"mask {pair.mask}: the subject's left eye lies {off:.0f} px left of the right one"
+            result.findings.append(Finding(kind, pair.split, str(pair.mask), message))
+
+
+def _report_duplicates(result: Inspection, groups: Iterable[list[_Pair]]) -> None:
+    for group in groups:
+        if len(group) < 2:
+            continue
+        names = [f"{pair.split}/{pair.image.name}" for pair in group]
+        across = len({pair.split for pair in group}) > 1
+        kind = "duplicate across splits" if across else "duplicate within a split"
+        result.duplicates.append(names)
+        message = f"the same image {len(names)} times: {', '.join(names)}"
+        result.findings.append(Finding(kind, group[0].split, str(group[0].image), message))

@@ -1,0 +1,145 @@
+"""Finding what a command works on: the run folder, its checkpoint, and the data it was trained with.
+
+A run folder holds ``run.json`` (recipe and data folders), ``best.safetensors``, and what later stages add:
+``bundles/``, ``rejected/``, ``bench.json``. With no argument, commands take the newest run below ``runs/``, or else
+the weights that ship with the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+from fptk.core.dataset import FaceParsingDataset
+from fptk.core.errors import InputError, missing_package
+from fptk.core.files import kind_of
+from fptk.core.session import Session
+from fptk.data import open_evaluation, open_training
+from fptk.recipes import Recipe, load_recipe
+from fptk.runs.data import open_data
+from fptk.runs.folder import DEFAULT_ROOT, RunFolder
+
+BUNDLES = "bundles"
+CACHE = "calibration"
+"""Folder for measured ranges and sensitivities, keyed by everything that they depend on."""
+CALIBRATION_LIST = "images.json"
+"""The calibration set of the last export, in :data:`CACHE`; ``--calib`` takes it."""
+REJECTED = "rejected"
+"""Folder for engines that the accuracy gate refused."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights and where they come from."""
+
+    weights: Path
+    folder: Path
+    """Where the results of later stages go: the run's folder, or a new one named after the weights."""
+    recipe: Recipe
+    data: tuple[Path, ...]
+    """Data folders that the weights were trained on; empty for synthetic faces and for weights of no run."""
+    is_run: bool
+
+    def evaluation_set(self, data: Path | None) -> FaceParsingDataset | None:
+        """The validation images: of ``data`` if given, else those of the run; ``None`` for weights of no run."""
+        if data:
+            return open_evaluation(data)
+        if not self.is_run:
+            return None
+        return self._run_data[1]
+
+    def training_set(self, data: Path | None) -> FaceParsingDataset | None:
+        """The images that calibration may choose from: never those of :meth:`evaluation_set`."""
+        if self.is_run and (self.data or not data):
+            return self._run_data[0]
+        return open_training([data])[0] if data else None
+
+    @cached_property
+    def _run_data(self) -> tuple[FaceParsingDataset, FaceParsingDataset]:
+        """Both sets of the run, opened once: opening compares every image of one with those of the other."""
+        return open_data(self.recipe, self.data)
+
+
+def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
+    """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
+
+    Raises:
+        InputError: there is nothing, or ``weights`` is neither.
+    """
+    if weights is None:
+        run = newest_trained_run(runs)
+        if run:
+            return _from_run(run, run.best)
+        shipped = shipped_weights()
+        if shipped is None:
+            raise InputError(
+                f"there is no trained run below {runs}/ and no --weights was given; run `fptk train` first"
+            )
+        weights = shipped
+    kind = kind_of(weights, "weights")
+    if kind == "folder":
+        return _from_run(RunFolder(weights), RunFolder(weights).best)
+    if kind != "file":
+        fault = "do not exist" if kind is None else "are no regular file"
+        raise InputError(f"weights {weights} {fault}; give a .safetensors checkpoint or a run folder")
+    run = RunFolder(weights.parent)
+    if run.card.is_file():
+        return _from_run(run, weights)
+    return Source(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
+
+
+def newest_trained_run(runs: Path = DEFAULT_ROOT) -> RunFolder | None:
+    """The run below ``runs`` whose best checkpoint is newest; ``None`` where no run has one."""
+    trained = [run for card in runs.glob("*/run.json") if (run := RunFolder(card.parent)).best.is_file()]
+    return max(trained, key=lambda run: run.best.stat().st_mtime, default=None)
+
+
+def shipped_weights() -> Path | None:
+    """The checkpoint inside the package, if this build has one."""
+    path = Path(str(resources.files("fptk.models"))) / "weights" / "microsegformer.safetensors"
+    return path if path.is_file() else None
+
+
+def _from_run(run: RunFolder, weights: Path) -> Source:
+    if not weights.is_file():
+        raise InputError(f"{run.path} holds no {weights.name}: no training has reached its first validation there")
+    return Source(weights, run.path, run.recipe(), tuple(run.data()), is_run=True)
+
+
+def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, Source | None]:
+    """The session of a bundle folder, or of weights in PyTorch FP32 together with where they come from.
+
+    Raises:
+        InputError: neither is usable, or torch is not installed.
+        TargetUnavailableError: this host cannot run the bundle.
+    """
+    if bundle is not None:
+        from fptk.export.bundle import open_bundle
+
+        return open_bundle(bundle, threads=threads)[1], run_of(bundle)
+    source = find_source(weights)
+    return torch_session(source.weights, threads), source
+
+
+def torch_session(weights: Path, threads: int | None = None) -> Session:
+    """The network of a checkpoint in PyTorch FP32.
+
+    Raises:
+        InputError: the checkpoint is not usable, or torch is not installed.
+    """
+    try:
+        from fptk.models.torch_session import TorchSession
+    except ImportError as error:
+        raise missing_package("torch", "train") from error
+    from fptk.models.checkpoint import load_checkpoint
+
+    network, card = load_checkpoint(weights)
+    return TorchSession(network, card.preprocess, threads=threads)
+
+
+def run_of(bundle: Path) -> Source | None:
+    """The run that a bundle folder stands in; ``None`` for one that was copied elsewhere."""
+    run = RunFolder(bundle.resolve().parent.parent)
+    return _from_run(run, run.best) if run.card.is_file() and run.best.is_file() else None

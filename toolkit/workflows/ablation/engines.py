@@ -1,0 +1,118 @@
+"""The engines of a table's networks: built and scored one network after the other, timed all in one interleaved run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fptk.benchmarks.latency import LatencyPlan
+from fptk.core.console import log
+from fptk.core.files import sha256_file
+from fptk.data.synthetic.faces import draw_face
+from fptk.export.bundle import MANIFEST, Bundle, read_bundle
+from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
+from fptk.export.targets.base import Precision
+from fptk.export.targets.registry import get_target
+from fptk.runs.source import BUNDLES, REJECTED, Source
+from fptk.workflows.bench import BenchPlan, Row, bench
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine of one network. Scores are fractions of 1."""
+
+    target: str
+    precision: str
+    miou: float | None
+    delta_miou: float | None
+    """mIoU minus that of the network in PyTorch FP32 on the same images."""
+    worst_class: str | None
+    """Of the classes that the gate judges, the one that lost most IoU to the reference."""
+    worst_delta: float | None
+    """What it lost (negative)."""
+    simulated: bool
+    """Scored by ONNX Runtime on the engine's graph, as this host cannot run the engine."""
+    verdict: str
+    """Of the accuracy gate at export, as :attr:`fptk.export.bundle.Bundle.verdict`."""
+    fps: float | None
+    """Images a second at the median latency of one synchronous call; ``None`` for an engine that cannot run here."""
+    judged_on: str | None = None
+    """Processor that scores and verdict are from; ``None`` where that is this machine, with this version of the engine.
+    """
+
+
+def precisions_of(target: str) -> tuple[Precision, ...]:
+    """FP32 and INT8, and between them BF16 for a target that has it on a processor that computes in it."""
+    engine = get_target(target)
+    has_bf16 = Precision.BF16 in engine.precisions and engine.cannot_compute(Precision.BF16) is None
+    return (Precision.FP32, *([Precision.BF16] if has_bf16 else []), Precision.INT8)
+
+
+def build_engines(source: Source, targets: Sequence[str], command: str) -> list[Path]:
+    """Bundles of every target and precision; those that are there already for these weights are kept.
+
+    Returns:
+        Bundle folders, in the order of targets and precisions. Engines that the gate refused are among them.
+    """
+    wanted = [(target, precision) for target in targets for precision in precisions_of(target)]
+    current = sha256_file(source.weights)
+    missing = [pair for pair in wanted if _find(source, pair, current) is None]
+    for target in dict.fromkeys(target for target, _ in missing):
+        section = source.recipe.export
+        plan = ExportPlan(
+            targets=(target,),
+            precisions=tuple(precision for name, precision in missing if name == target),
+            out=source.folder,
+            command=command,
+            calib_size=section.calibration_images,
+            gate=gate_policy(section, None, None),
+        )
+        for outcome in export_bundles(source, plan):
+            log.print(f"{source.recipe.name}: {outcome.message}", markup=False, soft_wrap=True)
+    found = [_find(source, pair, current) for pair in wanted]
+    return [folder for folder in found if folder is not None]
+
+
+def _find(source: Source, pair: tuple[str, Precision], checkpoint_sha256: str) -> Path | None:
+    """The bundle of these weights, passed or refused."""
+    for home in (BUNDLES, REJECTED):
+        folder = source.folder / home / f"{pair[0]}-{pair[1]}"
+        if (folder / MANIFEST).is_file() and read_bundle(folder).checkpoint_sha256 == checkpoint_sha256:
+            return folder
+    return None
+
+
+def measure_engines(networks: Sequence[Sequence[Path]], plan: LatencyPlan, threads: int) -> list[list[Engine]]:
+    """Scores of every engine from its bundle, and speeds of all that run here from one interleaved run.
+
+    Args:
+        networks: bundle folders of each network.
+        plan: rounds and calls.
+        threads: CPU threads of one inference.
+    """
+    folders = [folder for network in networks for folder in network]
+    if not folders:
+        return [[] for _ in networks]
+    image = draw_face(0, 0, read_bundle(folders[0]).preprocess.size)[0]
+    report = bench(folders, image, BenchPlan(threads=threads, latency=plan, memory=False))
+    engines = {folder: _engine(row, read_bundle(folder)) for folder, row in zip(folders, report.rows, strict=True)}
+    return [[engines[folder] for folder in network] for network in networks]
+
+
+def _engine(row: Row, bundle: Bundle) -> Engine:
+    verdict = bundle.judged
+    judged = [each for each in verdict.classes if each.judged] if verdict else []
+    worst = max(judged, key=lambda each: each.drop or 0.0, default=None)
+    return Engine(
+        target=row.target,
+        precision=row.precision,
+        miou=row.miou,
+        delta_miou=row.delta_miou,
+        worst_class=worst.name if worst else None,
+        worst_delta=-worst.drop / 100 if worst and worst.drop is not None else None,
+        simulated=row.accuracy == "simulated",
+        verdict=row.verdict,
+        fps=row.fps,
+        judged_on=None if row.holds_here else row.measured_on,
+    )
