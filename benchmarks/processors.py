@@ -161,7 +161,7 @@ def measure_processors(
             rows.append(_native_row(request, images, folder, promised))
     reference = _mean_miou(images.reference, images.masks)
     if policy is not None:
-        rows = judge_rows(rows, reference, policy)
+        rows = mark_failed(rows, reference, policy)
     return ProcessorMatrix(
         processor=cpu_model(),
         images=len(images.pixels),
@@ -171,7 +171,7 @@ def measure_processors(
     )
 
 
-def judge_rows(rows: Sequence[ProcessorRow], reference: float, policy: GatePolicy) -> list[ProcessorRow]:
+def mark_failed(rows: Sequence[ProcessorRow], reference: float, policy: GatePolicy) -> list[ProcessorRow]:
     """Mark the promised rows that fall below a limit.
 
     A promised instruction set fails if its mean mIoU is more than ``max_miou_drop`` points under ``reference``, if its

@@ -17,16 +17,16 @@ A = TypeVar("A")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung(Generic[S]):
+class Candidate(Generic[S]):
     """One thing to try."""
 
     name: str
     settings: S
     accuracy_control: bool = False
-    """Build with ``quantise_openvino_with_accuracy_control`` instead of ``quantise_openvino``."""
+    """Build with ``quantize_openvino_with_accuracy_control`` instead of ``quantize_openvino``."""
 
 
-class RungSkippedError(Exception):
+class CandidateSkippedError(Exception):
     """Raised by the builder where a rung does not apply to this network; the message says why."""
 
 
@@ -34,14 +34,14 @@ class RungSkippedError(Exception):
 class Attempt(Generic[A]):
     """What became of one rung."""
 
-    rung: str
+    candidate: str
     settings: dict[str, Any]
     verdict: Verdict | None
     """``None`` where the rung was skipped."""
     skipped: str
     """Why it was skipped; empty where it was built."""
     seconds: float
-    artefact: A | None
+    artifact: A | None
 
     @property
     def passed(self) -> bool:
@@ -50,7 +50,7 @@ class Attempt(Generic[A]):
     def as_dict(self) -> dict[str, Any]:
         """JSON values of everything but the artefact."""
         return {
-            "rung": self.rung,
+            "rung": self.candidate,
             "settings": self.settings,
             "passed": self.passed,
             "skipped": self.skipped,
@@ -60,7 +60,7 @@ class Attempt(Generic[A]):
 
 
 @dataclasses.dataclass(frozen=True)
-class LadderResult(Generic[A]):
+class FallbackResult(Generic[A]):
     """Every rung that was tried, in order."""
 
     attempts: tuple[Attempt[A], ...]
@@ -79,16 +79,16 @@ class LadderResult(Generic[A]):
     def as_dict(self) -> dict[str, Any]:
         """What a bundle keeps: every rung's figures, and the name of the one that passed."""
         return {
-            "passed": self.winner.rung if self.winner else None,
+            "passed": self.winner.candidate if self.winner else None,
             "attempts": [attempt.as_dict() for attempt in self.attempts],
         }
 
 
-def climb(
-    rungs: Iterable[Rung[S]],
-    build: Callable[[Rung[S]], tuple[A, Verdict]],
+def try_in_order(
+    candidates: Iterable[Candidate[S]],
+    build: Callable[[Candidate[S]], tuple[A, Verdict]],
     on_attempt: Callable[[Attempt[A]], None] | None = None,
-) -> LadderResult[A]:
+) -> FallbackResult[A]:
     """Try the rungs in order and stop at the first whose engine passes.
 
     Args:
@@ -97,31 +97,31 @@ def climb(
         on_attempt: called after each rung, for the user's log.
 
     Raises:
-        Whatever ``build`` raises, except :class:`RungSkippedError`, which is recorded.
+        Whatever ``build`` raises, except :class:`CandidateSkippedError`, which is recorded.
     """
     attempts: list[Attempt[A]] = []
-    for rung in rungs:
+    for candidate in candidates:
         started = time.monotonic()
-        artefact, verdict, skipped = None, None, ""
+        artifact, verdict, skipped = None, None, ""
         try:
-            artefact, verdict = build(rung)
-        except RungSkippedError as error:
+            artifact, verdict = build(candidate)
+        except CandidateSkippedError as error:
             skipped = str(error)
-        settings = dataclasses.asdict(rung.settings) if dataclasses.is_dataclass(rung.settings) else {}  # type: ignore[arg-type]
-        attempts.append(Attempt(rung.name, settings, verdict, skipped, time.monotonic() - started, artefact))
+        settings = dataclasses.asdict(candidate.settings) if dataclasses.is_dataclass(candidate.settings) else {}  # type: ignore[arg-type]
+        attempts.append(Attempt(candidate.name, settings, verdict, skipped, time.monotonic() - started, artifact))
         if on_attempt:
             on_attempt(attempts[-1])
         if attempts[-1].passed:
             break
-    return LadderResult(tuple(attempts))
+    return FallbackResult(tuple(attempts))
 
 
-def onnx_rungs(
+def onnx_candidates(
     first: OnnxQuantSettings,
     sensitivity: Callable[[], Sensitivity] | None = None,
     *,
     saturates: bool = False,
-) -> Iterator[Rung[OnnxQuantSettings]]:
+) -> Iterator[Candidate[OnnxQuantSettings]]:
     """Rungs for ONNX files: the settings asked for, then ever gentler ones.
 
     Args:
@@ -130,28 +130,28 @@ def onnx_rungs(
         saturates: whether sums of full-range int8 products may saturate where the engine runs. Where they cannot,
             7-bit weights only lose and are not tried.
     """
-    yield Rung(first.name, first)
+    yield Candidate(first.name, first)
     base = first
     if saturates and not first.reduce_range:
         base = dataclasses.replace(first, name="7-bit weights", reduce_range=True)
-        yield Rung(base.name, base)
+        yield Candidate(base.name, base)
     if base.range_estimator != "percentile":
-        yield _onnx_rung(base, "percentile ranges", range_estimator="percentile")
+        yield _onnx_candidate(base, "percentile ranges", range_estimator="percentile")
     if base.range_estimator != "mse":
-        yield _onnx_rung(base, "least-squares ranges", range_estimator="mse")
+        yield _onnx_candidate(base, "least-squares ranges", range_estimator="mse")
     if not base.smooth_quant:
-        yield _onnx_rung(base, "SmoothQuant", smooth_quant=True)
+        yield _onnx_candidate(base, "SmoothQuant", smooth_quant=True)
     if sensitivity is not None:
         ranking = sensitivity()
         for count in _growing(len(ranking.rows)):
             nodes = tuple(dict.fromkeys((*base.float_nodes, *ranking.nodes_of_worst(count))))
-            yield _onnx_rung(base, f"{count} most sensitive groups in float", float_nodes=nodes)
+            yield _onnx_candidate(base, f"{count} most sensitive groups in float", float_nodes=nodes)
 
 
-def openvino_rungs(
+def openvino_candidates(
     first: OpenVinoQuantSettings,
     sensitivity: Callable[[], Sensitivity] | None = None,
-) -> Iterator[Rung[OpenVinoQuantSettings]]:
+) -> Iterator[Candidate[OpenVinoQuantSettings]]:
     """Rungs for OpenVINO: the settings asked for, the overflow-safe ones, gentler ones, and NNCF's accuracy control.
 
     Args:
@@ -159,30 +159,30 @@ def openvino_rungs(
         sensitivity: ranking on the ONNX file that the OpenVINO model was converted from (layers keep their names; see
             ``openvino_layer_names``); called only when the ladder gets that far. ``None`` leaves those rungs out.
     """
-    yield Rung(first.name, first)
+    yield Candidate(first.name, first)
     base = dataclasses.replace(first, name="mixed, overflow fix", preset="mixed", overflow_fix="enable")
     if dataclasses.replace(base, name=first.name) != first:
-        yield Rung(base.name, base)
+        yield Candidate(base.name, base)
     if not first.transformer:
-        yield _openvino_rung(base, "transformer", transformer=True)
+        yield _openvino_candidate(base, "transformer", transformer=True)
     if first.range_estimator != "percentile":
-        yield _openvino_rung(base, "percentile ranges", range_estimator="percentile")
+        yield _openvino_candidate(base, "percentile ranges", range_estimator="percentile")
     if first.smooth_quant_alpha is None:
-        yield _openvino_rung(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
+        yield _openvino_candidate(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
     if sensitivity is not None:
         ranking = sensitivity()
         for count in _growing(len(ranking.rows)):
             names = tuple(dict.fromkeys((*base.ignored_names, *ranking.nodes_of_worst(count))))
-            yield _openvino_rung(base, f"{count} most sensitive groups in float", ignored_names=names)
-    yield Rung("accuracy control", dataclasses.replace(base, name="accuracy control"), accuracy_control=True)
+            yield _openvino_candidate(base, f"{count} most sensitive groups in float", ignored_names=names)
+    yield Candidate("accuracy control", dataclasses.replace(base, name="accuracy control"), accuracy_control=True)
 
 
-def _onnx_rung(base: OnnxQuantSettings, name: str, **changes: Any) -> Rung[OnnxQuantSettings]:
-    return Rung(name, dataclasses.replace(base, name=name, **changes))
+def _onnx_candidate(base: OnnxQuantSettings, name: str, **changes: Any) -> Candidate[OnnxQuantSettings]:
+    return Candidate(name, dataclasses.replace(base, name=name, **changes))
 
 
-def _openvino_rung(base: OpenVinoQuantSettings, name: str, **changes: Any) -> Rung[OpenVinoQuantSettings]:
-    return Rung(name, dataclasses.replace(base, name=name, **changes))
+def _openvino_candidate(base: OpenVinoQuantSettings, name: str, **changes: Any) -> Candidate[OpenVinoQuantSettings]:
+    return Candidate(name, dataclasses.replace(base, name=name, **changes))
 
 
 def _growing(groups: int) -> Iterator[int]:

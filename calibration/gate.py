@@ -74,7 +74,7 @@ class Verdict(BaseModel):
         return self.model_copy(update={"passed": False, "summary": f"refused: {reason}; {self.summary}"})
 
 
-def judge(reference: Scores, candidate: Scores, policy: GatePolicy | None = None) -> Verdict:
+def evaluate_gate(reference: Scores, candidate: Scores, policy: GatePolicy | None = None) -> Verdict:
     """Compare an engine's scores with those of the network it came from.
 
     Args:

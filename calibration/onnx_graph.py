@@ -13,10 +13,10 @@ from fptk.core.errors import InputError, missing_package
 if TYPE_CHECKING:
     import onnx
 
-QUANTISABLE_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+QUANTIZABLE_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that do nearly all of the arithmetic and have int8 kernels."""
 
-_QUANTISED_OPS = frozenset(
+_QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 )
 
@@ -38,7 +38,7 @@ def load_float_model(path: Path) -> onnx.ModelProto:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     except Exception as error:  # onnx raises protobuf, checker and bare errors alike for a damaged file
         raise InputError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
-    refuse_quantised(model, str(path))
+    refuse_quantized(model, str(path))
     _name_nodes(model)
     return fold_constants(model)
 
@@ -105,18 +105,18 @@ def open_session(model: onnx.ModelProto, outputs: Sequence[str], *, arena: bool 
     return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def refuse_quantised(model: onnx.ModelProto, name: str) -> None:
+def refuse_quantized(model: onnx.ModelProto, name: str) -> None:
     """Check that no layer is int8 yet: quantising twice would calibrate on rounded activations.
 
     Raises:
         InputError: the model holds Q/DQ or integer operators.
     """
     for node in model.graph.node:
-        if node.op_type in _QUANTISED_OPS:
+        if node.op_type in _QUANTIZED_OPS:
             raise InputError(f"{name} is already quantised (it holds {node.op_type}); quantise the float model instead")
 
 
-def quantisable_nodes(model: onnx.ModelProto, op_types: Sequence[str] = QUANTISABLE_OPS) -> list[onnx.NodeProto]:
+def quantizable_nodes(model: onnx.ModelProto, op_types: Sequence[str] = QUANTIZABLE_OPS) -> list[onnx.NodeProto]:
     """The nodes of ``op_types`` with float32 data input, in graph order."""
     floats = float_tensors(model)
     return [node for node in model.graph.node if node.op_type in op_types and node.input[0] in floats]

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantisable_nodes
+from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantizable_nodes
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
@@ -79,7 +79,7 @@ def cpu_settings(families: Iterable[Family] = FAMILIES) -> OnnxQuantSettings:
     return OnnxQuantSettings(recipe="cpu", reduce_range="avx2" in families)
 
 
-def quantise_onnx(
+def quantize_onnx(
     source: Path,
     destination: Path,
     images: Images,
@@ -115,12 +115,12 @@ def quantise_onnx(
 
         model = smooth(model, chosen, images, settings.smooth_alpha)
     table = measured_ranges(model, source_sha256, images, settings, cache, progress)
-    quantised = insert_qdq(model, table.ranges, settings, chosen)
-    drop_unused_constants(quantised)  # the quantiser leaves the float weights' scales and the like behind
-    del quantised.metadata_props[:]  # the quantiser adds marks of its own
-    quantised.metadata_props.extend(model.metadata_props)
+    quantized = insert_qdq(model, table.ranges, settings, chosen)
+    drop_unused_constants(quantized)  # the quantiser leaves the float weights' scales and the like behind
+    del quantized.metadata_props[:]  # the quantiser adds marks of its own
+    quantized.metadata_props.extend(model.metadata_props)
     with atomic_file(destination) as temporary:
-        temporary.write_bytes(quantised.SerializeToString())
+        temporary.write_bytes(quantized.SerializeToString())
     return QuantReport(
         engine="onnx",
         settings=dataclasses.asdict(settings),
@@ -183,7 +183,7 @@ def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[
         if name not in names:
             raise InputError(f"the graph has no node '{name}'; names are those of the ONNX file's nodes")
     chosen, kept = [], []
-    for node in quantisable_nodes(model, settings.op_types):
+    for node in quantizable_nodes(model, settings.op_types):
         if node.name in settings.float_nodes:
             kept.append(FloatLayer(name=node.name, op_type=node.op_type, reason="kept in float by the settings"))
         elif settings.only_nodes is not None and node.name not in settings.only_nodes:
@@ -200,7 +200,7 @@ def tensors_to_measure(model: onnx.ModelProto, settings: OnnxQuantSettings) -> l
     """
     floats = float_tensors(model)
     names: dict[str, None] = {}
-    for node in quantisable_nodes(model, settings.op_types):
+    for node in quantizable_nodes(model, settings.op_types):
         touched = [*node.input, *node.output] if settings.recipe == "cpu" else list(node.input)
         names.update((name, None) for name in touched if name in floats)
     return list(names)
@@ -233,7 +233,7 @@ def insert_qdq(
     if not nodes:  # an empty list means "all" to ONNX Runtime
         return copy
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
-    with quiet_quantiser():
+    with quiet_quantizer():
         quantizer = QDQQuantizer(
             copy,
             settings.per_channel,
@@ -271,17 +271,17 @@ def _free_attention_products(model: onnx.ModelProto, nodes: set[str]) -> None:
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.name not in nodes or producers[node.input[1]].input[0] in constants:
             continue
-        quantise = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
-        dequantise = [reader for pair in quantise for reader in readers[pair.output[0]]]
-        behind = [reader for pair in dequantise for reader in readers.get(pair.output[0], [])]
+        quantize = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
+        dequantize = [reader for pair in quantize for reader in readers[pair.output[0]]]
+        behind = [reader for pair in dequantize for reader in readers.get(pair.output[0], [])]
         if any(reader.name in nodes for reader in behind):
             continue
-        freed = {pair.output[0] for pair in dequantise}
+        freed = {pair.output[0] for pair in dequantize}
         for reader in behind:
             for position, name in enumerate(reader.input):
                 if name in freed:
                     reader.input[position] = node.output[0]
-        removed |= {pair.name for pair in (*quantise, *dequantise)}
+        removed |= {pair.name for pair in (*quantize, *dequantize)}
     kept = [node for node in model.graph.node if node.name not in removed]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -320,7 +320,7 @@ def _extra_options(settings: OnnxQuantSettings) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def quiet_quantiser() -> Iterator[None]:
+def quiet_quantizer() -> Iterator[None]:
     """Keep ONNX Runtime's quantiser, which writes advice to the root logger, from speaking to the user."""
 
     def foreign(record: logging.LogRecord) -> bool:

@@ -73,7 +73,7 @@ def settings_for(families: Sequence[Family]) -> OpenVinoQuantSettings:
     return OpenVinoQuantSettings(families=tuple(families), overflow_fix="enable" if "avx2" in families else "disable")
 
 
-def quantise_openvino(
+def quantize_openvino(
     model: Any,
     images: Images,
     settings: OpenVinoQuantSettings | None = None,
@@ -99,7 +99,7 @@ def quantise_openvino(
     nncf = _nncf()
     started = time.monotonic()
     settings = settings or OpenVinoQuantSettings()
-    refuse_quantised_openvino(model)
+    refuse_quantized_openvino(model)
     _check_names(model, settings.ignored_names)
     ignored = _ignored(model, settings)
     source = _Source(images, settings.max_images, progress)
@@ -107,7 +107,7 @@ def quantise_openvino(
     np.random.seed(settings.seed)  # NNCF draws from numpy's legacy generator
     try:
         with quiet_nncf():
-            quantised = nncf.quantize(
+            quantized = nncf.quantize(
                 model.clone(),
                 nncf.Dataset(source),
                 subset_size=settings.max_images,
@@ -117,11 +117,11 @@ def quantise_openvino(
         if source.images == 0:
             raise InputError("the calibration set is empty: no ranges can be measured") from None
         raise
-    layers = layers_by_precision(quantised, ignored)
-    return quantised, _report(model, dataclasses.asdict(settings), layers, source.images, calibration_sha256, started)
+    layers = layers_by_precision(quantized, ignored)
+    return quantized, _report(model, dataclasses.asdict(settings), layers, source.images, calibration_sha256, started)
 
 
-def quantise_openvino_with_accuracy_control(
+def quantize_openvino_with_accuracy_control(
     model: Any,
     images: Images,
     validation: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]],
@@ -135,8 +135,8 @@ def quantise_openvino_with_accuracy_control(
     The last resort: every layer that is tried costs a pass over the validation images.
 
     Args:
-        model: as for :func:`quantise_openvino`.
-        images: as for :func:`quantise_openvino`.
+        model: as for :func:`quantize_openvino`.
+        images: as for :func:`quantize_openvino`.
         validation: starts a pass over pairs of image, uint8 (1, H, W, 3), and truth, uint8 (H, W). Not the evaluation
             split: an engine that was chosen on it is not judged by it.
         max_miou_drop: allowed drop of mIoU against the float model, in points.
@@ -144,18 +144,18 @@ def quantise_openvino_with_accuracy_control(
         calibration_sha256: hash of the calibration list, for the report.
 
     Raises:
-        InputError: as for :func:`quantise_openvino`.
+        InputError: as for :func:`quantize_openvino`.
     """
     nncf = _nncf()
     started = time.monotonic()
     settings = settings or OpenVinoQuantSettings()
-    refuse_quantised_openvino(model)
+    refuse_quantized_openvino(model)
     ignored = _ignored(model, settings)
     source = _Source(images, settings.max_images, None)
     arguments = nncf_arguments(settings, ignored)
     arguments["advanced_quantization_parameters"] = arguments.pop("advanced_parameters")
     with quiet_nncf():
-        quantised = nncf.quantize_with_accuracy_control(
+        quantized = nncf.quantize_with_accuracy_control(
             model.clone(),
             nncf.Dataset(source),
             nncf.Dataset(_Pairs(validation), lambda pair: pair[0]),
@@ -165,9 +165,9 @@ def quantise_openvino_with_accuracy_control(
             subset_size=settings.max_images,
             **arguments,
         )
-    layers = layers_by_precision(quantised, ignored, "put back to float by accuracy control")
+    layers = layers_by_precision(quantized, ignored, "put back to float by accuracy control")
     used = {**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop}
-    return quantised, _report(model, used, layers, source.images, calibration_sha256, started)
+    return quantized, _report(model, used, layers, source.images, calibration_sha256, started)
 
 
 def _report(
@@ -256,7 +256,7 @@ def _range_arguments(settings: OpenVinoQuantSettings) -> dict[str, Any]:
     return {"activations_range_estimator_params": RangeEstimatorParameters(min=low, max=high)}
 
 
-def refuse_quantised_openvino(model: Any) -> None:
+def refuse_quantized_openvino(model: Any) -> None:
     """Check that the model is float.
 
     Raises:

@@ -198,9 +198,9 @@ def _clip(histogram: npt.NDArray[np.int64], extremes: Range, estimator: RangeEst
         tail = (100.0 - percentile) / 200.0
         bottom, top = np.interp([tail, 1.0 - tail], share, edges)
         return float(bottom), float(top)
-    centres = (edges[:-1] + edges[1:]) / 2
+    centers = (edges[:-1] + edges[1:]) / 2
     peak = max(abs(low), abs(high))
-    magnitude = np.histogram(np.abs(centres), HISTOGRAM_BINS, (0, peak), weights=histogram)[0]
+    magnitude = np.histogram(np.abs(centers), HISTOGRAM_BINS, (0, peak), weights=histogram)[0]
     share_kept = _least_divergence(magnitude) if estimator == "entropy" else _least_squares(magnitude)
     limit = peak * share_kept
     return max(low, -limit), min(high, limit)
@@ -209,12 +209,12 @@ def _clip(histogram: npt.NDArray[np.int64], extremes: Range, estimator: RangeEst
 def _least_squares(magnitude: npt.NDArray[np.float64]) -> float:
     """Share of the peak at which clipping |x| costs the least squared error in 127 steps."""
     bins = magnitude.size
-    centres = (np.arange(bins) + 0.5) / bins
+    centers = (np.arange(bins) + 0.5) / bins
     shares = np.linspace(0.05, 1.0, 96)
     steps = shares[:, None] / 127
-    rounded = np.minimum(np.round(centres / steps), 127) * steps
+    rounded = np.minimum(np.round(centers / steps), 127) * steps
     # Inside the clip the values of a bin are spread over rounding steps finer than it: step^2 / 12 is their mean error.
-    error = np.where(centres <= shares[:, None], steps**2 / 12, (centres - rounded) ** 2)
+    error = np.where(centers <= shares[:, None], steps**2 / 12, (centers - rounded) ** 2)
     return float(shares[int((error * magnitude).sum(axis=1).argmin())])
 
 

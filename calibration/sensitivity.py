@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fptk.calibration.onnx_graph import load_float_model, logits_tensor, node_group, open_session, quantisable_nodes
+from fptk.calibration.onnx_graph import load_float_model, logits_tensor, node_group, open_session, quantizable_nodes
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, insert_qdq, measured_ranges
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import Images
@@ -134,7 +134,7 @@ def measure_sensitivity(
 def module_groups(model: onnx.ModelProto, settings: OnnxQuantSettings) -> dict[str, list[str]]:
     """Quantisable node names by the module that they were exported from, in graph order."""
     groups: dict[str, list[str]] = {}
-    for node in quantisable_nodes(model, settings.op_types):
+    for node in quantizable_nodes(model, settings.op_types):
         groups.setdefault(node_group(node), []).append(node.name)
     return groups
 

@@ -45,7 +45,7 @@ OWN_FILES = "a bundle holds its own files: copy it with cp -rL"
 SCHEMA_VERSIONS = (1, 2)
 """Versions of the manifest that can be read; the last one is written."""
 
-BINDING_FILE = "engine.json"
+ENGINE_CARD_FILE = "engine.json"
 """What a TensorRT engine is read with (``fptk.export.tensorrt.engine_card``)."""
 
 ENGINE_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".onnx")}
@@ -364,7 +364,7 @@ def _read_with(folder: Path, engine: str) -> Iterator[str]:
                 raise InputError(f"{folder / engine} is no XML file; export the bundle again")
     if own.suffix == ".onnx":
         yield from (str(own.parent / location) for location in external_data(folder / engine))
-    beside = own.with_suffix(".bin") if own.suffix == ".xml" else own.with_name(BINDING_FILE)
+    beside = own.with_suffix(".bin") if own.suffix == ".xml" else own.with_name(ENGINE_CARD_FILE)
     if own.suffix != ".onnx" and os.path.lexists(folder / beside):
         yield str(beside)
 

@@ -22,8 +22,8 @@ from fptk import __version__
 from fptk.benchmarks.processors import MatrixImages, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.benchmarks.roofline import count_macs
 from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
-from fptk.calibration.fallback import Attempt, Rung, RungSkippedError, climb
-from fptk.calibration.gate import GatePolicy, Verdict, judge
+from fptk.calibration.fallback import Attempt, Candidate, CandidateSkippedError, try_in_order
+from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
 from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.calibration.sensitivity_chart import draw_sensitivity
@@ -52,8 +52,8 @@ from fptk.export.bundle import (
 )
 from fptk.export.onnx import INPUT_NAME, OUTPUT_NAME, export_onnx
 from fptk.export.targets.base import (
-    Artefact,
     BuildRequest,
+    BuildResult,
     CalibrationStream,
     EngineNotBuiltError,
     Precision,
@@ -62,7 +62,7 @@ from fptk.export.targets.base import (
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import load_checkpoint
-from fptk.runs.source import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, Source
+from fptk.runs.source import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, ModelSource
 from fptk.workflows.verdicts import content_sha256
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Outcome:
     """One line for the user: scores, or why there is no engine."""
 
 
-def export_bundles(source: Source, plan: ExportPlan) -> list[Outcome]:
+def export_bundles(source: ModelSource, plan: ExportPlan) -> list[Outcome]:
     """Build, score and judge every target and precision of the plan.
 
     An engine that this host cannot build, or that the gate refuses, does not stop the others.
@@ -183,7 +183,7 @@ class _Built:
     """One attempt at an engine."""
 
     folder: Path
-    artefact: Artefact
+    artifact: BuildResult
     unavailable: str | None
     """Why this host could not build it."""
     refusal: str | None
@@ -203,7 +203,7 @@ class _Built:
 class _ExportJob:
     """The inputs that the engines of one export share, each made when first needed and then kept."""
 
-    def __init__(self, source: Source, plan: ExportPlan, scratch: Path) -> None:
+    def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path) -> None:
         self.source, self.plan, self.scratch = source, plan, scratch
         self.network, self.card = load_checkpoint(source.weights)
         self.spec = self.card.preprocess
@@ -220,10 +220,10 @@ class _ExportJob:
         name = _bundle_name(target, precision, self.plan.variant)
         log.print(f"{name}: building", style="bold")
         with ExitStack() as stack:
-            built, ladder = self._build(target, precision, lambda: self._folder(name, stack))
+            built, fallback = self._build(target, precision, lambda: self._folder(name, stack))
             bundle = self._describe(target, precision, built)
-            if ladder:
-                bundle.build["ladder"] = ladder
+            if fallback:
+                bundle.build["ladder"] = fallback
             write_manifest(bundle, built.folder)
             home = REJECTED if bundle.verdict == "refused" else BUNDLES
             final = self.plan.out / home / name
@@ -238,63 +238,63 @@ class _ExportJob:
         self, target: Target, precision: Precision, folder: Callable[[], Path]
     ) -> tuple[_Built, dict[str, Any] | None]:
         """The engine, and the record of the fallback ladder where there is one to climb."""
-        rungs = self._rungs(target) if precision is Precision.INT8 else None
-        if rungs is None:
+        candidates = self._candidates(target) if precision is Precision.INT8 else None
+        if candidates is None:
             return self._attempt(target, precision, folder, {}), None
         refused: list[_Built] = []
 
-        def build(rung: Rung[Any]) -> tuple[_Built, Verdict]:
-            options = asdict(rung.settings) | ({"accuracy_control": True} if rung.accuracy_control else {})
+        def build(candidate: Candidate[Any]) -> tuple[_Built, Verdict]:
+            options = asdict(candidate.settings) | ({"accuracy_control": True} if candidate.accuracy_control else {})
             try:
                 built = self._attempt(target, precision, folder, options)
             except EngineBrokenError as error:
-                raise RungSkippedError(str(error)) from error
+                raise CandidateSkippedError(str(error)) from error
             if built.refusal:
                 refused.append(built)
             if built.verdict is None:
-                raise RungSkippedError(built.refusal or built.unavailable or "the engine could not be scored")
+                raise CandidateSkippedError(built.refusal or built.unavailable or "the engine could not be scored")
             return built, built.verdict
 
         # What the builder itself refuses (too few layers in INT8), no gentler rung repairs.
-        result = climb(itertools.takewhile(lambda _: not refused, rungs), build, _log_attempt)
+        result = try_in_order(itertools.takewhile(lambda _: not refused, candidates), build, _log_attempt)
         if result.best is None and refused:
             return refused[0], result.as_dict()
-        if result.best is None or result.best.artefact is None:
+        if result.best is None or result.best.artifact is None:
             raise InputError(f"no INT8 engine could be built for {target.name}: {result.attempts[-1].skipped}")
-        return result.best.artefact, result.as_dict()
+        return result.best.artifact, result.as_dict()
 
-    def _rungs(self, target: Target) -> Iterable[Rung[Any]] | None:
+    def _candidates(self, target: Target) -> Iterable[Candidate[Any]] | None:
         """What to try one after the other; ``None`` where nothing is judged, or the target has no ladder."""
         if self.dataset is None or self.plan.gate is None:
             return None
-        rungs = target.rungs(lambda: self.sensitivity(target), self._options(target))
-        if rungs is None or self.plan.fallback:
-            return rungs
-        return itertools.islice(rungs, 1)
+        candidates = target.candidates(lambda: self.sensitivity(target), self._options(target))
+        if candidates is None or self.plan.fallback:
+            return candidates
+        return itertools.islice(candidates, 1)
 
     def _attempt(
         self, target: Target, precision: Precision, folder: Callable[[], Path], options: dict[str, Any]
     ) -> _Built:
         """Build, tell kernel faults from rounding, score what was built, and ask the gate."""
-        where, artefact, unavailable, refusal = folder(), Artefact(()), None, None
+        where, artifact, unavailable, refusal = folder(), BuildResult(()), None, None
         try:
-            artefact = target.build(self._request(target, precision, where, options))
+            artifact = target.build(self._request(target, precision, where, options))
             for _ in range(FAULT_REBUILDS if precision is Precision.INT8 else 0):
-                if not (artefact.files and self._finds_faults(target, artefact)):
+                if not (artifact.files and self._finds_faults(target, artifact)):
                     break
                 where = folder()
-                artefact = target.build(self._request(target, precision, where, options))
+                artifact = target.build(self._request(target, precision, where, options))
         except EngineNotBuiltError as error:
-            artefact, unavailable = Artefact((), error.details), str(error)
+            artifact, unavailable = BuildResult((), error.details), str(error)
         except TargetUnavailableError as error:
             unavailable = str(error)
         except GateRefusedError as error:
-            artefact, refusal = Artefact(()), str(error)
-        evaluation, verdict = self._judge(target, artefact, where)
-        matrix = self._matrix(target, precision, artefact) if verdict is None or verdict.passed else None
+            artifact, refusal = BuildResult(()), str(error)
+        evaluation, verdict = self._judge(target, artifact, where)
+        matrix = self._matrix(target, precision, artifact) if verdict is None or verdict.passed else None
         if verdict and matrix and matrix.failed:
             verdict = verdict.refused_because(matrix.summary)
-        return _Built(where, artefact, unavailable, refusal, evaluation, verdict, matrix)
+        return _Built(where, artifact, unavailable, refusal, evaluation, verdict, matrix)
 
     def _request(self, target: Target, precision: Precision, folder: Path, options: dict[str, Any]) -> BuildRequest:
         """One build: with the rung's options, the user's, and the layers that known faults keep in float."""
@@ -316,16 +316,16 @@ class _ExportJob:
         """The user's settings that this target knows."""
         return {key: value for key, value in self.plan.options.items() if key in target.option_names}
 
-    def _finds_faults(self, target: Target, artefact: Artefact) -> bool:
+    def _finds_faults(self, target: Target, artifact: BuildResult) -> bool:
         """Whether the engine has layers that are wrong here and not known to be; they are put down as known."""
-        agreement = self._agreement(target, artefact)
+        agreement = self._agreement(target, artifact)
         if agreement is None:
             return False
-        artefact.details["agreement_with_simulation"] = agreement.model_dump(mode="json")
+        artifact.details["agreement_with_simulation"] = agreement.model_dump(mode="json")
         if agreement.explained:
             return False
         known = self.faults.setdefault(target.name, [])
-        found = target.find_faults(artefact.files[0], self._fault_images[0], precision_hint=artefact.precision_hint)
+        found = target.find_faults(artifact.files[0], self._fault_images[0], precision_hint=artifact.precision_hint)
         new = [fault for fault in found if fault.layer not in {each.layer for each in known}]
         log.print(
             f"  the engine labels {agreement.engine:.1%} of the pixels as its own graph in float arithmetic does: "
@@ -345,34 +345,34 @@ class _ExportJob:
         known += new
         return bool(new)
 
-    def _agreement(self, target: Target, artefact: Artefact) -> Agreement | None:
+    def _agreement(self, target: Target, artifact: BuildResult) -> Agreement | None:
         """The engine against its own graph in float arithmetic; ``None`` where one of the two cannot run here."""
         if not target.probe().can_run:
             return None
         images, reference = self._fault_images
         try:
-            simulation = target.simulate(artefact.files[0], self.spec, threads=self.plan.threads)
+            simulation = target.simulate(artifact.files[0], self.spec, threads=self.plan.threads)
             if simulation is None:
                 return None
-            with simulation, self._load(target, artefact) as engine:
+            with simulation, self._load(target, artifact) as engine:
                 return measure_agreement(engine(images), simulation(images), reference)
         except InputError as error:
             raise EngineBrokenError(f"the engine as built does not load: {error}") from error
 
-    def _load(self, target: Target, artefact: Artefact) -> Session:
+    def _load(self, target: Target, artifact: BuildResult) -> Session:
         return target.load(
-            artefact.files[0], self.spec, threads=self.plan.threads, precision_hint=artefact.precision_hint
+            artifact.files[0], self.spec, threads=self.plan.threads, precision_hint=artifact.precision_hint
         )
 
-    def _matrix(self, target: Target, precision: Precision, artefact: Artefact) -> ProcessorMatrix | None:
+    def _matrix(self, target: Target, precision: Precision, artifact: BuildResult) -> ProcessorMatrix | None:
         """The engine under every instruction set of this host; ``None`` where that is not asked or says nothing."""
-        if not (target.runs_on_cpu and artefact.files and self.dataset and self.plan.matrix_images):
+        if not (target.runs_on_cpu and artifact.files and self.dataset and self.plan.matrix_images):
             return None
         request = MatrixRequest(
             target=target.name,
-            engine=artefact.files[0],
+            engine=artifact.files[0],
             spec=self.spec,
-            precision_hint=artefact.precision_hint,
+            precision_hint=artifact.precision_hint,
             cpu=self._promise(target, precision) or "any",
             threads=self.plan.threads,
         )
@@ -388,17 +388,17 @@ class _ExportJob:
 
     def _describe(self, target: Target, precision: Precision, built: _Built) -> Bundle:
         """The manifest of what was built."""
-        artefact, folder = built.artefact, built.folder
+        artifact, folder = built.artifact, built.folder
         if self.plan.explain and precision is Precision.INT8:
             ranking = self.sensitivity(target)
-            artefact.details["sensitivity"] = ranking.model_dump(mode="json")
+            artifact.details["sensitivity"] = ranking.model_dump(mode="json")
             if ranking.rows:
                 draw_sensitivity(ranking, f"{target.name} INT8, {self.card.model}", folder / "sensitivity.png")
         return Bundle(
             created=datetime.now(UTC),
             target=target.name,
             precision=precision,
-            precision_hint=artefact.precision_hint,
+            precision_hint=artifact.precision_hint,
             variant=self.plan.variant,
             model=self.card.model,
             options=self.card.options,
@@ -408,14 +408,14 @@ class _ExportJob:
             preprocess_sha256=self.spec.sha256,
             input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(self._batch(target), *self.spec.size, 3)),
             output=TensorRecord(name=OUTPUT_NAME, dtype="uint8", shape=(self._batch(target), *self.spec.size)),
-            engine=artefact.files[0].relative_to(folder).as_posix() if artefact.files else None,
+            engine=artifact.files[0].relative_to(folder).as_posix() if artifact.files else None,
             files=record_files(folder),
             unavailable=built.unavailable,
             checkpoint_sha256=self.checkpoint_sha256,
             calibration=self.calibration_set.manifest() if precision in target.calibrated else None,
             tools={**tool_versions(), **target.probe().versions},
             host=describe_host(),
-            build=artefact.details,
+            build=artifact.details,
             cpu=self._promise(target, precision),
             kernel_faults=tuple(self.faults.get(target.name, ())) if precision is Precision.INT8 else (),
             processors=built.processors,
@@ -424,11 +424,11 @@ class _ExportJob:
             command=self.plan.command,
         )
 
-    def _judge(self, target: Target, artefact: Artefact, folder: Path) -> tuple[Evaluation | None, Verdict | None]:
+    def _judge(self, target: Target, artifact: BuildResult, folder: Path) -> tuple[Evaluation | None, Verdict | None]:
         """Score the engine as built and ask the gate; ``None`` for what cannot be had here."""
-        if self.dataset is None or not (artefact.files or "simulate_with" in artefact.details):
+        if self.dataset is None or not (artifact.files or "simulate_with" in artifact.details):
             return None, None
-        scores, simulated_by = self._score(target, artefact, folder)
+        scores, simulated_by = self._score(target, artifact, folder)
         evaluation = Evaluation(
             dataset=self.dataset.name,
             images=scores.images,
@@ -437,18 +437,18 @@ class _ExportJob:
             engine=scores.as_dict(),
             simulated_by=simulated_by,
         )
-        return evaluation, judge(self.reference, scores, self.plan.gate) if self.plan.gate else None
+        return evaluation, evaluate_gate(self.reference, scores, self.plan.gate) if self.plan.gate else None
 
-    def _score(self, target: Target, artefact: Artefact, folder: Path) -> tuple[Scores, str | None]:
+    def _score(self, target: Target, artifact: BuildResult, folder: Path) -> tuple[Scores, str | None]:
         """Scores of the engine, or of its graph in ONNX Runtime where this host cannot build or run the engine."""
         assert self.dataset is not None
-        graph, simulated_by = artefact.details.get("simulate_with"), None
-        if graph and not (artefact.files and target.probe().can_run):
+        graph, simulated_by = artifact.details.get("simulate_with"), None
+        if graph and not (artifact.files and target.probe().can_run):
             session: Session = OnnxRuntimeSession(folder / graph, self.spec, threads=self.plan.threads)
             simulated_by = "onnxruntime"
         else:
             try:
-                session = self._load(target, artefact)
+                session = self._load(target, artifact)
             except InputError as error:
                 raise EngineBrokenError(f"the engine as built does not load: {error}") from error
         with session:
@@ -605,10 +605,10 @@ def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: V
 
     if variant == "deploy":
         return Serving(to_deploy(network, engine=engine), spec)
-    return Serving(naive_network(network), spec)
+    return Serving(original_network(network), spec)
 
 
-def naive_network(network: FaceParsingNetwork) -> FaceParsingNetwork:
+def original_network(network: FaceParsingNetwork) -> FaceParsingNetwork:
     """A copy of the network that computes in the order in which the paper writes it: the baseline of every speed-up."""
     naive = copy.deepcopy(network)
     setattr(naive, "efficient", False)  # noqa: B010 - networks without an efficient form have no such attribute
@@ -633,9 +633,9 @@ def score(
 
 def _log_attempt(attempt: Attempt[_Built]) -> None:
     if attempt.verdict:
-        log.print(f"  {attempt.rung}: {attempt.verdict.summary}", markup=False, soft_wrap=True)
+        log.print(f"  {attempt.candidate}: {attempt.verdict.summary}", markup=False, soft_wrap=True)
     else:
-        log.print(f"  {attempt.rung}: skipped, {attempt.skipped}", markup=False, soft_wrap=True)
+        log.print(f"  {attempt.candidate}: skipped, {attempt.skipped}", markup=False, soft_wrap=True)
 
 
 def _message(bundle: Bundle) -> str:

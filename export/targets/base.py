@@ -18,7 +18,7 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Rung
+    from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.range_cache import RangeCache
     from fptk.calibration.sensitivity import Sensitivity
@@ -110,7 +110,7 @@ class NodeTime:
 
 
 @dataclass(frozen=True)
-class Artefact:
+class BuildResult:
     """What a build left."""
 
     files: tuple[Path, ...]
@@ -203,7 +203,7 @@ class Target(ABC):
         """Find out, without raising and without loading anything that may crash, what works on this host."""
 
     @abstractmethod
-    def build(self, request: BuildRequest) -> Artefact:
+    def build(self, request: BuildRequest) -> BuildResult:
         """Build the engine.
 
         Raises:
@@ -215,7 +215,9 @@ class Target(ABC):
         """Why this host has no arithmetic for one of :attr:`precisions`, in one line; ``None`` where it has."""
         return None
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]] | None:
+    def candidates(
+        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
+    ) -> Iterable[Candidate[Any]] | None:
         """INT8 settings in the order in which the fallback ladder tries them; ``None`` where there is but one.
 
         The settings of a rung reach :meth:`build` as :attr:`BuildRequest.options`.
@@ -247,13 +249,13 @@ class Target(ABC):
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
     ) -> Session:
-        """Load the first file of an :class:`Artefact`.
+        """Load the first file of an :class:`BuildResult`.
 
         Args:
             path: the engine file.
             spec: preprocessing the engine was built for.
             threads: CPU threads of one inference; ``None`` leaves the engine its default.
-            precision_hint: :attr:`Artefact.precision_hint` of the build.
+            precision_hint: :attr:`BuildResult.precision_hint` of the build.
 
         Raises:
             TargetUnavailableError: this host cannot run it.

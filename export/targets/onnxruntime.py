@@ -19,8 +19,8 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.targets.base import (
     PROFILED_CALLS,
-    Artefact,
     BuildRequest,
+    BuildResult,
     NodeTime,
     Precision,
     Probe,
@@ -30,7 +30,7 @@ from fptk.export.targets.base import (
 )
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Rung
+    from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -54,22 +54,22 @@ class OnnxRuntimeTarget(Target):
             return Probe(False, True, "onnx is not installed", "pip install 'fptk[export]'", versions)
         return Probe(True, True, versions=versions)
 
-    def build(self, request: BuildRequest) -> Artefact:
+    def build(self, request: BuildRequest) -> BuildResult:
         path = request.folder / "model.onnx"
         if request.precision is Precision.FP32:
             shutil.copyfile(request.onnx_path, path)
-            return Artefact((path,))
+            return BuildResult((path,))
         if request.precision is not Precision.INT8:
             raise InputError(
                 f"target onnx has no {request.precision} kernels on the CPU; choose --fp32 or --int8, "
                 "or another target for --fp16"
             )
-        from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantise_onnx
+        from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantize_onnx
 
         calibration = request.calibrate()
         options = dict(request.options)
         defaults = cpu_settings(promised_families(options.pop("cpu", "any")))
-        report = quantise_onnx(
+        report = quantize_onnx(
             request.onnx_path,
             path,
             calibration.images,
@@ -77,14 +77,16 @@ class OnnxRuntimeTarget(Target):
             calibration_sha256=calibration.sha256,
             cache=calibration.ranges(),
         )
-        return Artefact((path,), report.as_dict())
+        return BuildResult((path,), report.as_dict())
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
-        from fptk.calibration.fallback import onnx_rungs
+    def candidates(
+        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
+    ) -> Iterable[Candidate[Any]]:
+        from fptk.calibration.fallback import onnx_candidates
         from fptk.calibration.onnx_quantizer import cpu_settings
 
         families = promised_families(options.get("cpu", "any"))
-        return onnx_rungs(cpu_settings(families), sensitivity, saturates="avx2" in families)
+        return onnx_candidates(cpu_settings(families), sensitivity, saturates="avx2" in families)
 
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None

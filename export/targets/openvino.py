@@ -18,8 +18,8 @@ from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
 from fptk.export.targets.base import (
     PROFILED_CALLS,
-    Artefact,
     BuildRequest,
+    BuildResult,
     NodeTime,
     Precision,
     Probe,
@@ -29,7 +29,7 @@ from fptk.export.targets.base import (
 )
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Rung
+    from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -72,7 +72,7 @@ class OpenVinoTarget(Target):
     def cannot_compute(self, precision: Precision) -> str | None:
         return NO_BF16 if precision is Precision.BF16 and not has_bf16() else None
 
-    def build(self, request: BuildRequest) -> Artefact:
+    def build(self, request: BuildRequest) -> BuildResult:
         """Build the engine; see :meth:`Target.build`.
 
         Raises:
@@ -89,7 +89,7 @@ class OpenVinoTarget(Target):
         families = promised_families(request.options.get("cpu", "any"))
         details: dict[str, Any] = {}
         if request.precision is Precision.INT8:
-            model, details = _quantise(model, request)
+            model, details = _quantize(model, request)
         elif request.precision is Precision.FP16:
             details = {"note": "weights stored in float16; the CPU plugin computes in float32"}
         findings = lint_openvino(model, families)
@@ -97,13 +97,15 @@ class OpenVinoTarget(Target):
         path = request.folder / "model.xml"
         _save(model, path, compress_to_fp16=request.precision is Precision.FP16)
         refuse_known_faults(path.name, findings)
-        return Artefact((path, path.with_suffix(".bin")), details, precision_hint=hint)
+        return BuildResult((path, path.with_suffix(".bin")), details, precision_hint=hint)
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
-        from fptk.calibration.fallback import openvino_rungs
+    def candidates(
+        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
+    ) -> Iterable[Candidate[Any]]:
+        from fptk.calibration.fallback import openvino_candidates
         from fptk.calibration.openvino_quantizer import settings_for
 
-        return openvino_rungs(settings_for(promised_families(options.get("cpu", "any"))), sensitivity)
+        return openvino_candidates(settings_for(promised_families(options.get("cpu", "any"))), sensitivity)
 
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
@@ -168,12 +170,12 @@ def _precision_hint(request: BuildRequest) -> str:
     return "bf16" if computes_bf16 else "f32"
 
 
-def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
+def _quantize(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     """The INT8 model of a request, and the record of how it was made."""
     from fptk.calibration.openvino_quantizer import (
         openvino_layer_names,
-        quantise_openvino,
-        quantise_openvino_with_accuracy_control,
+        quantize_openvino,
+        quantize_openvino_with_accuracy_control,
         settings_for,
     )
 
@@ -185,7 +187,7 @@ def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     options["ignored_names"] = openvino_layer_names(model, options.get("ignored_names", ()))
     settings = replace(defaults, **options)
     if accuracy_control:
-        quantised, report = quantise_openvino_with_accuracy_control(
+        quantized, report = quantize_openvino_with_accuracy_control(
             model,
             calibration.images,
             calibration.labelled,
@@ -194,10 +196,10 @@ def _quantise(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
             calibration_sha256=calibration.sha256,
         )
     else:
-        quantised, report = quantise_openvino(
+        quantized, report = quantize_openvino(
             model, calibration.images, settings, calibration_sha256=calibration.sha256
         )
-    return quantised, report.as_dict()
+    return quantized, report.as_dict()
 
 
 class OpenVinoSession(Session):

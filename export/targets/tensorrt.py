@@ -15,22 +15,22 @@ from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.targets.base import Artefact, BuildRequest, EngineNotBuiltError, Precision, Probe, Target
+from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Precision, Probe, Target
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
-from fptk.export.tensorrt.engine_card import BINDING_FILE, EngineBinding, dotted
+from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted
 from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.layer_report import LayerReport, report_layers
 from fptk.export.tensorrt.lint import check_qdq, refuse_errors
 from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
 from fptk.export.tensorrt.precision import write_precision_onnx
-from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
 from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
 from fptk.export.tensorrt.trtexec import rebuild_command
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Rung
+    from fptk.calibration.fallback import Candidate
     from fptk.calibration.sensitivity import Sensitivity
 
 ONNX_FILE = "model.onnx"
@@ -45,46 +45,46 @@ class TensorRTTarget(Target):
     calibrated: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
     graph_form: ClassVar[str] = "tensorrt"
     option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_RTX
-    flavour: ClassVar[Flavour] = TENSORRT
+    product: ClassVar[Product] = TENSORRT
 
     def probe(self) -> Probe:
-        flavour = self.flavour
-        install = f"pip install 'fptk[{flavour.extra}]'"
-        version = wheel_version(flavour)
+        product = self.product
+        install = f"pip install 'fptk[{product.extra}]'"
+        version = wheel_version(product)
         host = cuda_host()
-        versions = _versions(flavour, version)
+        versions = _versions(product, version)
         if host.driver:
             versions["cuda driver"] = host.driver
         versions |= {f"gpu {index}": f"{gpu.name} ({gpu.compute_capability})" for index, gpu in enumerate(host.gpus)}
         if version is None:
-            return Probe(False, False, f"the package {flavour.module} is not installed", install, versions)
-        if is_too_old(version, flavour.minimum):
-            least = ".".join(map(str, flavour.minimum))
-            return Probe(False, False, f"{flavour.title} {version} is older than {least}", install, versions)
+            return Probe(False, False, f"the package {product.module} is not installed", install, versions)
+        if is_too_old(version, product.minimum):
+            least = ".".join(map(str, product.minimum))
+            return Probe(False, False, f"{product.title} {version} is older than {least}", install, versions)
         if host.reason:
-            return Probe(flavour.builds_without_gpu, False, host.reason, host.remedy, versions)
+            return Probe(product.builds_without_gpu, False, host.reason, host.remedy, versions)
         if "pycuda" not in versions:
             return Probe(True, False, "pycuda is not installed", INSTALL_PYCUDA, versions)
         return Probe(True, True, versions=versions)
 
-    def build(self, request: BuildRequest) -> Artefact:
+    def build(self, request: BuildRequest) -> BuildResult:
         """Build the engine; see :meth:`Target.build`.
 
         ``details`` hold ``simulate_with`` (name of the ONNX file whose accuracy ONNX Runtime can tell), ``rebuild``,
         ``lowered`` (nodes rewritten for TensorRT), ``findings``, ``options``, ``layers`` (counts of
         :class:`LayerReport`), ``layers_not_int8`` with reasons, ``versions``, ``bound_to``, ``build_seconds`` and
-        ``warnings``; INT8 adds ``quantiser`` (and ``rest`` where its float part is FP16), FP16 ``kept_float``.
+        ``warnings``; INT8 adds ``quantizer`` (and ``rest`` where its float part is FP16), FP16 ``kept_float``.
 
         Raises:
             EngineNotBuiltError: this host cannot build; the checked ONNX file is kept and named.
             InputError: the ONNX file holds something that TensorRT rejects or mis-scales.
             GateRefusedError: fewer layers run in INT8 than ``min_int8_layers`` asks for.
         """
-        options, quantiser = split_options(request.options, self.flavour)
+        options, quantizer = split_options(request.options, self.product)
         onnx_path = request.folder / ONNX_FILE
         details: dict[str, Any] = {"simulate_with": ONNX_FILE}
-        details |= write_precision_onnx(request, options, quantiser, onnx_path)
-        findings = check_qdq(onnx_path, options.compute_capabilities(self.flavour))
+        details |= write_precision_onnx(request, options, quantizer, onnx_path)
+        findings = check_qdq(onnx_path, options.compute_capabilities(self.product))
         refuse_errors(onnx_path, findings)
         graph = Graph.read(onnx_path)
         details["findings"] = [finding.as_dict() for finding in findings]
@@ -93,21 +93,23 @@ class TensorRTTarget(Target):
         _check_batch(graph, options, onnx_path)
         probe = self.probe()
         if not probe.can_build:
-            reason = f"{self.flavour.title} cannot build here: {probe.reason} ({probe.remedy})"
+            reason = f"{self.product.title} cannot build here: {probe.reason} ({probe.remedy})"
             raise EngineNotBuiltError(reason, (onnx_path,), rebuild, details)
         try:
-            built = build_engine(self.flavour, onnx_path, request.folder, options)
+            built = build_engine(self.product, onnx_path, request.folder, options)
         except BuildFailedError as error:
             raise EngineNotBuiltError(error.reason, (onnx_path, error.log), rebuild, details) from error
         report = report_layers(built.layers, graph, int8=request.precision is Precision.INT8)
         return self._finish(request, options, graph, built, report, details)
 
-    def rungs(self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]) -> Iterable[Rung[Any]]:
-        from fptk.calibration.fallback import onnx_rungs
+    def candidates(
+        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
+    ) -> Iterable[Candidate[Any]]:
+        from fptk.calibration.fallback import onnx_candidates
         from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 
         # A GPU adds int8 products in int32: seven bits would only lose.
-        return onnx_rungs(OnnxQuantSettings(), sensitivity)
+        return onnx_candidates(OnnxQuantSettings(), sensitivity)
 
     def _finish(
         self,
@@ -117,8 +119,8 @@ class TensorRTTarget(Target):
         built: BuiltEngine,
         report: LayerReport,
         details: dict[str, Any],
-    ) -> Artefact:
-        layers_path, binding_path = request.folder / LAYERS_FILE, request.folder / BINDING_FILE
+    ) -> BuildResult:
+        layers_path, card_path = request.folder / LAYERS_FILE, request.folder / ENGINE_CARD_FILE
         write_json(layers_path, report.as_dict())
         if request.precision is Precision.INT8:
             report.require_int8(options.min_int8_layers)
@@ -130,25 +132,25 @@ class TensorRTTarget(Target):
             if layer.reason
         ]
         details |= {"build_seconds": built.seconds, "warnings": list(built.warnings)}
-        details["versions"] = self.probe().versions | {self.flavour.module: built.version}
-        binding = self._binding(request, options, graph, built, details["rebuild"])
-        details["bound_to"] = binding.model_dump(mode="json", include={"version", "compute_capabilities", "gpu"})
-        write_json(binding_path, binding.model_dump(mode="json"))
-        files = [built.engine, binding_path, request.folder / ONNX_FILE, layers_path, built.log]
+        details["versions"] = self.probe().versions | {self.product.module: built.version}
+        card = self._card(request, options, graph, built, details["rebuild"])
+        details["bound_to"] = card.model_dump(mode="json", include={"version", "compute_capabilities", "gpu"})
+        write_json(card_path, card.model_dump(mode="json"))
+        files = [built.engine, card_path, request.folder / ONNX_FILE, layers_path, built.log]
         if built.timing_cache:
             files.append(built.timing_cache)
-        return Artefact(tuple(files), details)
+        return BuildResult(tuple(files), details)
 
-    def _binding(
+    def _card(
         self, request: BuildRequest, options: TensorRTOptions, graph: Graph, built: BuiltEngine, rebuild: str
-    ) -> EngineBinding:
-        capabilities = tuple(dotted(capability) for capability in options.compute_capabilities(self.flavour))
+    ) -> EngineCard:
+        capabilities = tuple(dotted(capability) for capability in options.compute_capabilities(self.product))
         gpu = None
         if not capabilities:
             gpu = cuda_host().gpus[0]
             capabilities = (gpu.compute_capability,)
         low, _, high = options.dynamic_batch or (_fixed_batch(graph), 0, _fixed_batch(graph))
-        return EngineBinding(
+        return EngineCard(
             target=self.name,
             precision=request.precision.value,
             version=built.version,
@@ -188,20 +190,20 @@ class TensorRTTarget(Target):
             InputError: the engine is damaged, or bound to another version, GPU or preprocessing; with the command that
                 rebuilds it.
         """
-        binding = EngineBinding.read(path)
-        binding.check_preprocess(spec.sha256)
+        card = EngineCard.read(path)
+        card.check_preprocess(spec.sha256)
         probe = self.probe()
         if not probe.can_run:
-            raise TargetUnavailableError(f"{self.flavour.title} cannot run {path} here: {probe.reason}; {probe.remedy}")
-        binding.check_version(self.flavour.title, wheel_version(self.flavour) or "")
-        binding.check_gpu(cuda_host().gpus[0])
+            raise TargetUnavailableError(f"{self.product.title} cannot run {path} here: {probe.reason}; {probe.remedy}")
+        card.check_version(self.product.title, wheel_version(self.product) or "")
+        card.check_gpu(cuda_host().gpus[0])
         stream = PycudaStream()
         try:
             with stream.current():
-                context = open_context(self.flavour, path, binding, cuda_graph=cuda_graph)
-            name = f"{self.name} {binding.precision}"
-            captured = cuda_graph and not self.flavour.builds_without_gpu
-            return TensorRTSession(name, spec, binding, context, stream, cuda_graph=captured)
+                context = open_context(self.product, path, card, cuda_graph=cuda_graph)
+            name = f"{self.name} {card.precision}"
+            captured = cuda_graph and not self.product.builds_without_gpu
+            return TensorRTSession(name, spec, card, context, stream, cuda_graph=captured)
         except BaseException:
             stream.close()
             raise
@@ -212,7 +214,7 @@ class TensorRTTarget(Target):
         if shape is None or tuple(shape[1:]) != (*spec.size, 3):
             raise InputError(f"the ONNX input '{entry}' has shape {shape}, not (N, {spec.size[0]}, {spec.size[1]}, 3)")
         return rebuild_command(
-            self.flavour,
+            self.product,
             ONNX_FILE,
             ENGINE_FILE,
             options,
@@ -227,11 +229,11 @@ class TensorRTRTXTarget(TensorRTTarget):
 
     name: ClassVar[str] = "trt-rtx"
     option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_TENSORRT
-    flavour: ClassVar[Flavour] = TENSORRT_RTX
+    product: ClassVar[Product] = TENSORRT_RTX
 
 
-def _versions(flavour: Flavour, version: str | None) -> dict[str, str]:
-    found = {flavour.module: version, "pycuda": package_version("pycuda")}
+def _versions(product: Product, version: str | None) -> dict[str, str]:
+    found = {product.module: version, "pycuda": package_version("pycuda")}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fptk.core.errors import FptkError, InputError, TargetUnavailableError
 from fptk.export.tensorrt.layer_report import EngineLayer, parse_inspector, parse_log
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.export.tensorrt.product import Flavour
+from fptk.export.tensorrt.product import Product
 from fptk.export.tensorrt.trtexec import TIMING_CACHE_FILE
 from fptk.export.tensorrt.worker import Job, Outcome
 
@@ -59,17 +59,17 @@ class BuildFailedError(TargetUnavailableError):
         self.log = log
 
 
-def build_engine(flavour: Flavour, onnx: Path, folder: Path, options: TensorRTOptions) -> BuiltEngine:
+def build_engine(product: Product, onnx: Path, folder: Path, options: TensorRTOptions) -> BuiltEngine:
     """Build ``folder/model.engine`` from ``onnx`` in a process of its own.
 
     Raises:
         InputError: the parser rejects the ONNX file; its nodes are named.
         BuildFailedError: the builder found no engine, crashed or ran out of time; the log is kept in ``folder``.
     """
-    log, timing_cache = folder / LOG_FILE, folder / TIMING_CACHE_FILE if flavour.timing_cache else None
+    log, timing_cache = folder / LOG_FILE, folder / TIMING_CACHE_FILE if product.timing_cache else None
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
         job = Job(
-            target=flavour.target,
+            target=product.target,
             # Relative to the folder that the process runs in: the builder writes the name into its log.
             onnx=Path(os.path.relpath(onnx, folder)),
             engine=(folder / ENGINE_FILE).absolute(),
@@ -79,7 +79,7 @@ def build_engine(flavour: Flavour, onnx: Path, folder: Path, options: TensorRTOp
             timing_cache=timing_cache.absolute() if timing_cache else None,
         )
         try:
-            outcome = _run(flavour, job, folder, Path(scratch))
+            outcome = _run(product, job, folder, Path(scratch))
         except FptkError:
             job.engine.unlink(missing_ok=True)
             raise
@@ -97,7 +97,7 @@ def build_engine(flavour: Flavour, onnx: Path, folder: Path, options: TensorRTOp
     )
 
 
-def _run(flavour: Flavour, job: Job, folder: Path, scratch: Path) -> Outcome:
+def _run(product: Product, job: Job, folder: Path, scratch: Path) -> Outcome:
     path = scratch / "job.json"
     path.write_text(job.model_dump_json(), encoding="utf-8")
     command = worker_command(path)
@@ -105,17 +105,17 @@ def _run(flavour: Flavour, job: Job, folder: Path, scratch: Path) -> Outcome:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=limit)
     except subprocess.TimeoutExpired as error:
-        raise BuildFailedError(f"{flavour.title} was still building after {limit:g} s", job.log) from error
+        raise BuildFailedError(f"{product.title} was still building after {limit:g} s", job.log) from error
     messages = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
     if done.returncode or not job.outcome.is_file():
         if done.stderr:
             with job.log.open("a", encoding="utf-8") as stream:
                 stream.write(f"--- stderr of the builder's process\n{done.stderr}")
-        raise BuildFailedError(f"{flavour.title} {_death(done, messages)}", job.log)
+        raise BuildFailedError(f"{product.title} {_death(done, messages)}", job.log)
     outcome = Outcome.model_validate_json(job.outcome.read_text(encoding="utf-8"))
     if outcome.parse_errors:
         shown = "; ".join(outcome.parse_errors[:3])
-        raise InputError(f"{flavour.title}'s parser rejects {job.onnx.name}: {shown} (messages in {job.log})")
+        raise InputError(f"{product.title}'s parser rejects {job.onnx.name}: {shown} (messages in {job.log})")
     return outcome
 
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata, util
 
-from fptk.export.tensorrt.product import Flavour
+from fptk.export.tensorrt.product import Product
 
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
@@ -95,14 +95,14 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
     return Gpu(name.value.decode(errors="replace"), f"{parts[0]}.{parts[1]}", memory.value)
 
 
-def wheel_version(flavour: Flavour) -> str | None:
+def wheel_version(product: Product) -> str | None:
     """Version of the flavour's Python package, read from its metadata; ``None`` where it is not installed.
 
     The module is looked for but not imported: on a Jetson it comes from the system without a wheel of this name.
     """
-    if util.find_spec(flavour.module) is None:
+    if util.find_spec(product.module) is None:
         return None
-    for distribution in (flavour.module, f"{flavour.module}-cu13", f"{flavour.module}-cu12"):
+    for distribution in (product.module, f"{product.module}-cu13", f"{product.module}-cu12"):
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

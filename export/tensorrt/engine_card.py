@@ -14,10 +14,10 @@ from fptk.core.errors import InputError
 from fptk.core.files import read_json, sha256_file
 from fptk.export.tensorrt.driver import Gpu
 
-BINDING_FILE = "engine.json"
+ENGINE_CARD_FILE = "engine.json"
 
 
-class EngineBinding(BaseModel):
+class EngineCard(BaseModel):
     """What an engine was built from and for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class EngineBinding(BaseModel):
     """Command that builds it anew from the ONNX file beside it."""
 
     @classmethod
-    def read(cls, engine: Path) -> EngineBinding:
+    def read(cls, engine: Path) -> EngineCard:
         """The binding of ``engine``, checked against the engine's content.
 
         Raises:
@@ -52,16 +52,16 @@ class EngineBinding(BaseModel):
         """
         if not engine.is_file():
             raise InputError(f"engine {engine} does not exist")
-        path = engine.with_name(BINDING_FILE)
+        path = engine.with_name(ENGINE_CARD_FILE)
         try:
-            binding = cls.model_validate(read_json(path, "engine description"))
+            card = cls.model_validate(read_json(path, "engine description"))
         except ValidationError as error:
             raise InputError(f"{path} is no engine description of this fptk: {error.errors()[0]['msg']}") from error
-        if sha256_file(engine) != binding.engine_sha256:
+        if sha256_file(engine) != card.engine_sha256:
             raise InputError(
-                f"{engine} is damaged or was replaced (its sha256 is not that in {path.name}); {binding.again}"
+                f"{engine} is damaged or was replaced (its sha256 is not that in {path.name}); {card.again}"
             )
-        return binding
+        return card
 
     @property
     def again(self) -> str:

@@ -20,7 +20,7 @@ from fptk.calibration.ranges import Images, Range, measure_ranges
 from fptk.calibration.report import FloatLayer
 from fptk.core.dataset import UInt8Array
 from fptk.core.files import atomic_file
-from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node, attribute
+from fptk.export.tensorrt.graph import QUANTIZED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,7 @@ class HalfReport:
 
 
 def convert_to_half(
-    source: Path, destination: Path, images: Images | None = None, *, quantised: Path | None = None
+    source: Path, destination: Path, images: Images | None = None, *, quantized: Path | None = None
 ) -> HalfReport:
     """Write ``destination``, the FP16 form of the float32 ONNX file ``source``; input and output keep their types.
 
@@ -90,8 +90,8 @@ def convert_to_half(
         table = measure_ranges(model, tensors, _first(images))
         ranges, count = table.ranges, table.images
     kept = choose_float_nodes(graph, ranges)
-    if quantised is not None:
-        model = onnx.load(str(quantised))
+    if quantized is not None:
+        model = onnx.load(str(quantized))
     half = half_model(model, {layer.name for layer in kept})
     onnx.checker.check_model(half, full_check=True)
     with atomic_file(destination) as temporary:
@@ -129,7 +129,7 @@ def _overflow(graph: Graph, node: Node, ranges: dict[str, Range]) -> str:
         largest = _largest(ranges, name)
         if largest * HEADROOM > HALF_MAX:
             return f"'{name}' reaches {largest:.4g}, within a factor {HEADROOM:g} of float16's {HALF_MAX:g}"
-        if name in graph.initialisers:
+        if name in graph.initializers:
             value = graph.constant(name)
             if value is not None and value.dtype == np.float32 and value.size and np.abs(value).max() > HALF_MAX:
                 return f"constant '{name}' holds {np.abs(value).max():.4g}, beyond float16's {HALF_MAX:g}"
@@ -232,9 +232,9 @@ class _HalfConverter:
     def _rewire(self, node: Node, *, to_half: bool) -> None:
         """Point every input of the node at a tensor of the type that it computes in."""
         for index, name in enumerate(node.input):
-            if name in self.graph.initialisers:
+            if name in self.graph.initializers:
                 wanted = to_half and self._is_float(name) and not (node.op_type == "Resize" and index in (1, 2))
-                scale = node.op_type in QUANTISED_OPS and index == 1
+                scale = node.op_type in QUANTIZED_OPS and index == 1
                 node.input[index] = self._constant(name, to_half=wanted, scale=scale)
             elif name and node.op_type != "Cast" and self._is_float(name) and (name in self.half) != to_half:
                 node.input[index] = self._cast(name, to_half=to_half)
@@ -243,7 +243,7 @@ class _HalfConverter:
         from onnx import numpy_helper
 
         if (name, to_half) not in self.constants:
-            entry = self.graph.initialisers[name]
+            entry = self.graph.initializers[name]
             if to_half:
                 new = self.graph.fresh(f"{name}_half")
                 value = numpy_helper.to_array(entry).astype(np.float16)

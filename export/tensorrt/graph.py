@@ -15,7 +15,7 @@ from fptk.core.errors import InputError, missing_package
 COMPUTE_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that carry the arithmetic: those that INT8 and FP16 are for."""
 
-QUANTISED_OPS = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZED_OPS = ("QuantizeLinear", "DequantizeLinear")
 
 Node = Any
 """``onnx.NodeProto``: onnx is imported where it is used, so that a device without it can run engines."""
@@ -40,7 +40,7 @@ class Graph:
             for name in node.input:
                 if name:
                     self.consumers[name].append(node)
-        self.initialisers = {entry.name: entry for entry in model.graph.initializer}
+        self.initializers = {entry.name: entry for entry in model.graph.initializer}
 
     @classmethod
     def read(cls, path: Path) -> Graph:
@@ -73,7 +73,7 @@ class Graph:
     def _names(self) -> set[str]:
         graph = self.model.graph
         tensors = {name for node in self.nodes for name in (*node.input, *node.output)}
-        return tensors | set(self.initialisers) | {value.name for value in (*graph.input, *graph.output)}
+        return tensors | set(self.initializers) | {value.name for value in (*graph.input, *graph.output)}
 
     def fresh(self, name: str) -> str:
         """A tensor name like ``name`` that the file has not used and that is not given out again."""
@@ -91,7 +91,7 @@ class Graph:
             graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         except Exception:  # inference is a help here: a file it refuses is still checked node by node
             graph = self.model.graph
-        known = {name: (entry.data_type, tuple(entry.dims)) for name, entry in self.initialisers.items()}
+        known = {name: (entry.data_type, tuple(entry.dims)) for name, entry in self.initializers.items()}
         found: dict[str, tuple[int, tuple[int | None, ...] | None]] = {**known}
         for value in [*graph.input, *graph.output, *graph.value_info]:
             tensor = value.type.tensor_type
@@ -115,8 +115,8 @@ class Graph:
         """Value of an initialiser or ``Constant`` node, ``None`` where ``name`` is computed."""
         import onnx
 
-        if name in self.initialisers:
-            return np.asarray(onnx.numpy_helper.to_array(self.initialisers[name]))
+        if name in self.initializers:
+            return np.asarray(onnx.numpy_helper.to_array(self.initializers[name]))
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
             for attribute in node.attribute:
@@ -126,7 +126,7 @@ class Graph:
 
     @cached_property
     def _known(self) -> frozenset[str]:
-        known = set(self.initialisers)
+        known = set(self.initializers)
         for node in self.nodes:  # ONNX files list their nodes in topological order
             if all(name in known for name in node.input if name):
                 known.update(node.output)
@@ -156,7 +156,7 @@ def activation_products(graph: Graph) -> list[str]:
     ]
 
 
-def is_dequantised(graph: Graph, name: str) -> bool:
+def is_dequantized(graph: Graph, name: str) -> bool:
     """Whether a tensor comes from a DequantizeLinear, directly or through nodes that only move data."""
     node = graph.producer.get(name)
     while node is not None and node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fptk.export.findings import ERROR, WARNING, Finding, raise_on_errors
-from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTISED_OPS, Graph, Node, attribute, is_dequantised
+from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTIZED_OPS, Graph, Node, attribute, is_dequantized
 from fptk.export.tensorrt.lowering import TAKES_UINT8
 
 MAX_RANK = 8
@@ -50,8 +50,8 @@ def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Find
     findings = [
         *_check_operators(graph),
         *_check_types(graph),
-        *_check_quantisers(graph),
-        *_check_half_quantised(graph),
+        *_check_quantizers(graph),
+        *_check_half_quantized(graph),
         *_check_turing(graph, compute_capabilities),
     ]
     return sorted(findings, key=lambda finding: finding.severity != ERROR)
@@ -111,9 +111,9 @@ def _check_types(graph: Graph) -> Iterator[Finding]:
             )
 
 
-def _check_quantisers(graph: Graph) -> Iterator[Finding]:
+def _check_quantizers(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
-        if node.op_type in QUANTISED_OPS:
+        if node.op_type in QUANTIZED_OPS:
             yield from _check_zero_point(graph, node)
             yield from _check_scale(graph, node)
         if node.op_type == "QuantizeLinear":
@@ -129,7 +129,7 @@ def _check_quantisers(graph: Graph) -> Iterator[Finding]:
 def _check_zero_point(graph: Graph, node: Node) -> Iterator[Finding]:
     import onnx
 
-    kind = _quantised_type(graph, node)
+    kind = _quantized_type(graph, node)
     if kind == onnx.TensorProto.UINT8:
         yield _error(
             "uint8-zero-point",
@@ -159,7 +159,7 @@ def _check_zero_point(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _quantised_type(graph: Graph, node: Node) -> int | None:
+def _quantized_type(graph: Graph, node: Node) -> int | None:
     """Element type of the quantised side of a Q or DQ; ``None`` where the file doesn't say."""
     import onnx
 
@@ -195,13 +195,13 @@ def _check_scale(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _check_half_quantised(graph: Graph) -> Iterator[Finding]:
+def _check_half_quantized(graph: Graph) -> Iterator[Finding]:
     if not any(node.op_type == "DequantizeLinear" for node in graph.nodes):
         return
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        bare = [name for name in node.input[:2] if not is_dequantised(graph, name)]
+        bare = [name for name in node.input[:2] if not is_dequantized(graph, name)]
         if bare:
             yield _warning(
                 "unquantised-input",
@@ -218,7 +218,7 @@ def _check_turing(graph: Graph, compute_capabilities: Iterable[int]) -> Iterator
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        if any(is_dequantised(graph, name) for name in node.input[:2]):
+        if any(is_dequantized(graph, name) for name in node.input[:2]):
             yield _error("sm75-int8", node, f"TensorRT-RTX has no INT8 {node.op_type} for Turing (SM 75); use --fp16")
         elif graph.element_type(node.input[0]) == onnx.TensorProto.FLOAT:
             yield _error(

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fptk.export.tensorrt.graph import QUANTISED_OPS, Graph, Node, attribute
+from fptk.export.tensorrt.graph import QUANTIZED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
 
-TAKES_UINT8 = ("Cast", "Identity", *QUANTISED_OPS)
+TAKES_UINT8 = ("Cast", "Identity", *QUANTIZED_OPS)
 """Operators that TensorRT takes on a uint8 tensor."""
 
 
@@ -173,7 +173,7 @@ class _Lowering:
 
     def _rename_inputs(self, node: Node, kind: int) -> None:
         for index, name in enumerate(node.input):
-            if name in self.graph.initialisers and _is_uint8(self.graph, name):
+            if name in self.graph.initializers and _is_uint8(self.graph, name):
                 node.input[index] = self._constant(name, kind)
             elif name in self.renamed:
                 node.input[index] = self.renamed[name]
@@ -183,7 +183,7 @@ class _Lowering:
 
         if (name, kind) not in self.constants:
             wide = self.graph.fresh(f"{name}_{'float' if kind == self.float else 'int32'}")
-            value = numpy_helper.to_array(self.graph.initialisers[name])
+            value = numpy_helper.to_array(self.graph.initializers[name])
             kept = value.astype(np.float32 if kind == self.float else np.int32)
             self.constants[name, kind] = numpy_helper.from_array(kept, wide)
         return str(self.constants[name, kind].name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fptk.core.errors import InputError
-from fptk.export.tensorrt.product import DEFAULT_SM, Flavour
+from fptk.export.tensorrt.product import DEFAULT_SM, Product
 
 if TYPE_CHECKING:
     from fptk.calibration.onnx_quantizer import OnnxQuantSettings
@@ -38,7 +38,7 @@ class TensorRTOptions(BaseModel):
     """TensorRT on Jetson only: deep-learning accelerator to build for; layers that it lacks fall back to the GPU."""
     sm: tuple[int, ...] = ()
     """TensorRT-RTX only: compute capabilities without the dot (86 is 8.6); empty is :data:`DEFAULT_SM`."""
-    optimisation_level: int | None = Field(default=None, ge=0, le=5)
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
     """Builder optimisation level: higher searches longer."""
     min_int8_layers: float = Field(default=0.9, ge=0, le=1)
     """INT8 only: smallest share of convolution and matrix-product layers that must run in INT8."""
@@ -64,16 +64,16 @@ class TensorRTOptions(BaseModel):
             raise ValueError(f"compute capability {unknown[0]} is not one of {', '.join(map(str, SUPPORTED_SM))}")
         return tuple(dict.fromkeys(sm))
 
-    def compute_capabilities(self, flavour: Flavour) -> tuple[int, ...]:
+    def compute_capabilities(self, product: Product) -> tuple[int, ...]:
         """Compute capabilities the engine is compiled for ahead of time; empty where the build host's GPU decides."""
-        return (self.sm or DEFAULT_SM) if flavour.builds_without_gpu else ()
+        return (self.sm or DEFAULT_SM) if product.builds_without_gpu else ()
 
 
 ONLY_TENSORRT = frozenset({"timing_cache", "hardware_compatibility", "version_compatible", "dla_core"})
 ONLY_RTX = frozenset({"sm"})
 
 
-def split_options(options: Mapping[str, Any], flavour: Flavour) -> tuple[TensorRTOptions, dict[str, Any]]:
+def split_options(options: Mapping[str, Any], product: Product) -> tuple[TensorRTOptions, dict[str, Any]]:
     """Part the settings of a request into the builder's and the quantiser's.
 
     Returns:
@@ -87,15 +87,15 @@ def split_options(options: Mapping[str, Any], flavour: Flavour) -> tuple[TensorR
     try:
         parsed = TensorRTOptions(**own)
     except ValidationError as error:
-        raise InputError(_first_error(flavour.title, error)) from error
-    refused = ONLY_TENSORRT if flavour.builds_without_gpu else ONLY_RTX
+        raise InputError(_first_error(product.title, error)) from error
+    refused = ONLY_TENSORRT if product.builds_without_gpu else ONLY_RTX
     for key in sorted(refused):
         if getattr(parsed, key) != TensorRTOptions.model_fields[key].get_default():
-            raise InputError(f"{flavour.title} has no option '{key}'; leave it out or build the other target")
+            raise InputError(f"{product.title} has no option '{key}'; leave it out or build the other target")
     return parsed, rest
 
 
-def quantiser_settings(rest: Mapping[str, Any]) -> OnnxQuantSettings:
+def quantizer_settings(rest: Mapping[str, Any]) -> OnnxQuantSettings:
     """``OnnxQuantSettings`` of the keys that are not the builder's.
 
     Raises:

@@ -14,11 +14,11 @@ from fptk.export.targets.base import BuildRequest, Precision
 from fptk.export.tensorrt.fp16 import convert_to_half
 from fptk.export.tensorrt.graph import Graph, activation_products
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
-from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings
+from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings
 
 
 def write_precision_onnx(
-    request: BuildRequest, options: TensorRTOptions, quantiser: Mapping[str, Any], path: Path
+    request: BuildRequest, options: TensorRTOptions, quantizer: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
     """Write the ONNX file that a strongly typed network of ``request.precision`` is parsed from.
 
@@ -34,13 +34,13 @@ def write_precision_onnx(
     Raises:
         InputError: no calibration images for INT8, unknown settings, or the file is no ONNX file.
     """
-    if quantiser and request.precision is not Precision.INT8:
-        raise InputError(f"option '{min(quantiser)}' belongs to INT8 and has no meaning for {request.precision}")
+    if quantizer and request.precision is not Precision.INT8:
+        raise InputError(f"option '{min(quantizer)}' belongs to INT8 and has no meaning for {request.precision}")
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch:
         source = Path(scratch) / "float.onnx"
         details: dict[str, Any] = {"lowered": _write_lowered(request.onnx_path, source, request.precision)}
         if request.precision is Precision.INT8:
-            return details | _quantise(source, request, options, quantiser, path)
+            return details | _quantize(source, request, options, quantizer, path)
         if request.precision is Precision.FP16:
             return (
                 details
@@ -64,21 +64,21 @@ def _write_lowered(source: Path, destination: Path, precision: Precision) -> lis
     return lowered
 
 
-def _quantise(
-    source: Path, request: BuildRequest, options: TensorRTOptions, quantiser: Mapping[str, Any], path: Path
+def _quantize(
+    source: Path, request: BuildRequest, options: TensorRTOptions, quantizer: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    from fptk.calibration.onnx_quantizer import quantise_onnx
+    from fptk.calibration.onnx_quantizer import quantize_onnx
 
     if not options.attention_int8:
         products = activation_products(Graph.read(source))
-        quantiser = {**quantiser, "float_nodes": (*quantiser.get("float_nodes", ()), *products)}
-    settings = quantiser_settings(quantiser)
+        quantizer = {**quantizer, "float_nodes": (*quantizer.get("float_nodes", ()), *products)}
+    settings = quantizer_settings(quantizer)
     calibration = request.calibrate()
     images = calibration.images
-    report = quantise_onnx(
+    report = quantize_onnx(
         source, path, images, settings, calibration_sha256=calibration.sha256, cache=calibration.ranges()
     )
     details = {"quantiser": report.as_dict()}
     if options.int8_rest == "fp16":
-        details["rest"] = convert_to_half(source, path, images, quantised=path).as_dict()
+        details["rest"] = convert_to_half(source, path, images, quantized=path).as_dict()
     return details

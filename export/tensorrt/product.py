@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Flavour:
+class Product:
     """What differs between TensorRT and TensorRT-RTX.
 
     Sources: *TensorRT support matrix* and *Migrating from TensorRT 10.x to 11.x*; *TensorRT-RTX: CPU-only AOT* and its
@@ -30,7 +30,7 @@ class Flavour:
     """Oldest version whose strongly typed networks this builder was written for."""
 
 
-TENSORRT = Flavour(
+TENSORRT = Product(
     target="trt",
     title="TensorRT",
     module="tensorrt",
@@ -41,7 +41,7 @@ TENSORRT = Flavour(
     minimum=(10, 12),
 )
 
-TENSORRT_RTX = Flavour(
+TENSORRT_RTX = Product(
     target="trt-rtx",
     title="TensorRT-RTX",
     module="tensorrt_rtx",
@@ -52,7 +52,7 @@ TENSORRT_RTX = Flavour(
     minimum=(1, 1),
 )
 
-FLAVOURS = {flavour.target: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+PRODUCTS = {product.target: product for product in (TENSORRT, TENSORRT_RTX)}
 
 DEFAULT_SM: tuple[int, ...] = (80, 86, 89, 120)
 """Compute capabilities of a TensorRT-RTX engine unless told otherwise: Ampere (A100 and RTX 30), Ada, Blackwell RTX,

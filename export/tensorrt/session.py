@@ -14,8 +14,8 @@ from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.tensorrt.engine_card import EngineBinding
-from fptk.export.tensorrt.product import Flavour
+from fptk.export.tensorrt.engine_card import EngineCard
+from fptk.export.tensorrt.product import Product
 from fptk.export.tensorrt.stream import CudaStream
 
 _loggers: dict[str, Any] = {}
@@ -57,7 +57,7 @@ class TensorRTSession(Session):
         self,
         name: str,
         spec: PreprocessSpec,
-        binding: EngineBinding,
+        card: EngineCard,
         context: Any,
         stream: CudaStream,
         *,
@@ -66,22 +66,22 @@ class TensorRTSession(Session):
         super().__init__(name, spec)
         self.gpu_times: GpuTimes | None = None
         """GPU times of the last call, summed over its batches; ``None`` before the first."""
-        self._binding = binding
+        self._card = card
         self._context = context
         self._stream = stream
         self._cuda_graph = cuda_graph
         self._graphs: dict[int, Callable[[], None]] = {}
         self._batch = 0
         height, width = spec.size
-        largest = binding.batch[1]
+        largest = card.batch[1]
         with stream.current():
             self._host_images = stream.pinned(largest * height * width * 3).reshape(largest, height, width, 3)
             self._host_labels = stream.pinned(largest * height * width).reshape(largest, height, width)
             self._images = stream.allocate(self._host_images.nbytes)
             self._labels = stream.allocate(self._host_labels.nbytes)
             self._events = [stream.event() for _ in range(4)]
-            context.set_tensor_address(binding.input_name, self._images)
-            context.set_tensor_address(binding.output_name, self._labels)
+            context.set_tensor_address(card.input_name, self._images)
+            context.set_tensor_address(card.output_name, self._labels)
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
         labels = np.empty(images.shape[:3], np.uint8)
@@ -94,7 +94,7 @@ class TensorRTSession(Session):
 
     def _batches(self, count: int) -> Iterator[tuple[int, int]]:
         """Cut ``count`` images into batches that the engine takes."""
-        smallest, largest = self._binding.batch
+        smallest, largest = self._card.batch
         rest = count % largest
         if rest and rest < smallest:
             raise ValueError(f"{self.name}: the engine takes batches of {smallest} to {largest}, got {count} images")
@@ -122,7 +122,7 @@ class TensorRTSession(Session):
         """Tell the engine the batch; where graphs are asked for, capture one the first time a batch is seen."""
         if count != self._batch:
             shape = (count, *self.spec.size, 3)
-            if not self._context.set_input_shape(self._binding.input_name, shape):
+            if not self._context.set_input_shape(self._card.input_name, shape):
                 raise RuntimeError(f"{self.name}: the engine refuses the input shape {shape}")
             self._batch = count
         if self._cuda_graph and count not in self._graphs:
@@ -157,7 +157,7 @@ class TensorRTSession(Session):
         self._stream.close()
 
 
-def open_context(flavour: Flavour, engine: Path, binding: EngineBinding, *, cuda_graph: bool) -> Any:
+def open_context(product: Product, engine: Path, card: EngineCard, *, cuda_graph: bool) -> Any:
     """Deserialise an engine and make its execution context; the caller has seen to it that there is a driver.
 
     TensorRT-RTX captures graphs itself where ``cuda_graph`` is true (``CudaGraphStrategy``); for TensorRT the session
@@ -166,17 +166,17 @@ def open_context(flavour: Flavour, engine: Path, binding: EngineBinding, *, cuda
     Raises:
         InputError: TensorRT refuses the engine.
     """
-    trt = importlib.import_module(flavour.module)
+    trt = importlib.import_module(product.module)
     # TensorRT keeps the first logger of a process: make one and keep it alive.
-    logger = _loggers.setdefault(flavour.module, trt.Logger(trt.Logger.ERROR))
+    logger = _loggers.setdefault(product.module, trt.Logger(trt.Logger.ERROR))
     runtime = trt.Runtime(logger)
-    if binding.version_compatible:
+    if card.version_compatible:
         runtime.engine_host_code_allowed = True
     plan = runtime.deserialize_cuda_engine(engine.read_bytes())
     if plan is None:
-        raise InputError(f"{flavour.title} {trt.__version__} refuses {engine}; {binding.again}")
-    check_io(plan, trt, engine, binding)
-    if cuda_graph and flavour.builds_without_gpu:
+        raise InputError(f"{product.title} {trt.__version__} refuses {engine}; {card.again}")
+    check_io(plan, trt, engine, card)
+    if cuda_graph and product.builds_without_gpu:
         config = plan.create_runtime_config()
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         context = plan.create_execution_context(config)
@@ -187,13 +187,13 @@ def open_context(flavour: Flavour, engine: Path, binding: EngineBinding, *, cuda
     return context
 
 
-def check_io(plan: Any, trt: Any, engine: Path, binding: EngineBinding) -> None:
-    """Check that the engine takes uint8 images and gives uint8 labels under the names of ``binding``.
+def check_io(plan: Any, trt: Any, engine: Path, card: EngineCard) -> None:
+    """Check that the engine takes uint8 images and gives uint8 labels under the names of ``card``.
 
     Raises:
         InputError: it doesn't.
     """
-    for name in (binding.input_name, binding.output_name):
+    for name in (card.input_name, card.output_name):
         kind = plan.get_tensor_dtype(name)
         if kind != trt.DataType.UINT8:
-            raise InputError(f"{engine}: tensor '{name}' is {kind}, not uint8; {binding.again}")
+            raise InputError(f"{engine}: tensor '{name}' is {kind}, not uint8; {card.again}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.export.tensorrt.product import Flavour
+from fptk.export.tensorrt.product import Product
 
 TIMING_CACHE_FILE = "timing.cache"
 """Name of the timing cache beside an engine."""
@@ -14,7 +14,7 @@ _COMPATIBILITY = {"ampere_plus": "ampere+", "same_compute_capability": "sameComp
 
 
 def rebuild_command(
-    flavour: Flavour,
+    product: Product,
     onnx_name: str,
     engine_name: str,
     options: TensorRTOptions,
@@ -36,23 +36,23 @@ def rebuild_command(
 
     Source: *TensorRT: Command-Line Programs*; ``--stronglyTyped`` is needed on 10.x and without effect on 11.x.
     """
-    words = [flavour.tool, f"--onnx={onnx_name}", f"--saveEngine={engine_name}", "--skipInference"]
+    words = [product.tool, f"--onnx={onnx_name}", f"--saveEngine={engine_name}", "--skipInference"]
     if open_batch:
         low, best, high = options.dynamic_batch or (1, 1, 1)
         for flag, batch in (("minShapes", low), ("optShapes", best), ("maxShapes", high)):
             words.append(f"--{flag}={input_name}:{batch}x{size[0]}x{size[1]}x3")
     if options.workspace_mib:
         words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
-    if options.optimisation_level is not None:
-        words.append(f"--builderOptimizationLevel={options.optimisation_level}")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
     words.append("--profilingVerbosity=detailed")
-    words += _flavour_flags(flavour, options)
+    words += _product_flags(product, options)
     return shlex.join(words)
 
 
-def _flavour_flags(flavour: Flavour, options: TensorRTOptions) -> list[str]:
-    if flavour.builds_without_gpu:
-        return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(flavour))]
+def _product_flags(product: Product, options: TensorRTOptions) -> list[str]:
+    if product.builds_without_gpu:
+        return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(product))]
     words = ["--stronglyTyped", f"--timingCacheFile={TIMING_CACHE_FILE}"]
     if options.hardware_compatibility != "none":
         words.append(f"--hardwareCompatibilityLevel={_COMPATIBILITY[options.hardware_compatibility]}")

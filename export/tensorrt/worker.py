@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.export.tensorrt.product import FLAVOURS, Flavour
+from fptk.export.tensorrt.product import PRODUCTS, Product
 
 SEVERITY_LETTERS = "FEWIV"
 """Letters of TensorRT's severities, in the order of its enumeration."""
@@ -60,8 +60,8 @@ def run(job: Job) -> Outcome:
     Raises:
         RuntimeError: the builder gave no engine; the log says why.
     """
-    flavour = FLAVOURS[job.target]
-    trt = importlib.import_module(flavour.module)
+    product = PRODUCTS[job.target]
+    trt = importlib.import_module(product.module)
     with job.log.open("w", encoding="utf-8", buffering=1) as stream:
         logger = make_logger(trt, stream)
         builder = trt.Builder(logger)
@@ -71,7 +71,7 @@ def run(job: Job) -> Outcome:
             errors = tuple(_describe(parser.get_error(index)) for index in range(parser.num_errors))
             return Outcome(version=trt.__version__, parse_errors=errors or ("the parser gave no reason",))
         config = builder.create_builder_config()
-        configure(trt, builder, network, config, flavour, job)
+        configure(trt, builder, network, config, product, job)
         started = time.monotonic()
         plan = builder.build_serialized_network(network, config)
         seconds = time.monotonic() - started
@@ -83,7 +83,7 @@ def run(job: Job) -> Outcome:
         if job.timing_cache and cache is not None:
             job.timing_cache.write_bytes(bytes(cache.serialize()))
         inspector = ""
-        if not flavour.builds_without_gpu:
+        if not product.builds_without_gpu:
             inspector = inspect(trt, logger, data, version_compatible=job.options.version_compatible)
         return Outcome(version=trt.__version__, seconds=round(seconds, 3), inspector=inspector)
 
@@ -107,21 +107,21 @@ def network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def configure(trt: Any, builder: Any, network: Any, config: Any, flavour: Flavour, job: Job) -> None:
+def configure(trt: Any, builder: Any, network: Any, config: Any, product: Product, job: Job) -> None:
     """Apply the options of ``job`` to ``config``."""
     options = job.options
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    if options.optimisation_level is not None:
-        config.builder_optimization_level = options.optimisation_level
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
     add_profile(builder, network, config, options)
-    capabilities = options.compute_capabilities(flavour)
+    capabilities = options.compute_capabilities(product)
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-    if not flavour.builds_without_gpu:
+    if not product.builds_without_gpu:
         _configure_tensorrt(trt, config, job)
 
 

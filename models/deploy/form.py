@@ -95,7 +95,7 @@ class DeployForm(nn.Module):
         def fold(module: nn.Module) -> nn.Module | None:
             if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
                 return None
-            conv, mean = exact.fold_normalisation(module, spec)
+            conv, mean = exact.fold_normalization(module, spec)
             means.append(mean)
             return conv
 

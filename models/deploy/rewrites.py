@@ -252,7 +252,7 @@ def fold_lmsa(lmsa: CompactLMSA | MultiscaleLMSA) -> list[LmsaMaps]:
     return [LmsaMaps(mix, mix.new_zeros(len(mix))) for mix in mixes]
 
 
-def fold_normalisation(conv: nn.Conv2d, spec: PreprocessSpec) -> tuple[nn.Conv2d, Tensor]:
+def fold_normalization(conv: nn.Conv2d, spec: PreprocessSpec) -> tuple[nn.Conv2d, Tensor]:
     """Rewrite 5, pixels: W ((x / 255 - m) / s) = (W / (255 s)) (x - 255 m), the scale folded into the first conv.
 
     The mean cannot follow: the convolution pads with 0, which is the mean of normalised pixels. Subtracting 255 m

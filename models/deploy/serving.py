@@ -38,13 +38,13 @@ class Serving(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) RGB to uint8 (N, H, W), the lowest label of equal logits; or to the logits."""
-        x = self._normalised(images)
+        x = self._normalized(images)
         if isinstance(self.model, DeployForm) and self.output == "labels":
             return self.model.labels(x).to(torch.uint8)
         logits: Tensor = self.model(x)
         return logits if self.output == "logits" else logits.argmax(dim=1).to(torch.uint8)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) to float (N, 3, H, W)."""
         by_rows = isinstance(self.model, DeployForm) and self.model.form.channels_last
         # Whole rows: an innermost axis of three numbers would leave vector registers all but empty. Else transposed as

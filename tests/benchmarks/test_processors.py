@@ -13,7 +13,7 @@ from fptk.benchmarks.processors import (
     MatrixRequest,
     ProcessorMatrix,
     ProcessorRow,
-    judge_rows,
+    mark_failed,
     measure_processors,
 )
 from fptk.calibration.gate import GatePolicy
@@ -40,7 +40,7 @@ def test_a_promised_row_below_a_limit_fails_and_others_are_only_shown() -> None:
         row("AVX512_CORE_FP16", 0.994, 0.69),
         row("AVX512_CORE_AMX", None, None, status="crashed", reason="signal 11"),
     ]
-    judged = judge_rows(rows, 0.70, GatePolicy())
+    judged = mark_failed(rows, 0.70, GatePolicy())
     assert [each.failed for each in judged] == [True, False, False, True, True, True]
     matrix = ProcessorMatrix(processor="p", images=4, threads=1, reference_mean_miou=0.7, rows=tuple(judged))
     assert matrix.summary.startswith("wrong on a promised processor: AVX2 30.00 % of pixels as FP32")
@@ -48,7 +48,7 @@ def test_a_promised_row_below_a_limit_fails_and_others_are_only_shown() -> None:
 
 
 def test_limits_themselves_pass() -> None:
-    rows = judge_rows([row("AVX2", 0.98, 0.695), row("AVX512_CORE_VNNI", 1.0, 0.70)], 0.70, GatePolicy())
+    rows = mark_failed([row("AVX2", 0.98, 0.695), row("AVX512_CORE_VNNI", 1.0, 0.70)], 0.70, GatePolicy())
     assert not any(each.failed for each in rows)
 
 

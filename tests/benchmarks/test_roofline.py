@@ -25,10 +25,10 @@ def save(path: Path, nodes: list[object], shapes: dict[str, list[int | str]], re
     """An ONNX file of ``nodes``; the first of ``shapes`` is the input, the others are float32 weights."""
     helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
     (name, shape), *weights = shapes.items()
-    initialisers = [onnx.numpy_helper.from_array(np.zeros(sides, np.float32), key) for key, sides in weights]
+    initializers = [onnx.numpy_helper.from_array(np.zeros(sides, np.float32), key) for key, sides in weights]
     entry = helper.make_tensor_value_info(name, FLOAT, shape)
     output = helper.make_tensor_value_info(result, FLOAT, None)
-    graph = helper.make_graph(nodes, "counted", [entry], [output], initialisers)
+    graph = helper.make_graph(nodes, "counted", [entry], [output], initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
     return path
 

@@ -50,7 +50,7 @@ def striped(seed: int, classes: Sequence[int], noise: float = 6.0) -> Sample:
     return Sample(np.clip(image, 0, 255).astype(np.uint8), mask, f"face-{seed}")
 
 
-def nearest_colour_network(tmp: Path) -> Path:
+def nearest_color_network(tmp: Path) -> Path:
     """A network whose class k wins where the pixel lies nearest (L1) to palette colour k.
 
     Each class has six hidden channels of its own, the positive and negative parts of pixel minus colour; the classifier
@@ -58,7 +58,7 @@ def nearest_colour_network(tmp: Path) -> Path:
     """
     from onnx import helper
 
-    colours = np.array(PALETTE, np.float32)
+    colors = np.array(PALETTE, np.float32)
     weight = np.zeros((6 * NUM_CLASSES, 3, 1, 1), np.float32)
     bias = np.zeros(6 * NUM_CLASSES, np.float32)
     classify = np.zeros((NUM_CLASSES, 6 * NUM_CLASSES, 1, 1), np.float32)
@@ -66,7 +66,7 @@ def nearest_colour_network(tmp: Path) -> Path:
         for c in range(3):
             for sign, channel in ((1, 6 * k + 2 * c), (-1, 6 * k + 2 * c + 1)):
                 weight[channel, c] = sign
-                bias[channel] = -sign * colours[k, c] / 255
+                bias[channel] = -sign * colors[k, c] / 255
                 classify[k, channel] = -1
     constants = {
         "zero": np.zeros(3, np.float32),

@@ -10,15 +10,21 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fptk.calibration.fallback import Rung, RungSkippedError, climb, onnx_rungs, openvino_rungs
-from fptk.calibration.gate import GatePolicy, Verdict, judge
-from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantise_onnx
+from fptk.calibration.fallback import (
+    Candidate,
+    CandidateSkippedError,
+    onnx_candidates,
+    openvino_candidates,
+    try_in_order,
+)
+from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantize_onnx
 from fptk.calibration.openvino_quantizer import OpenVinoQuantSettings
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.sensitivity import GroupSensitivity, Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.core.classes import CLASSES
 
-from .networks import Faces, nearest_colour_network, score, stream
+from .networks import Faces, nearest_color_network, score, stream
 from .test_gate import LARGE, scores
 
 POLICY = GatePolicy(min_class_pixels=200)
@@ -26,7 +32,7 @@ BROKEN = "eye_g"
 
 
 def verdict(drop: float) -> Verdict:
-    return judge(scores(skin=(0.9, LARGE)), scores(skin=(0.9 - drop / 100, LARGE)))
+    return evaluate_gate(scores(skin=(0.9, LARGE)), scores(skin=(0.9 - drop / 100, LARGE)))
 
 
 def ranking(groups: int) -> Sensitivity:
@@ -37,14 +43,14 @@ def ranking(groups: int) -> Sensitivity:
 def test_climbing_stops_at_the_first_rung_that_passes() -> None:
     drops = {"a": 5.0, "b": 0.1, "c": 0.0}
     tried: list[str] = []
-    result = climb(
-        [Rung(name, OnnxQuantSettings(name=name)) for name in drops],
-        lambda rung: (f"engine {rung.name}", verdict(drops[rung.name])),
-        lambda attempt: tried.append(attempt.rung),
+    result = try_in_order(
+        [Candidate(name, OnnxQuantSettings(name=name)) for name in drops],
+        lambda candidate: (f"engine {candidate.name}", verdict(drops[candidate.name])),
+        lambda attempt: tried.append(attempt.candidate),
     )
     assert tried == ["a", "b"]
     assert result.winner is not None
-    assert result.winner.artefact == "engine b"
+    assert result.winner.artifact == "engine b"
     assert result.best == result.winner
     value = json.loads(json.dumps(result.as_dict()))
     assert value["passed"] == "b"
@@ -56,21 +62,21 @@ def test_climbing_stops_at_the_first_rung_that_passes() -> None:
 def test_where_none_passes_the_least_bad_is_best_and_skipped_rungs_are_kept() -> None:
     drops = {"a": 5.0, "b": 2.0, "c": 4.0}
 
-    def build(rung: Rung[OnnxQuantSettings]) -> tuple[str, Verdict]:
-        if rung.name == "skip":
-            raise RungSkippedError("nothing to smooth")
-        return rung.name, verdict(drops[rung.name])
+    def build(candidate: Candidate[OnnxQuantSettings]) -> tuple[str, Verdict]:
+        if candidate.name == "skip":
+            raise CandidateSkippedError("nothing to smooth")
+        return candidate.name, verdict(drops[candidate.name])
 
-    result = climb([Rung(name, OnnxQuantSettings(name=name)) for name in ("a", "skip", "b", "c")], build)
+    result = try_in_order([Candidate(name, OnnxQuantSettings(name=name)) for name in ("a", "skip", "b", "c")], build)
     assert result.winner is None
     assert result.best is not None
-    assert result.best.rung == "b"
+    assert result.best.candidate == "b"
     assert [attempt.skipped for attempt in result.attempts] == ["", "nothing to smooth", "", ""]
     assert result.as_dict()["passed"] is None
 
 
 def test_an_empty_ladder_has_no_best() -> None:
-    result = climb([], lambda rung: ("", verdict(0)))
+    result = try_in_order([], lambda candidate: ("", verdict(0)))
     assert result.winner is None
     assert result.best is None
 
@@ -83,32 +89,34 @@ def test_onnx_rungs_grow_gentler_and_measure_sensitivity_only_when_reached() -> 
         calls += 1
         return ranking(9)
 
-    rungs = onnx_rungs(OnnxQuantSettings(recipe="cpu"), measure, saturates=True)
-    first = [next(rungs) for _ in range(5)]
+    candidates = onnx_candidates(OnnxQuantSettings(recipe="cpu"), measure, saturates=True)
+    first = [next(candidates) for _ in range(5)]
     assert calls == 0
-    rest = list(rungs)
+    rest = list(candidates)
     assert calls == 1
-    assert all(rung.settings.recipe == "cpu" for rung in first + rest)
-    assert all(rung.settings.reduce_range for rung in first[1:] + rest)
-    assert [len(rung.settings.float_nodes) for rung in rest] == [1, 2, 4]
+    assert all(candidate.settings.recipe == "cpu" for candidate in first + rest)
+    assert all(candidate.settings.reduce_range for candidate in first[1:] + rest)
+    assert [len(candidate.settings.float_nodes) for candidate in rest] == [1, 2, 4]
     assert rest[1].settings.float_nodes == ("n0", "n1")
 
 
 def test_seven_bit_weights_are_not_tried_where_nothing_saturates() -> None:
-    assert not any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), saturates=False))
-    assert any(rung.settings.reduce_range for rung in onnx_rungs(OnnxQuantSettings(), saturates=True))
+    assert not any(
+        candidate.settings.reduce_range for candidate in onnx_candidates(OnnxQuantSettings(), saturates=False)
+    )
+    assert any(candidate.settings.reduce_range for candidate in onnx_candidates(OnnxQuantSettings(), saturates=True))
 
 
 def test_openvino_rungs_end_with_accuracy_control() -> None:
-    rungs = list(
-        openvino_rungs(OpenVinoQuantSettings(preset="performance", overflow_fix="disable"), lambda: ranking(4))
+    candidates = list(
+        openvino_candidates(OpenVinoQuantSettings(preset="performance", overflow_fix="disable"), lambda: ranking(4))
     )
-    assert [rung.accuracy_control for rung in rungs] == [False] * (len(rungs) - 1) + [True]
-    assert rungs[1].settings.preset == "mixed"
-    assert rungs[1].settings.overflow_fix == "enable"
-    assert rungs[-2].settings.ignored_names == ("n0", "n1")
-    assert len({rung.name for rung in rungs}) == len(rungs)
-    default = list(openvino_rungs(OpenVinoQuantSettings()))
+    assert [candidate.accuracy_control for candidate in candidates] == [False] * (len(candidates) - 1) + [True]
+    assert candidates[1].settings.preset == "mixed"
+    assert candidates[1].settings.overflow_fix == "enable"
+    assert candidates[-2].settings.ignored_names == ("n0", "n1")
+    assert len({candidate.name for candidate in candidates}) == len(candidates)
+    default = list(openvino_candidates(OpenVinoQuantSettings()))
     assert default[1].name == "percentile ranges", "overflow fix and transformer mode are the default: not tried twice"
 
 
@@ -126,15 +134,15 @@ def break_weight_scale(path: Path, class_name: str) -> None:
 
 
 def test_a_weight_scale_times_eight_is_refused_and_its_class_named(tmp_path: Path, all_classes: Faces) -> None:
-    source, destination = nearest_colour_network(tmp_path), tmp_path / "int8.onnx"
+    source, destination = nearest_color_network(tmp_path), tmp_path / "int8.onnx"
     images = [sample.image[None] for sample in all_classes.samples]
-    quantise_onnx(source, destination, stream(images))
+    quantize_onnx(source, destination, stream(images))
     reference = score(source, all_classes)
-    sound = judge(reference, score(destination, all_classes), POLICY)
+    sound = evaluate_gate(reference, score(destination, all_classes), POLICY)
     assert sound.passed, sound.summary
     assert all(row.judged for row in sound.classes)
     break_weight_scale(destination, BROKEN)
-    refused = judge(reference, score(destination, all_classes), POLICY)
+    refused = evaluate_gate(reference, score(destination, all_classes), POLICY)
     assert not refused.passed
     assert refused.failed_classes[0] == BROKEN
     assert BROKEN in refused.summary
@@ -142,7 +150,7 @@ def test_a_weight_scale_times_eight_is_refused_and_its_class_named(tmp_path: Pat
 
 def test_the_ladder_repairs_what_its_first_rung_breaks(tmp_path: Path, all_classes: Faces) -> None:
     """Hidden channels of a huge range ruin the activation scale of all others; a gentler rung repairs it."""
-    source = spoil_hidden_range(nearest_colour_network(tmp_path))
+    source = spoil_hidden_range(nearest_color_network(tmp_path))
     images = stream([sample.image[None] for sample in all_classes.samples])
     reference = score(source, all_classes)
     cache = RangeCache(tmp_path / "cache", "list", "spec")
@@ -152,12 +160,12 @@ def test_the_ladder_repairs_what_its_first_rung_breaks(tmp_path: Path, all_class
         measured.append(measure_sensitivity(source, images, cache, SensitivityPlan(images=2)))
         return measured[-1]
 
-    def build(rung: Rung[OnnxQuantSettings]) -> tuple[Path, Verdict]:
+    def build(candidate: Candidate[OnnxQuantSettings]) -> tuple[Path, Verdict]:
         path = tmp_path / "rung.onnx"
-        quantise_onnx(source, path, images, rung.settings, cache=cache)
-        return path, judge(reference, score(path, all_classes), POLICY)
+        quantize_onnx(source, path, images, candidate.settings, cache=cache)
+        return path, evaluate_gate(reference, score(path, all_classes), POLICY)
 
-    result = climb(onnx_rungs(OnnxQuantSettings(), sensitivity, saturates=False), build)
+    result = try_in_order(onnx_candidates(OnnxQuantSettings(), sensitivity, saturates=False), build)
     assert not result.attempts[0].passed
     assert result.winner is not None, [attempt.verdict for attempt in result.attempts]
     assert len(result.attempts) > 1

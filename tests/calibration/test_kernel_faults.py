@@ -21,7 +21,7 @@ from fptk.calibration.kernel_faults import (
     wrong_layers,
 )
 from fptk.calibration.onnx_cpu import open_cpu_session
-from fptk.calibration.onnx_quantizer import cpu_settings, quantise_onnx
+from fptk.calibration.onnx_quantizer import cpu_settings, quantize_onnx
 from fptk.core.dataset import UInt8Array
 
 from .networks import attention_network, stream
@@ -64,7 +64,7 @@ def test_an_error_has_a_size_even_if_it_has_none() -> None:
 @pytest.fixture
 def quantized(tmp_path: Path, noise_images: list[UInt8Array]) -> Path:
     path = tmp_path / "int8.onnx"
-    quantise_onnx(attention_network(tmp_path), path, stream(noise_images), cpu_settings())
+    quantize_onnx(attention_network(tmp_path), path, stream(noise_images), cpu_settings())
     return path
 
 

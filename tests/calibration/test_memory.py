@@ -24,11 +24,11 @@ def images():
 
 if estimator == "openvino":
     import openvino
-    from fptk.calibration.openvino_quantizer import quantise_openvino
-    quantise_openvino(openvino.convert_model(source), images)
+    from fptk.calibration.openvino_quantizer import quantize_openvino
+    quantize_openvino(openvino.convert_model(source), images)
 else:
-    from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantise_onnx
-    quantise_onnx(source, source.with_name("int8.onnx"), images, OnnxQuantSettings(range_estimator=estimator))
+    from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantize_onnx
+    quantize_onnx(source, source.with_name("int8.onnx"), images, OnnxQuantSettings(range_estimator=estimator))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps(peak / 1024 if sys.platform != "darwin" else peak / 2**20))
 """

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from fptk.calibration.onnx_graph import QUANTISABLE_OPS, load_float_model, open_session
+from fptk.calibration.onnx_graph import QUANTIZABLE_OPS, load_float_model, open_session
 from fptk.calibration.onnx_quantizer import (
     OnnxQuantSettings,
     check_qdq,
     cpu_settings,
     measured_ranges,
-    quantise_onnx,
+    quantize_onnx,
 )
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import RangeEstimator
@@ -28,7 +28,7 @@ from fptk.calibration.smoothquant import smooth
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 
-from .networks import attention_network, nearest_colour_network, run, smooth_noise, stream
+from .networks import attention_network, nearest_color_network, run, smooth_noise, stream
 
 LAYERS = {"embed", "depthwise", "q", "k", "scores", "mix", "fc1", "fc2", "gate", "classifier"}
 
@@ -44,13 +44,13 @@ def logits_snr(float_path: Path, int8_path: Path, images: list[UInt8Array]) -> f
     return ratio_db(float(np.square(a).sum()), float(np.square(a - b).sum()))
 
 
-def dequantised_weights(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def dequantized_weights(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(float value, scale broadcast to it) of every int8 weight, by the layer that reads it."""
     stored = constants(model)
     by_output = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
     found = {}
     for node in model.graph.node:
-        if node.op_type not in QUANTISABLE_OPS or len(node.input) < 2 or node.input[1] not in by_output:
+        if node.op_type not in QUANTIZABLE_OPS or len(node.input) < 2 or node.input[1] not in by_output:
             continue
         dq = by_output[node.input[1]]
         if dq.input[0] not in stored:
@@ -101,7 +101,7 @@ def test_every_scale_zero_point_and_weight_is_sound(
         reduce_range=reduce_range,
         range_estimator=estimator,
     )
-    quantise_onnx(source, destination, stream(smooth_noise(2)), chosen)
+    quantize_onnx(source, destination, stream(smooth_noise(2)), chosen)
     model = onnx.load(str(destination))
     onnx.checker.check_model(model, full_check=True)
     check_qdq(model)
@@ -119,10 +119,10 @@ def test_every_scale_zero_point_and_weight_is_sound(
         if node.op_type == "QuantizeLinear":
             assert_in_range(zero, scale, ranges[node.input[0]])
     originals = {
-        node.name: node.input[1] for node in onnx.load(str(source)).graph.node if node.op_type in QUANTISABLE_OPS
+        node.name: node.input[1] for node in onnx.load(str(source)).graph.node if node.op_type in QUANTIZABLE_OPS
     }
     floats = constants(onnx.load(str(source)))
-    weights = dequantised_weights(model)
+    weights = dequantized_weights(model)
     assert set(weights) == LAYERS - {"scores", "mix"}
     for name, (value, scale) in weights.items():
         assert (np.abs(value - floats[originals[name]]) <= 0.5 * scale * (1 + 1e-5)).all()
@@ -144,7 +144,7 @@ def test_int8_logits_stay_close_to_float(
     chosen: OnnxQuantSettings, tmp_path: Path, noise_images: list[UInt8Array]
 ) -> None:
     source, destination = attention_network(tmp_path), tmp_path / "int8.onnx"
-    report = quantise_onnx(source, destination, stream(noise_images), chosen)
+    report = quantize_onnx(source, destination, stream(noise_images), chosen)
     assert set(report.quantised) == LAYERS
     assert report.kept_float == ()
     assert report.images == 4
@@ -154,7 +154,7 @@ def test_int8_logits_stay_close_to_float(
 
 def test_tensorrt_recipe_leaves_biases_and_outputs_in_float(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     destination = tmp_path / "int8.onnx"
-    quantise_onnx(attention_network(tmp_path), destination, stream(noise_images))
+    quantize_onnx(attention_network(tmp_path), destination, stream(noise_images))
     model = onnx.load(str(destination))
     stored = constants(model)
     assert not any(value.dtype in (np.int32, np.uint8) for value in stored.values())
@@ -175,13 +175,13 @@ def test_cpu_recipe_fuses_into_integer_kernels_and_keeps_softmax_in_float(
 ) -> None:
     import onnxruntime
 
-    destination, optimised = tmp_path / "int8.onnx", tmp_path / "optimised.onnx"
-    quantise_onnx(attention_network(tmp_path), destination, stream(noise_images), OnnxQuantSettings(recipe="cpu"))
+    destination, optimized = tmp_path / "int8.onnx", tmp_path / "optimised.onnx"
+    quantize_onnx(attention_network(tmp_path), destination, stream(noise_images), OnnxQuantSettings(recipe="cpu"))
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(optimised)
+    options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(destination), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(str(optimised)).graph.node]
+    kinds = [node.op_type for node in onnx.load(str(optimized)).graph.node]
     assert kinds.count("QLinearConv") == 3
     assert kinds.count("QLinearMatMul") + kinds.count("MatMulIntegerToFloat") == 6
     assert "Softmax" in kinds
@@ -196,7 +196,7 @@ def test_cpu_default_gives_weights_seven_bits_where_sums_saturate() -> None:
 
 def test_metadata_and_interface_are_those_of_the_source(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     source, destination = attention_network(tmp_path), tmp_path / "int8.onnx"
-    quantise_onnx(source, destination, stream(noise_images))
+    quantize_onnx(source, destination, stream(noise_images))
     before, after = onnx.load(str(source)), onnx.load(str(destination))
     assert {entry.key: entry.value for entry in after.metadata_props} == {"fptk.model": "test"}
     assert before.graph.input == after.graph.input
@@ -204,36 +204,36 @@ def test_metadata_and_interface_are_those_of_the_source(tmp_path: Path, noise_im
 
 
 @pytest.mark.parametrize("recipe", ["tensorrt", "cpu"])
-def test_quantising_twice_is_refused(recipe: str, tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+def test_quantizing_twice_is_refused(recipe: str, tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     destination = tmp_path / "int8.onnx"
     chosen = OnnxQuantSettings(recipe=recipe)  # type: ignore[arg-type]
-    quantise_onnx(nearest_colour_network(tmp_path), destination, stream(noise_images), chosen)
+    quantize_onnx(nearest_color_network(tmp_path), destination, stream(noise_images), chosen)
     with pytest.raises(InputError, match="already quantised"):
-        quantise_onnx(destination, tmp_path / "twice.onnx", stream(noise_images), chosen)
+        quantize_onnx(destination, tmp_path / "twice.onnx", stream(noise_images), chosen)
     assert not (tmp_path / "twice.onnx").exists()
 
 
 def test_float_layers_are_kept_and_the_report_says_why(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     source, destination = attention_network(tmp_path), tmp_path / "int8.onnx"
-    report = quantise_onnx(source, destination, stream(noise_images), OnnxQuantSettings(float_nodes=("fc1", "mix")))
+    report = quantize_onnx(source, destination, stream(noise_images), OnnxQuantSettings(float_nodes=("fc1", "mix")))
     assert {layer.name for layer in report.kept_float} == {"fc1", "mix"}
     assert all("settings" in layer.reason for layer in report.kept_float)
     assert set(report.quantised) == LAYERS - {"fc1", "mix"}
-    assert set(dequantised_weights(onnx.load(str(destination)))) == LAYERS - {"fc1", "mix", "scores"}
+    assert set(dequantized_weights(onnx.load(str(destination)))) == LAYERS - {"fc1", "mix", "scores"}
     assert report.summary.startswith("8 of 10 layers int8, 4 images")
     json.dumps(report.as_dict())
 
 
-def test_only_the_named_layers_are_quantised(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+def test_only_the_named_layers_are_quantized(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     source, destination = attention_network(tmp_path), tmp_path / "int8.onnx"
-    report = quantise_onnx(source, destination, stream(noise_images), OnnxQuantSettings(only_nodes=("embed",)))
+    report = quantize_onnx(source, destination, stream(noise_images), OnnxQuantSettings(only_nodes=("embed",)))
     assert report.quantised == ("embed",)
-    assert set(dequantised_weights(onnx.load(str(destination)))) == {"embed"}
+    assert set(dequantized_weights(onnx.load(str(destination)))) == {"embed"}
 
 
 def test_no_layer_left_is_a_float_model(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     source, destination = attention_network(tmp_path), tmp_path / "int8.onnx"
-    report = quantise_onnx(source, destination, stream(noise_images), OnnxQuantSettings(only_nodes=()))
+    report = quantize_onnx(source, destination, stream(noise_images), OnnxQuantSettings(only_nodes=()))
     assert report.quantised == ()
     np.testing.assert_array_equal(run(source, noise_images), run(destination, noise_images))
 
@@ -250,16 +250,16 @@ def test_bad_requests_are_one_line(tmp_path: Path, noise_images: list[UInt8Array
     ]
     for path, chosen, images, message in cases:
         with pytest.raises(InputError, match=message) as caught:
-            quantise_onnx(path, out, stream(images), chosen)
+            quantize_onnx(path, out, stream(images), chosen)
         assert "\n" not in str(caught.value)
         assert not out.exists()
 
 
-def test_the_quantiser_says_nothing(
+def test_the_quantizer_says_nothing(
     tmp_path: Path, noise_images: list[UInt8Array], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        quantise_onnx(attention_network(tmp_path), tmp_path / "int8.onnx", stream(noise_images))
+        quantize_onnx(attention_network(tmp_path), tmp_path / "int8.onnx", stream(noise_images))
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert not [record for record in caplog.records if "onnxruntime" in record.pathname]
@@ -288,7 +288,7 @@ def test_smoothing_repairs_an_outlier_channel(tmp_path: Path, noise_images: list
     snr = {}
     for smoothing in (False, True):
         chosen = OnnxQuantSettings(smooth_quant=smoothing, only_nodes=only)
-        quantise_onnx(source, destination, stream(noise_images), chosen)
+        quantize_onnx(source, destination, stream(noise_images), chosen)
         snr[smoothing] = logits_snr(source, destination, noise_images)
     assert snr[True] > snr[False] + 1
 
@@ -302,9 +302,9 @@ def test_products_of_weights_are_folded_before_they_are_taken_for_layers(
     model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["wq", "eye"], ["wq_folded"], name="weights"))
     next(node for node in model.graph.node if node.name == "q").input[1] = "wq_folded"
     onnx.save(model, str(source))
-    report = quantise_onnx(source, tmp_path / "int8.onnx", stream(noise_images))
+    report = quantize_onnx(source, tmp_path / "int8.onnx", stream(noise_images))
     assert set(report.quantised) == LAYERS
-    assert "q" in dequantised_weights(onnx.load(str(tmp_path / "int8.onnx")))
+    assert "q" in dequantized_weights(onnx.load(str(tmp_path / "int8.onnx")))
 
 
 def test_cached_ranges_are_used_until_anything_they_depend_on_changes(
@@ -318,38 +318,38 @@ def test_cached_ranges_are_used_until_anything_they_depend_on_changes(
         passes += 1
         return iter(noise_images)
 
-    def quantise(cache: RangeCache, path: Path = source, **changes: object) -> int:
+    def quantize(cache: RangeCache, path: Path = source, **changes: object) -> int:
         """Passes over the images that one quantisation made."""
         nonlocal passes
         passes = 0
-        quantise_onnx(path, out, counted, OnnxQuantSettings(**changes), cache=cache)  # type: ignore[arg-type]
+        quantize_onnx(path, out, counted, OnnxQuantSettings(**changes), cache=cache)  # type: ignore[arg-type]
         return passes
 
     cache = RangeCache(tmp_path / "cache", "list-a", "spec-a")
-    assert quantise(cache) == 1
+    assert quantize(cache) == 1
     first = out.read_bytes()
-    assert quantise(cache) == 0
+    assert quantize(cache) == 0
     assert out.read_bytes() == first
-    assert quantise(cache, float_nodes=("q",)) == 0, "ranges do not depend on which layers stay float"
-    assert quantise(RangeCache(tmp_path / "cache", "list-b", "spec-a")) == 1
-    assert quantise(RangeCache(tmp_path / "cache", "list-a", "spec-b")) == 1
-    assert quantise(cache, attention_network(tmp_path, seed=1)) == 1
-    assert quantise(cache, recipe="cpu") == 1
-    assert quantise(cache, range_estimator="percentile") == 2
-    assert quantise(cache) == 0
+    assert quantize(cache, float_nodes=("q",)) == 0, "ranges do not depend on which layers stay float"
+    assert quantize(RangeCache(tmp_path / "cache", "list-b", "spec-a")) == 1
+    assert quantize(RangeCache(tmp_path / "cache", "list-a", "spec-b")) == 1
+    assert quantize(cache, attention_network(tmp_path, seed=1)) == 1
+    assert quantize(cache, recipe="cpu") == 1
+    assert quantize(cache, range_estimator="percentile") == 2
+    assert quantize(cache) == 0
     monkeypatch.setattr("fptk.calibration.onnx_quantizer.tool_versions", lambda *names: {"onnxruntime": "0.0"})
-    assert quantise(cache) == 1
+    assert quantize(cache) == 1
 
 
 def test_damaged_cache_counts_as_absent(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     cache = RangeCache(tmp_path / "cache", "list", "spec")
     source, out = attention_network(tmp_path), tmp_path / "int8.onnx"
-    quantise_onnx(source, out, stream(noise_images), cache=cache)
+    quantize_onnx(source, out, stream(noise_images), cache=cache)
     expected = out.read_bytes()
     (entry,) = cache.folder.iterdir()
     for text in ("", "[]", "{", '{"key": 1}', entry.read_text()[:-40], entry.read_text().replace('"key"', '"yek"')):
         entry.write_text(text)
-        quantise_onnx(source, out, stream(noise_images), cache=cache)
+        quantize_onnx(source, out, stream(noise_images), cache=cache)
         assert out.read_bytes() == expected
 
 
@@ -362,7 +362,7 @@ def test_the_file_passes_the_full_check_and_loads_without_a_word(
     import onnxruntime
 
     path = tmp_path / "int8.onnx"
-    quantise_onnx(attention_network(tmp_path), path, stream(noise_images), OnnxQuantSettings(recipe=recipe))  # type: ignore[arg-type]
+    quantize_onnx(attention_network(tmp_path), path, stream(noise_images), OnnxQuantSettings(recipe=recipe))  # type: ignore[arg-type]
     model = onnx.load(str(path))
     onnx.checker.check_model(model, full_check=True)
     read = {name for node in model.graph.node for name in node.input}

@@ -15,15 +15,15 @@ from fptk.calibration.openvino_quantizer import (
     OpenVinoQuantSettings,
     layers_by_precision,
     openvino_layer_names,
-    quantise_openvino,
-    quantise_openvino_with_accuracy_control,
+    quantize_openvino,
+    quantize_openvino_with_accuracy_control,
     settings_for,
 )
 from fptk.core.cpu import FAMILIES
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 
-from .networks import Faces, attention_network, nearest_colour_network, stream
+from .networks import Faces, attention_network, nearest_color_network, stream
 
 pytestmark = pytest.mark.slow
 openvino = pytest.importorskip("openvino")
@@ -55,8 +55,8 @@ def test_int8_labels_agree_with_float_and_the_source_is_untouched(
 ) -> None:
     model = convert(attention_network(tmp_path))
     before = predict(model, noise_images)
-    quantised, report = quantise_openvino(model, stream(noise_images), settings)
-    assert (predict(quantised, noise_images) == before).mean() > 0.9
+    quantized, report = quantize_openvino(model, stream(noise_images), settings)
+    assert (predict(quantized, noise_images) == before).mean() > 0.9
     np.testing.assert_array_equal(predict(model, noise_images), before)
     assert report.images == 4
     assert report.quantised
@@ -67,7 +67,7 @@ def test_int8_labels_agree_with_float_and_the_source_is_untouched(
 
 def test_the_same_call_builds_the_same_model(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
     def constants() -> list[bytes]:
-        model, _ = quantise_openvino(convert(attention_network(tmp_path)), stream(noise_images))
+        model, _ = quantize_openvino(convert(attention_network(tmp_path)), stream(noise_images))
         return [op.get_data().tobytes() for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
 
     assert constants() == constants()
@@ -78,11 +78,11 @@ def test_ignored_layers_stay_float_with_a_reason(tmp_path: Path, noise_images: l
     names = openvino_layer_names(model, ["fc1", "gate", "folded away"])
     assert "fc1" in names
     assert any(name.startswith("gate") for name in names)
-    quantised, report = quantise_openvino(model, stream(noise_images), OpenVinoQuantSettings(ignored_names=names))
+    quantized, report = quantize_openvino(model, stream(noise_images), OpenVinoQuantSettings(ignored_names=names))
     kept = {layer.name: layer.reason for layer in report.kept_float}
     assert "settings" in kept["fc1"]
     assert "fc1" not in report.quantised
-    assert layers_by_precision(quantised)[0] == list(report.quantised)
+    assert layers_by_precision(quantized)[0] == list(report.quantised)
 
 
 def test_forms_that_openvino_computes_wrongly_stay_float(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
@@ -90,35 +90,35 @@ def test_forms_that_openvino_computes_wrongly_stay_float(tmp_path: Path, noise_i
     model = convert(attention_network(tmp_path))
     (gate,) = gate_layers(model)
     assert gate.startswith("gate")
-    _, everywhere = quantise_openvino(model, stream(noise_images), settings_for(FAMILIES))
+    _, everywhere = quantize_openvino(model, stream(noise_images), settings_for(FAMILIES))
     assert {layer.name for layer in everywhere.kept_float} == {gate, *attentions(model)}
     assert "behind a mean" in {layer.name: layer.reason for layer in everywhere.kept_float}[gate]
-    _, without_amx = quantise_openvino(model, stream(noise_images), settings_for(("vnni",)))
+    _, without_amx = quantize_openvino(model, stream(noise_images), settings_for(("vnni",)))
     assert [layer.name for layer in without_amx.kept_float] == [gate]
     assert everywhere.settings["overflow_fix"] == "enable"
     assert without_amx.settings["overflow_fix"] == "disable"
 
 
 def test_bad_requests_are_refused(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
-    model = convert(nearest_colour_network(tmp_path))
-    quantised, _ = quantise_openvino(model, stream(noise_images))
+    model = convert(nearest_color_network(tmp_path))
+    quantized, _ = quantize_openvino(model, stream(noise_images))
     with pytest.raises(InputError, match="already quantised"):
-        quantise_openvino(quantised, stream(noise_images))
+        quantize_openvino(quantized, stream(noise_images))
     with pytest.raises(InputError, match="empty"):
-        quantise_openvino(model, stream([]))
+        quantize_openvino(model, stream([]))
     with pytest.raises(InputError, match="no layer 'nowhere'"):
-        quantise_openvino(model, stream(noise_images), OpenVinoQuantSettings(ignored_names=("nowhere",)))
+        quantize_openvino(model, stream(noise_images), OpenVinoQuantSettings(ignored_names=("nowhere",)))
 
 
 def test_accuracy_control_returns_a_model_within_the_drop(tmp_path: Path, all_classes: Faces) -> None:
-    model = convert(nearest_colour_network(tmp_path))
+    model = convert(nearest_color_network(tmp_path))
     images = [sample.image[None] for sample in all_classes.samples]
 
     def pairs() -> Iterator[tuple[UInt8Array, UInt8Array]]:
         yield from ((sample.image[None], sample.mask) for sample in all_classes.samples)
 
-    quantised, report = quantise_openvino_with_accuracy_control(model, stream(images), pairs, 0.5)
+    quantized, report = quantize_openvino_with_accuracy_control(model, stream(images), pairs, 0.5)
     truth = np.stack([sample.mask for sample in all_classes.samples])
-    assert (predict(quantised, images) == truth).mean() > 0.99
+    assert (predict(quantized, images) == truth).mean() > 0.99
     assert len(report.quantised) + len(report.kept_float) == 2
     assert report.settings["accuracy_control_max_miou_drop"] == 0.5

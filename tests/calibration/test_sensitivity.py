@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from fptk.calibration.onnx_graph import load_float_model, node_group
-from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantise_onnx
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantize_onnx
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.sensitivity import SensitivityPlan, measure_sensitivity, module_groups, ratio_db
 from fptk.core.dataset import UInt8Array
@@ -47,13 +47,13 @@ def test_every_layer_is_ranked_and_readers_of_the_outlier_come_first(
     assert found.nodes_of_worst(2) == (*found.rows[0].nodes, *found.rows[1].nodes)
 
 
-def test_a_group_costs_what_quantising_it_alone_costs(
+def test_a_group_costs_what_quantizing_it_alone_costs(
     source: Path, cache: RangeCache, noise_images: list[UInt8Array], tmp_path: Path
 ) -> None:
     found = measure_sensitivity(source, stream(noise_images), cache, SensitivityPlan(groups={"attention": ["q", "k"]}))
     (row,) = found.rows
     path = tmp_path / "alone.onnx"
-    quantise_onnx(source, path, stream(noise_images), OnnxQuantSettings(only_nodes=("q", "k")))
+    quantize_onnx(source, path, stream(noise_images), OnnxQuantSettings(only_nodes=("q", "k")))
     from .test_onnx_quantizer import logits_snr
 
     assert row.snr_db == pytest.approx(logits_snr(source, path, noise_images), abs=1e-3)

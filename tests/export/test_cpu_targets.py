@@ -44,8 +44,8 @@ def test_fp32_engine_gives_the_labels_of_pytorch(
     name: str, graph: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
 ) -> None:
     target = get_target(name)
-    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
-    with target.load(artefact.files[0], SPEC, threads=1) as session:
+    artifact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    with target.load(artifact.files[0], SPEC, threads=1) as session:
         labels = session(images)
     assert labels.dtype == np.uint8
     assert np.mean(labels == reference) >= 0.9999
@@ -55,8 +55,8 @@ def test_fp32_engine_gives_the_labels_of_pytorch(
 def test_session_results_do_not_alias(name: str, graph: Path, images: UInt8Array, tmp_path: Path) -> None:
     """An engine that reuses its output buffer must hand out copies."""
     target = get_target(name)
-    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
-    with target.load(artefact.files[0], SPEC) as session:
+    artifact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    with target.load(artifact.files[0], SPEC) as session:
         first = session(images[:1])
         kept = first.copy()
         second = session(images[1:2])
@@ -72,9 +72,9 @@ def test_int8_engine_of_onnx_is_smaller_and_close(
     tmp_path: Path,
 ) -> None:
     target = get_target("onnx")
-    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
-    assert artefact.files[0].stat().st_size < 0.6 * graph.stat().st_size
-    with target.load(artefact.files[0], SPEC) as session:
+    artifact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
+    assert artifact.files[0].stat().st_size < 0.6 * graph.stat().st_size
+    with target.load(artifact.files[0], SPEC) as session:
         assert np.mean(session(images) == reference) > 0.8
 
 
@@ -87,9 +87,9 @@ def test_int8_engine_of_openvino_is_smaller_and_close(
     tmp_path: Path,
 ) -> None:
     target = get_target("openvino")
-    artefact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
-    assert sum(path.stat().st_size for path in artefact.files) < 0.6 * graph.stat().st_size
-    with target.load(artefact.files[0], SPEC) as session:
+    artifact = target.build(BuildRequest(graph, Precision.INT8, tmp_path, SPEC, calibration=calibration))
+    assert sum(path.stat().st_size for path in artifact.files) < 0.6 * graph.stat().st_size
+    with target.load(artifact.files[0], SPEC) as session:
         assert np.mean(session(images) == reference) > 0.8
 
 
@@ -106,12 +106,12 @@ def test_onnx_says_that_it_has_no_fp16(graph: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CPU_TARGETS)
 def test_load_refuses_a_damaged_file_and_another_size(name: str, graph: Path, tmp_path: Path) -> None:
     target = get_target(name)
-    artefact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    artifact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
     with pytest.raises(InputError, match="64"):
-        target.load(artefact.files[0], PreprocessSpec(size=(96, 64)))
-    artefact.files[0].write_bytes(b"not an engine")
+        target.load(artifact.files[0], PreprocessSpec(size=(96, 64)))
+    artifact.files[0].write_bytes(b"not an engine")
     with pytest.raises(InputError, match="cannot load"):
-        target.load(artefact.files[0], SPEC)
+        target.load(artifact.files[0], SPEC)
 
 
 def test_open_batch_takes_any_number_of_images(

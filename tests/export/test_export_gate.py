@@ -47,12 +47,12 @@ def learnt(known_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = (images - torch.tensor(spec.mean)[:, None, None]) / torch.tensor(spec.std)[:, None, None]
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).long()
     model = create_model("microsegformer", dropout=0.0)
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(60):
         part = slice(8 * (step % 2), 8 * (step % 2) + 8)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images[part]), masks[part]).backward()
-        optimiser.step()
+        optimizer.step()
     path = tmp_path_factory.mktemp("weights") / "learnt.safetensors"
     card = CheckpointCard(
         model=model.name, options=model.options, num_parameters=count_parameters(model), preprocess=spec
@@ -76,9 +76,9 @@ def break_classifier(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Let the first ``times`` quantisations multiply the scale of one class's classifier weights by 8."""
     from onnx import numpy_helper
 
-    from fptk.calibration import onnx_quantizer as onnx_quantiser
+    from fptk.calibration import onnx_quantizer as onnx_quantizer
 
-    insert, left = onnx_quantiser.insert_qdq, [times]
+    insert, left = onnx_quantizer.insert_qdq, [times]
 
     def insert_and_break(model: Any, ranges: Any, settings: Any, nodes: Sequence[str]) -> Any:
         result = insert(model, ranges, settings, nodes)
@@ -97,7 +97,7 @@ def break_classifier(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
         by_name[name].CopyFrom(numpy_helper.from_array(scale, name))
         return result
 
-    monkeypatch.setattr(onnx_quantiser, "insert_qdq", insert_and_break)
+    monkeypatch.setattr(onnx_quantizer, "insert_qdq", insert_and_break)
 
 
 @pytest.mark.parametrize("target", ["onnx", "trt"])
@@ -129,10 +129,10 @@ def test_the_ladder_repairs_a_first_rung_that_was_broken(
     break_classifier(monkeypatch, 1)
     finished = export("--target", "onnx", "--max-miou-drop", 100, "--max-class-drop", 5)
     assert finished.code == 0, finished.err
-    ladder = read_bundle(tmp_path / "bundles" / "onnx-int8").build["ladder"]
-    first, second = ladder["attempts"]
+    fallback = read_bundle(tmp_path / "bundles" / "onnx-int8").build["ladder"]
+    first, second = fallback["attempts"]
     assert BROKEN in first["verdict"]["summary"]
-    assert ladder["passed"] == second["rung"] == "percentile ranges"
+    assert fallback["passed"] == second["rung"] == "percentile ranges"
 
 
 def test_the_calibration_list_of_an_export_calibrates_the_next_one(export: Command, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         avx2 = next(index for index, row in enumerate(rows) if row.family == "avx2")
         figures = {"status": "measured", "agreement": 0.3, "mean_miou": 0.01, "milliseconds": 1.0}
         rows[avx2] = rows[avx2].model_copy(update=figures)
-        judged = processors.judge_rows(rows, matrix.reference_mean_miou, policy)
+        judged = processors.mark_failed(rows, matrix.reference_mean_miou, policy)
         return matrix.model_copy(update={"rows": tuple(judged)})
 
     monkeypatch.setattr("fptk.export.pipeline.measure_processors", measured)

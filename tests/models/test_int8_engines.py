@@ -13,7 +13,7 @@ import torch
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.export.onnx import export_onnx
-from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, Precision
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models import TorchSession, create_model, list_models
@@ -32,7 +32,7 @@ needs_rtx = pytest.mark.skipif(
 NETWORKS = [*((name, {}) for name in list_models()), ("segformer", {"head": "transpose"})]
 
 
-def build(target: str, model: Any, images: Any, folder: Path, **options: Any) -> Artefact:
+def build(target: str, model: Any, images: Any, folder: Path, **options: Any) -> BuildResult:
     """The INT8 artefact of ``target``, calibrated on the first half of the images."""
     chosen = get_target(target)
     graph = export_onnx(Serving(to_deploy(model, engine=chosen.graph_form), SPEC), folder / "float.onnx", SPEC)
@@ -59,12 +59,12 @@ def test_int8_engine_gives_the_labels_of_pytorch(
     images = np.stack([faces[i].image for i in range(6)])
     reference = TorchSession(model, SPEC)(images)
     simulated = target == "trt-rtx"
-    artefact = build(target, model, images, tmp_path, **({"sm": (86,)} if simulated else {}))
+    artifact = build(target, model, images, tmp_path, **({"sm": (86,)} if simulated else {}))
     if simulated:
-        assert artefact.details["layers"]["int8_share"] >= 0.9
+        assert artifact.details["layers"]["int8_share"] >= 0.9
         session: Any = OnnxRuntimeSession(tmp_path / "model.onnx", SPEC)
     else:
-        session = get_target(target).load(artefact.files[0], SPEC, threads=2)
+        session = get_target(target).load(artifact.files[0], SPEC, threads=2)
     with session:
         assert (session(images[3:]) == reference[3:]).mean() >= 0.9
 
@@ -76,5 +76,5 @@ def test_openvino_report_counts_what_runs_in_int8(trained_like: Any, tmp_path: P
     faces = SyntheticFaces(2, SPEC.size, seed=3)
     images = np.stack([faces[i].image for i in range(2)])
     with torch.inference_mode():
-        artefact = build("openvino", trained_like(create_model("unet")), images, tmp_path)
-    assert artefact.details["kept_float"] == []
+        artifact = build("openvino", trained_like(create_model("unet")), images, tmp_path)
+    assert artifact.details["kept_float"] == []

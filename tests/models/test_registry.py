@@ -44,7 +44,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus", "fastscnn"])
-def test_a_training_step_on_one_image_is_refused_where_means_are_normalised(name: str) -> None:
+def test_a_training_step_on_one_image_is_refused_where_means_are_normalized(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} .* at least 2 images, got 1"):
         create_model(name)(torch.zeros(1, 3, 64, 64))
 

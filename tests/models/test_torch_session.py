@@ -12,7 +12,7 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.models import TorchSession, create_model
 
 
-def test_session_is_normalise_network_argmax(trained_like: Any) -> None:
+def test_session_is_normalize_network_argmax(trained_like: Any) -> None:
     model = trained_like(create_model())
     spec = PreprocessSpec(size=(64, 96))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)

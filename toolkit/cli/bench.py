@@ -20,7 +20,7 @@ from fptk.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fptk.runs.source import Source
+    from fptk.runs.source import ModelSource
     from fptk.workflows.bench import BenchReport
 
 
@@ -168,7 +168,7 @@ def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None
         write_result(json_path, {**report.as_dict(), "recommendation": sentence})
 
 
-def write_rewrites(document: Path, source: Source, threads: int | None, rounds: int | None) -> None:
+def write_rewrites(document: Path, source: ModelSource, threads: int | None, rounds: int | None) -> None:
     """Measure the rewrites on the run's network and write the table."""
     from fptk.benchmarks.latency import LatencyPlan
     from fptk.cli.options import invocation

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from fptk.core.metrics import Scores
     from fptk.core.session import Session
     from fptk.data.comparison import Choice
-    from fptk.runs.source import Source
-    from fptk.workflows.verdicts import Judgement
+    from fptk.runs.source import ModelSource
+    from fptk.workflows.verdicts import GateResult
 
 SHEET = "eval"
 """What its sheets are marked with."""
@@ -126,7 +126,7 @@ def _check_outputs(
     sheet_path: Path | None,
     overwrite: bool,
     bundle: Path | None,
-    weights: Source | None,
+    weights: ModelSource | None,
     data: Path | None,
 ) -> None:
     """Check before the scoring that its results replace nothing that it reads, and no picture of the user's.
@@ -161,7 +161,7 @@ def _check_outputs(
 
 
 def _evaluation_set(
-    data: Path | None, eval_images: int | None, source: Source | None, weights: Path | None
+    data: Path | None, eval_images: int | None, source: ModelSource | None, weights: Path | None
 ) -> FaceParsingDataset:
     """The images of ``--data``, or else those of the run; ``source`` is where the session came from."""
     from fptk.core.errors import InputError
@@ -190,36 +190,38 @@ def _judge(
     from fptk.core.errors import GateRefusedError
     from fptk.export.bundle import read_bundle
     from fptk.runs.source import find_source
-    from fptk.workflows.verdicts import Scored, judge_here
+    from fptk.workflows.verdicts import Scored, evaluate_gates
 
     bundle = read_bundle(folder)
-    (judgement,) = judge_here([Scored(folder, bundle, scores)], dataset, find_source(weights) if weights else None)
+    (gate_result,) = evaluate_gates(
+        [Scored(folder, bundle, scores)], dataset, find_source(weights) if weights else None
+    )
     if str(json_path) != "-":
-        for line in _verdict(judgement):
+        for line in _verdict(gate_result):
             out.print(line, markup=False, soft_wrap=True)
     if json_path:
         verdict = {
-            "verdict": judgement.word,
-            "reason": judgement.reason,
+            "verdict": gate_result.word,
+            "reason": gate_result.reason,
             "measured_on": cpu_model(),
-            "reference": judgement.reference.name if judgement.reference else None,
-            "judged_classes": judgement.judged_classes,
-            "unjudged_classes": judgement.unjudged_classes,
+            "reference": gate_result.reference.name if gate_result.reference else None,
+            "judged_classes": gate_result.judged_classes,
+            "unjudged_classes": gate_result.unjudged_classes,
         }
         write_result(json_path, {**scores.as_dict(), **verdict})
-    if judgement.word == "refused":
-        raise GateRefusedError(f"{bundle.label}: {judgement.reason}")
+    if gate_result.word == "refused":
+        raise GateRefusedError(f"{bundle.label}: {gate_result.reason}")
 
 
-def _verdict(judgement: Judgement) -> Iterator[str]:
+def _verdict(gate_result: GateResult) -> Iterator[str]:
     """The lines below the table of a bundle."""
     from fptk.workflows.verdicts import describe
 
-    yield f"{judgement.word}: {judgement.reason.removeprefix('passed: ').removeprefix('refused: ')}"
-    if judgement.reference:
-        yield f"reference: {describe(judgement.reference.name)}, mIoU {100 * judgement.reference.scores.miou:.2f}"
-    if judgement.unjudged_classes:
-        yield f"classes not judged, which the images show too little of: {', '.join(judgement.unjudged_classes)}"
+    yield f"{gate_result.word}: {gate_result.reason.removeprefix('passed: ').removeprefix('refused: ')}"
+    if gate_result.reference:
+        yield f"reference: {describe(gate_result.reference.name)}, mIoU {100 * gate_result.reference.scores.miou:.2f}"
+    if gate_result.unjudged_classes:
+        yield f"classes not judged, which the images show too little of: {', '.join(gate_result.unjudged_classes)}"
 
 
 def _write_sheet(

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 @click.option("--workspace", type=click.IntRange(1, 2**20), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
 @click.option("--min-int8-layers", type=FiniteRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
 @click.option("--float-attention", is_flag=True, help="trt, trt-rtx: no INT8 in the products inside attention.")
-@click.option("--optimisation-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
 @click.option("--timing-cache", type=PathType, help="trt: kernel timings of an earlier build to start from.")
 @click.option(
     "--int8-rest",
@@ -134,7 +134,7 @@ def command(
     workspace: int | None,
     min_int8_layers: float | None,
     float_attention: bool,
-    optimisation_level: int | None,
+    optimization_level: int | None,
     timing_cache: Path | None,
     int8_rest: str | None,
     dla: int | None,
@@ -164,7 +164,7 @@ def command(
         "workspace_mib": workspace,
         "min_int8_layers": min_int8_layers,
         "attention_int8": False if float_attention else None,
-        "optimisation_level": optimisation_level,
+        "optimization_level": optimization_level,
         "timing_cache": timing_cache,
         "int8_rest": int8_rest,
         "dla_core": dla,

@@ -73,5 +73,5 @@ def swap_table() -> tuple[int, ...]:
 
 def flat_palette() -> list[int]:
     """The palette as Pillow wants it: 768 numbers, R G B of 256 colours, unused ones black."""
-    flat = [channel for colour in PALETTE for channel in colour]
+    flat = [channel for color in PALETTE for channel in color]
     return flat + [0] * (768 - len(flat))

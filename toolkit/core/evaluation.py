@@ -38,8 +38,8 @@ def evaluate(
     Raises:
         InputError: the data set is empty or one of its files is damaged.
     """
-    hear = None if on_score is None else lambda _, value: on_score(value)
-    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=hear, on_sample=on_sample)[0]
+    listener = None if on_score is None else lambda _, value: on_score(value)
+    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=listener, on_sample=on_sample)[0]
 
 
 def evaluate_all(

@@ -41,7 +41,7 @@ _ORIENTATION = 0x0112
 
 _UPRIGHT = 1
 
-_GREY_STEP = {"L;2": 85, "L;4": 17}
+_GRAY_STEP = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies grey samples of 2 and 4 bits with, by the start of its name for their layout in the file."""
 
 _PROGRAMS = ("EPS", "WMF")
@@ -167,7 +167,7 @@ def decode_image(path: Path) -> Decoded:
         turned = _is_turned(image)
         upright = ImageOps.exif_transpose(image) if turned else image
         if upright.mode.startswith("I"):
-            return Decoded(_grey_to_rgb(path, upright), turned)
+            return Decoded(_gray_to_rgb(path, upright), turned)
         if upright.mode == "F":
             raise InputError(f"image {path} holds floating-point values; save it with 8 bits a channel")
         return Decoded(np.array(upright.convert("RGB")), turned)
@@ -227,7 +227,7 @@ def _mask_values(path: Path) -> tuple[npt.NDArray[Any], list[int] | None, bool]:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise InputError(f"mask {path} has mode {image.mode}; expected a palette or grey PNG of class indices")
         with _decoding("mask", path):
-            step = _grey_step(image)
+            step = _gray_step(image)
             turned = _is_turned(image)
             upright = ImageOps.exif_transpose(image) if turned else image
             values = np.array(upright.convert("L") if upright.mode == "1" else upright)
@@ -235,7 +235,7 @@ def _mask_values(path: Path) -> tuple[npt.NDArray[Any], list[int] | None, bool]:
     return (values // step if step > 1 else values), palette, turned
 
 
-def _grey_step(image: Image.Image) -> int:
+def _gray_step(image: Image.Image) -> int:
     """Distance of two neighbouring sample values of a picture that isn't decoded yet, as Pillow will give them."""
     if image.mode == "1":
         return 255
@@ -243,7 +243,7 @@ def _grey_step(image: Image.Image) -> int:
     if image.mode != "L" or not tiles:
         return 1
     layout = tiles[0][3]
-    return _GREY_STEP.get(str(layout if isinstance(layout, str) or not layout else layout[0])[:3], 1)
+    return _GRAY_STEP.get(str(layout if isinstance(layout, str) or not layout else layout[0])[:3], 1)
 
 
 def _check_palette(path: Path, mask: UInt8Array, flat: list[int]) -> None:
@@ -257,17 +257,17 @@ def _check_palette(path: Path, mask: UInt8Array, flat: list[int]) -> None:
     """
     from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE
 
-    if flat[: 3 * NUM_CLASSES] == [channel for colour in PALETTE for channel in colour]:
+    if flat[: 3 * NUM_CLASSES] == [channel for color in PALETTE for channel in color]:
         return
     used = np.flatnonzero(np.bincount(mask.ravel(), minlength=NUM_CLASSES)).tolist()
-    colours = [(*flat[3 * index : 3 * index + 3],) for index in used]
-    if len(set(colours)) < len(colours) or not set(colours) <= set(PALETTE):
+    colors = [(*flat[3 * index : 3 * index + 3],) for index in used]
+    if len(set(colors)) < len(colors) or not set(colors) <= set(PALETTE):
         return
-    if all(set(colour) <= _PLAIN_COMPONENTS for colour in colours):
+    if all(set(color) <= _PLAIN_COMPONENTS for color in colors):
         return
-    for index, colour in zip(used, colours, strict=True):
-        if colour != PALETTE[index]:
-            meant = PALETTE.index(colour)
+    for index, color in zip(used, colors, strict=True):
+        if color != PALETTE[index]:
+            meant = PALETTE.index(color)
             raise InputError(
                 f"mask {path} has the class colours in another order: its index {index} ({CLASSES[index]}) has the "
                 f"colour of class {meant} ({CLASSES[meant]}); a tool has re-ordered the palette, "
@@ -279,16 +279,16 @@ def _is_turned(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, _UPRIGHT) in range(2, 9)
 
 
-def _grey_to_rgb(path: Path, image: Image.Image) -> UInt8Array:
+def _gray_to_rgb(path: Path, image: Image.Image) -> UInt8Array:
     """Scale 16-bit grey to 8 bits, rounded. Pillow itself would cut everything above 255.
 
     Raises:
         InputError: the values need more than 16 bits.
     """
-    grey = np.array(image).astype(np.int64)
-    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-        raise InputError(f"image {path} holds 32-bit values ({grey.min()} to {grey.max()}); save it with 8 bits")
-    return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
+    gray = np.array(image).astype(np.int64)
+    if gray.min(initial=0) < 0 or gray.max(initial=0) > 65535:
+        raise InputError(f"image {path} holds 32-bit values ({gray.min()} to {gray.max()}); save it with 8 bits")
+    return np.repeat(((gray * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
 
 
 @contextlib.contextmanager

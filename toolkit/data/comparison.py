@@ -13,7 +13,7 @@ import numpy as np
 from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.core.preprocess import resize_labels
 from fptk.core.session import Session
-from fptk.data.pictures import colour_mask, contact_sheet
+from fptk.data.pictures import color_mask, contact_sheet
 from fptk.data.splits import Subset, evenly_spaced, key_of
 
 Choice = Literal["even", "worst"]
@@ -43,7 +43,7 @@ class Comparison:
         sample = self._dataset[index]
         labels = self._session(self._session.spec.apply(sample.image)[None])[0]
         truth, prediction = (resize_labels(each, self._size) for each in (sample.mask, labels))
-        return Sample(colour_mask(truth), prediction, sample.key)
+        return Sample(color_mask(truth), prediction, sample.key)
 
     def content_hash(self, index: int) -> str:
         """That of the face."""

@@ -9,7 +9,7 @@ from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 
 
-def colour_mask(mask: UInt8Array) -> UInt8Array:
+def color_mask(mask: UInt8Array) -> UInt8Array:
     """The palette's colours of a mask: uint8 (H, W) class indices to uint8 (H, W, 3) RGB."""
     return np.array(flat_palette(), dtype=np.uint8).reshape(256, 3)[mask]
 
@@ -37,5 +37,5 @@ def contact_sheet(dataset: FaceParsingDataset, columns: int, rows: int) -> UInt8
             )
         row, column = divmod(place, columns)
         sheet[row, 0, :, column] = sample.image
-        sheet[row, 1, :, column] = colour_mask(sample.mask)
+        sheet[row, 1, :, column] = color_mask(sample.mask)
     return sheet.reshape(2 * rows * height, columns * width, 3)

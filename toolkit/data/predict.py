@@ -102,9 +102,9 @@ def predict(session: Session, image: UInt8Array) -> UInt8Array:
 
 def overlay(image: UInt8Array, labels: UInt8Array) -> UInt8Array:
     """The photograph, uint8 (H, W, 3), tinted by the class colours of ``labels``, uint8 (H, W)."""
-    colours = np.array(PALETTE, np.float32)[labels]
+    colors = np.array(PALETTE, np.float32)[labels]
     strength = np.where(labels[..., None] > 0, OVERLAY_STRENGTH, 0.0).astype(np.float32)
-    return np.rint(image * (1 - strength) + colours * strength).astype(np.uint8)
+    return np.rint(image * (1 - strength) + colors * strength).astype(np.uint8)
 
 
 def save_labels(labels: UInt8Array, path: Path) -> None:

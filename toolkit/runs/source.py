@@ -31,7 +31,7 @@ REJECTED = "rejected"
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Weights and where they come from."""
 
     weights: Path
@@ -62,7 +62,7 @@ class Source:
         return open_data(self.recipe, self.data)
 
 
-def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
+def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
     """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
 
     Raises:
@@ -87,7 +87,7 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> Source:
     run = RunFolder(weights.parent)
     if run.card.is_file():
         return _from_run(run, weights)
-    return Source(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
+    return ModelSource(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
 
 
 def newest_trained_run(runs: Path = DEFAULT_ROOT) -> RunFolder | None:
@@ -102,13 +102,13 @@ def shipped_weights() -> Path | None:
     return path if path.is_file() else None
 
 
-def _from_run(run: RunFolder, weights: Path) -> Source:
+def _from_run(run: RunFolder, weights: Path) -> ModelSource:
     if not weights.is_file():
         raise InputError(f"{run.path} holds no {weights.name}: no training has reached its first validation there")
-    return Source(weights, run.path, run.recipe(), tuple(run.data()), is_run=True)
+    return ModelSource(weights, run.path, run.recipe(), tuple(run.data()), is_run=True)
 
 
-def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, Source | None]:
+def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, ModelSource | None]:
     """The session of a bundle folder, or of weights in PyTorch FP32 together with where they come from.
 
     Raises:
@@ -139,7 +139,7 @@ def torch_session(weights: Path, threads: int | None = None) -> Session:
     return TorchSession(network, card.preprocess, threads=threads)
 
 
-def run_of(bundle: Path) -> Source | None:
+def run_of(bundle: Path) -> ModelSource | None:
     """The run that a bundle folder stands in; ``None`` for one that was copied elsewhere."""
     run = RunFolder(bundle.resolve().parent.parent)
     return _from_run(run, run.best) if run.card.is_file() and run.best.is_file() else None

@@ -25,7 +25,7 @@ from fptk.recipes.schema import AugmentSection
 
 Float32Array = npt.NDArray[np.float32]
 
-GREY = np.array([0.299, 0.587, 0.114])
+GRAY = np.array([0.299, 0.587, 0.114])
 """Luma of R, G, B (ITU-R BT.601)."""
 
 _SWAP = np.array(swap_table(), np.uint8)
@@ -49,10 +49,10 @@ class Draw:
     """Shift right and down, as shares of width and height."""
     crop: float = 1.0
     """Side of the part of the photograph that is shown, as a share of its own; ``zoom`` includes the enlargement."""
-    centre: tuple[float, float] = (0.5, 0.5)
+    center: tuple[float, float] = (0.5, 0.5)
     """Centre of that part, as shares of width and height."""
     focus: tuple[float, float] | None = None
-    """Instead of ``centre``: which of the classes present, and which of its pixels, to centre on; each 0-1."""
+    """Instead of ``center``: which of the classes present, and which of its pixels, to centre on; each 0-1."""
     brightness: float = 1.0
     """Factor on the channels."""
     contrast: float = 1.0
@@ -76,7 +76,7 @@ class Warped(NamedTuple):
     """uint8 (H, W, 3), geometry applied, colour not yet."""
     mask: UInt8Array
     """uint8 (H, W)."""
-    colour: Float32Array
+    color: Float32Array
     """float32 (3, 4): ``colour[:, :3] @ rgb + colour[:, 3]`` on values 0-255."""
 
 
@@ -97,7 +97,7 @@ def draw(section: AugmentSection, rng: np.random.Generator) -> Draw:
         zoom=math.exp(math.log(low) + unit[1] * (math.log(high) - math.log(low))) / crop,
         shift=(section.translate * signed[2], section.translate * signed[3]),
         crop=crop,
-        centre=(_inside(right, crop), _inside(down, crop)),
+        center=(_inside(right, crop), _inside(down, crop)),
         focus=(which, where) if focused < section.crop_on_class else None,
         brightness=(1 + section.brightness * signed[4]) * 2 ** (section.exposure * (2 * stops - 1)),
         contrast=1 + section.contrast * signed[5],
@@ -114,7 +114,7 @@ def _inside(share: float, side: float) -> float:
     return side / 2 + share * (1 - side)
 
 
-def focus_centre(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
+def focus_center(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
     """Centre of the part to show.
 
     With a focus, every class present in the image is as likely as any other to be centred on, so a necklace as likely
@@ -122,13 +122,13 @@ def focus_centre(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
 
     Args:
         mask: uint8 (H, W).
-        drawn: ``crop``, ``centre`` and ``focus``.
+        drawn: ``crop``, ``center`` and ``focus``.
 
     Returns:
         Shares of width and height.
     """
     if drawn.focus is None:
-        return drawn.centre
+        return drawn.center
     which, where = drawn.focus
     present = np.flatnonzero(np.bincount(mask.ravel()))
     pixels = np.flatnonzero(mask == present[int(which * len(present))])
@@ -155,12 +155,12 @@ def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpe
     if factor > 1:
         image = image.reduce(factor)
     fill = tuple(round(255 * value) for value in spec.mean)
-    drawn = replace(drawn, centre=focus_centre(sample.mask, drawn))
+    drawn = replace(drawn, center=focus_center(sample.mask, drawn))
     turned = _filtered(_transform(image, drawn, size, Image.Resampling.BILINEAR, fill), drawn)
     labels = np.asarray(_transform(mask, drawn, size, Image.Resampling.NEAREST, 0))
     if drawn.flip and drawn.swap_labels:
         labels = _SWAP[labels]
-    return Warped(turned, labels, colour_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GREY)))
+    return Warped(turned, labels, color_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GRAY)))
 
 
 def _transform(
@@ -173,9 +173,9 @@ def _transform(
     mirror = -1.0 if drawn.flip else 1.0
     a, b = mirror * scale_x * math.cos(angle), -mirror * scale_x * math.sin(angle)
     d, e = scale_y * math.sin(angle), scale_y * math.cos(angle)
-    centre_x, centre_y = width * (0.5 + drawn.shift[0]), height * (0.5 + drawn.shift[1])
-    c = image.width * drawn.centre[0] - a * centre_x - b * centre_y
-    f = image.height * drawn.centre[1] - d * centre_x - e * centre_y
+    center_x, center_y = width * (0.5 + drawn.shift[0]), height * (0.5 + drawn.shift[1])
+    c = image.width * drawn.center[0] - a * center_x - b * center_y
+    f = image.height * drawn.center[1] - d * center_x - e * center_y
     return image.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), resampling, fillcolor=fill)
 
 
@@ -192,20 +192,20 @@ def _filtered(image: Image.Image, drawn: Draw) -> UInt8Array:
     return pixels
 
 
-def colour_matrix(drawn: Draw, mean_grey: float) -> Float32Array:
-    """Brightness, then contrast about ``mean_grey`` (0-255), then saturation, as one float32 (3, 4) map of RGB."""
+def color_matrix(drawn: Draw, mean_gray: float) -> Float32Array:
+    """Brightness, then contrast about ``mean_gray`` (0-255), then saturation, as one float32 (3, 4) map of RGB."""
     gain = drawn.brightness * drawn.contrast
-    offset = drawn.brightness * mean_grey * (1 - drawn.contrast)
-    saturate = drawn.saturation * np.eye(3) + (1 - drawn.saturation) * np.tile(GREY, (3, 1))
+    offset = drawn.brightness * mean_gray * (1 - drawn.contrast)
+    saturate = drawn.saturation * np.eye(3) + (1 - drawn.saturation) * np.tile(GRAY, (3, 1))
     return np.concatenate([gain * saturate, np.full((3, 1), offset)], axis=1).astype(np.float32)
 
 
-def normalised(images: Tensor, colour: Tensor, spec: PreprocessSpec) -> Tensor:
+def normalized(images: Tensor, color: Tensor, spec: PreprocessSpec) -> Tensor:
     """Colour and normalise a batch on its device.
 
     Args:
         images: uint8 (B, H, W, 3).
-        colour: float32 (B, 3, 4) of :func:`colour_matrix`; results are clipped to 0-255 as a photograph would be.
+        colour: float32 (B, 3, 4) of :func:`color_matrix`; results are clipped to 0-255 as a photograph would be.
         spec: mean and standard deviation.
 
     Returns:
@@ -213,8 +213,8 @@ def normalised(images: Tensor, colour: Tensor, spec: PreprocessSpec) -> Tensor:
     """
     B, H, W, _ = images.shape
     mean, std = (torch.tensor(values, device=images.device) for values in (spec.mean, spec.std))
-    matrix = colour[:, :, :3].transpose(1, 2) / (255 * std)
-    offset = (colour[:, :, 3] / 255 - mean) / std
+    matrix = color[:, :, :3].transpose(1, 2) / (255 * std)
+    offset = (color[:, :, 3] / 255 - mean) / std
     pixels = torch.baddbmm(offset.unsqueeze(1), images.reshape(B, H * W, 3).float(), matrix)
     pixels = torch.clamp(pixels, min=-mean / std, max=(1 - mean) / std)
     return pixels.view(B, H, W, 3).permute(0, 3, 1, 2)

@@ -40,8 +40,8 @@ class Batch(NamedTuple):
     """uint8 (B, H, W, 3)."""
     masks: Tensor
     """uint8 (B, H, W)."""
-    colour: Tensor
-    """float32 (B, 3, 4), see :func:`fptk.training.augment.colour_matrix`."""
+    color: Tensor
+    """float32 (B, 3, 4), see :func:`fptk.training.augment.color_matrix`."""
     partners: Tensor | None = None
     """uint8 (B, H, W), labels of the images that MixUp blended in; None where the step is not blended."""
     share: float = 1.0
@@ -203,6 +203,6 @@ def default_workers(world: int) -> int:
 
 def _stack(step: int, share: float, samples: list[Mixed]) -> Batch:
     columns = zip(*(each.sample for each in samples), strict=True)
-    images, masks, colour = (torch.from_numpy(np.stack(parts)) for parts in columns)
+    images, masks, color = (torch.from_numpy(np.stack(parts)) for parts in columns)
     partners = torch.from_numpy(np.stack([each.partner for each in samples])) if share < 1 else None
-    return Batch(step, images, masks, colour, partners, share)
+    return Batch(step, images, masks, color, partners, share)

@@ -10,8 +10,8 @@ With pixels i, classes c, one-hot truth g, softmax p, and t the true class of pi
 
 with e = 1. Cross-entropy and Dice are equations 21-23 of the MicroSegFormer paper; the focal loss is Lin et al.'s
 (2017) over the softmax; the class weights w_c are in :mod:`fptk.training.class_balance`. Dice is not linear in its
-sums: averaging the Dice losses of two half batches is not the Dice loss of the batch. So each sum is taken over all processes
-first (:func:`global_sum`).
+sums: averaging the Dice losses of two half batches is not the Dice loss of the batch. So each sum is taken over all
+processes first (:func:`global_sum`).
 """
 
 from __future__ import annotations

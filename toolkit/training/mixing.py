@@ -61,7 +61,7 @@ def cutmix_box(size: tuple[int, ...], rng: np.random.Generator, alpha: float) ->
     side = math.sqrt(1 - float(rng.beta(alpha, alpha)))
     edges: list[int] = []
     for length in size:
-        centre, half = rng.random() * length, side * length / 2
-        edges += [max(0, round(centre - half)), min(length, round(centre + half))]
+        center, half = rng.random() * length, side * length / 2
+        edges += [max(0, round(center - half)), min(length, round(center + half))]
     top, bottom, left, right = edges
     return top, bottom, left, right

@@ -73,14 +73,14 @@ def train(
             by_first(accelerator, lock.acquire)
         model = make_model(recipe, None if resume else init_weights)
         sets = open_data(recipe, data)
-        speaker: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
-        identity = by_first(accelerator, lambda: _checked(recipe, sets, speaker) if data else None)
+        heard: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
+        identity = by_first(accelerator, lambda: _checked(recipe, sets, heard) if data else None)
         if resume:
             by_first(accelerator, lambda: _take_up(run, data, identity))
             if (finished := by_first(accelerator, run.finished)) is not None:
                 return TrainResult(out=run.path, **finished)
         facts = {**_facts(model, *sets, None if resume else init_weights), "data_identity": identity}
-        trainer = Trainer(recipe, run, model, *sets, accelerator, speaker)
+        trainer = Trainer(recipe, run, model, *sets, accelerator, heard)
         if not resume:
             by_first(accelerator, lambda: _begin(run, lock, recipe, data, facts))
         try:
@@ -110,14 +110,16 @@ def _finished(run: RunFolder, data: Sequence[Path]) -> dict[str, Any] | None:
     return run.finished() if run.has_paths(data) else None
 
 
-def _checked(recipe: Recipe, sets: tuple[FaceParsingDataset, FaceParsingDataset], speaker: Listener) -> Identity | None:
+def _checked(
+    recipe: Recipe, sets: tuple[FaceParsingDataset, FaceParsingDataset], listener: Listener
+) -> Identity | None:
     """Look at every file before the first step: a damaged one would end the training when it comes to it.
 
     Raises:
         InputError: a file cannot be used.
     """
     total = sum(map(len, sets))
-    speaker.say(f"checking the files of {total} faces")
+    listener.say(f"checking the files of {total} faces")
     workers = recipe.data.workers or default_workers(1) + 1
     with counting("checking", total) as progress:
         check_files(*sets, workers=workers, progress=progress)

@@ -24,7 +24,7 @@ from fptk.models import count_parameters
 from fptk.models.network import FaceParsingNetwork
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder, TrainResult
-from fptk.training.augment import normalised
+from fptk.training.augment import normalized
 from fptk.training.batches import AHEAD, Batch, Batches, DecodedCache, Order, default_workers
 from fptk.training.class_balance import class_pixels, class_weights, measure_all, repeat_factors
 from fptk.training.curves import draw_curves
@@ -212,7 +212,7 @@ class Trainer:
         torch.manual_seed(torch_seed(recipe.seed, Stream.STEP, batch.step, self.accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = self.pipeline.rate(batch.step)
-        images = normalised(batch.images.to(self.device), batch.colour.to(self.device), self.spec)
+        images = normalized(batch.images.to(self.device), batch.color.to(self.device), self.spec)
         target = batch.masks.to(self.device).long()
         count = min(recipe.optim.accumulate, len(images))
         partners = target if batch.partners is None else batch.partners.to(self.device).long()

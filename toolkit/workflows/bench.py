@@ -27,8 +27,8 @@ from fptk.export.bundle import Bundle, checked_bundle, find_bundles, open_bundle
 from fptk.export.targets.base import NodeTime, Precision
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
-from fptk.runs.source import BUNDLES, Source, run_of
-from fptk.workflows.verdicts import MANIFEST, PYTORCH, Judgement, Scored, carried, judge_here, same_machine
+from fptk.runs.source import BUNDLES, ModelSource, run_of
+from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BenchPlan:
     """Measure speed."""
     dataset: FaceParsingDataset | None = None
     """Score and judge every engine on these images; ``None`` shows what the bundles carry from their export."""
-    source: Source | None = None
+    source: ModelSource | None = None
     """Where to look first for the weights that the bundles came from: PyTorch FP32 may be needed to judge."""
     threads: int | None = None
     """CPU threads of one inference; ``None`` is every core this process may use."""
@@ -190,7 +190,7 @@ class _Contender:
     session: Session | None
     note: str = ""
     scores: Scores | None = None
-    judgement: Judgement | None = None
+    gate_result: GateResult | None = None
     """On ``scores``."""
     latency: Latency | None = None
     peak_bytes: int | None = None
@@ -218,7 +218,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         rate = _time(running, image, plan, threads) if plan.fps and running else None
     _judge(running, plan)
     if plan.fps and plan.memory:
-        _weigh(running, threads)
+        _measure_memory(running, threads)
     conditions = {
         "mode": "latency",
         "threads": threads,
@@ -276,8 +276,8 @@ def _judge(contenders: list[_Contender], plan: BenchPlan) -> None:
     if plan.dataset is None or not contenders:
         return
     scored = [Scored(each.folder, each.bundle, each.scores) for each in contenders if each.scores]
-    for contender, judgement in zip(contenders, judge_here(scored, plan.dataset, plan.source), strict=True):
-        contender.judgement = judgement
+    for contender, gate_result in zip(contenders, evaluate_gates(scored, plan.dataset, plan.source), strict=True):
+        contender.gate_result = gate_result
 
 
 def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int) -> float | None:
@@ -293,7 +293,7 @@ def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, thre
     return gemm_rate(Latency(times[-1]).percentile(50)) if plan.roofline else None
 
 
-def _weigh(contenders: list[_Contender], threads: int) -> None:
+def _measure_memory(contenders: list[_Contender], threads: int) -> None:
     for contender in track(contenders, "measuring memory"):
         bundle = contender.bundle
         assert bundle.engine is not None
@@ -305,7 +305,7 @@ def _pytorch(contenders: list[_Contender]) -> dict[str, Any] | None:
     """Figures of PyTorch FP32: those that the engines were held against, or where none was scored the manifest's."""
     if len({contender.bundle.checkpoint_sha256 for contender in contenders}) > 1:
         return None
-    judged = [(each.bundle, each.judgement.reference) for each in contenders if each.judgement]
+    judged = [(each.bundle, each.gate_result.reference) for each in contenders if each.gate_result]
     for bundle, reference in judged:
         if reference and reference.name == MANIFEST:
             return _reference_at_export(bundle)
@@ -356,10 +356,10 @@ def _row(contender: _Contender, rate: float | None) -> Row:
 
 def _accuracy(contender: _Contender) -> dict[str, Any]:
     """The fields of :class:`Row` about accuracy: of what was scored now, or else of the manifest."""
-    scores, judgement = contender.scores, contender.judgement
-    if scores is None or judgement is None:
+    scores, gate_result = contender.scores, contender.gate_result
+    if scores is None or gate_result is None:
         return _accuracy_at_export(contender.bundle)
-    reference = judgement.reference
+    reference = gate_result.reference
     return {
         "miou": scores.miou,
         "f1": scores.f1,
@@ -367,7 +367,7 @@ def _accuracy(contender: _Contender) -> dict[str, Any]:
         "accuracy": "measured",
         "measured_on": cpu_model(),
         "reference": reference.name if reference else None,
-        **_verdict(judgement),
+        **_verdict(gate_result),
     }
 
 
@@ -384,12 +384,12 @@ def _accuracy_at_export(bundle: Bundle) -> dict[str, Any]:
     return {**fields, **_verdict(carried(bundle))}
 
 
-def _verdict(judgement: Judgement) -> dict[str, Any]:
+def _verdict(gate_result: GateResult) -> dict[str, Any]:
     return {
-        "verdict": judgement.word,
-        "judged_classes": judgement.judged_classes,
-        "unjudged_classes": judgement.unjudged_classes,
-        "reason": judgement.reason,
+        "verdict": gate_result.word,
+        "judged_classes": gate_result.judged_classes,
+        "unjudged_classes": gate_result.unjudged_classes,
+        "reason": gate_result.reason,
     }
 
 
@@ -413,7 +413,7 @@ class BenchRequest:
     roofline: bool = False
 
 
-def bench_source(source: Source, request: BenchRequest) -> BenchReport:
+def bench_source(source: ModelSource, request: BenchRequest) -> BenchReport:
     """Measure every bundle of a run, with the run's own data and recipe where the request names none.
 
     Raises:
@@ -425,7 +425,7 @@ def bench_source(source: Source, request: BenchRequest) -> BenchReport:
     return _bench(_with_baseline(bundles, source, request), dataset, source, source.recipe.bench, request)
 
 
-def bundles_of(source: Source) -> list[Path]:
+def bundles_of(source: ModelSource) -> list[Path]:
     """Folders of a run's bundles.
 
     Raises:
@@ -437,14 +437,14 @@ def bundles_of(source: Source) -> list[Path]:
     return folders
 
 
-def _with_baseline(folders: list[Path], source: Source, request: BenchRequest) -> list[Path]:
+def _with_baseline(folders: list[Path], source: ModelSource, request: BenchRequest) -> list[Path]:
     """``folders``, and the naive exports of ``source`` for the targets among them if the request asks for these."""
     if not request.baseline:
         return folders
     return folders + baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
 
 
-def baseline_bundles(source: Source, request: BenchRequest, targets: list[str]) -> list[Path]:
+def baseline_bundles(source: ModelSource, request: BenchRequest, targets: list[str]) -> list[Path]:
     """FP32 engines of the network as it is written, kept in the run's ``baseline/`` while its weights stay."""
     from fptk.export.pipeline import ExportPlan, export_bundles
 
@@ -490,7 +490,7 @@ def profile_bundles(folders: Sequence[Path], threads: int | None) -> Iterator[tu
         yield bundle.label, nodes
 
 
-def bench_folders(folders: Sequence[Path], request: BenchRequest, source: Source | None = None) -> BenchReport:
+def bench_folders(folders: Sequence[Path], request: BenchRequest, source: ModelSource | None = None) -> BenchReport:
     """Measure the bundles in ``folders``, wherever they are.
 
     Accuracy needs ``request.data``. Only where it must be scored, the images may also be those of ``source``, or of the
@@ -523,7 +523,7 @@ def _refuse_to_copy(request: BenchRequest, dataset: FaceParsingDataset | None) -
         raise InputError("accuracy needs evaluation images, and no run names any; give --data DIR")
 
 
-def _common_run(bundles: Sequence[Path]) -> Source | None:
+def _common_run(bundles: Sequence[Path]) -> ModelSource | None:
     """The one run that all these bundles stand in."""
     runs = [run_of(folder) for folder in bundles]
     return runs[0] if len({run and run.folder for run in runs}) == 1 else None
@@ -537,7 +537,7 @@ def _each_bundle(folders: Sequence[Path]) -> list[Path]:
 def _bench(
     folders: Sequence[Path],
     dataset: FaceParsingDataset | None,
-    source: Source | None,
+    source: ModelSource | None,
     section: BenchSection,
     request: BenchRequest,
 ) -> BenchReport:

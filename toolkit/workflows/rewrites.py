@@ -16,14 +16,14 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.onnx import export_onnx
-from fptk.export.pipeline import naive_network
+from fptk.export.pipeline import original_network
 from fptk.export.targets.base import BuildRequest, Precision, Target
 from fptk.export.targets.registry import get_target
 
 if TYPE_CHECKING:
     from fptk.models.network import FaceParsingNetwork
 
-NAIVE = "naive export"
+ORIGINAL = "naive export"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RewriteRow:
     """The network with the rewrites up to this one."""
 
     name: str
-    """Of the rewrite that this row adds, or :data:`NAIVE`."""
+    """Of the rewrite that this row adds, or :data:`ORIGINAL`."""
     macs: int
     """Multiply-adds of the graph."""
     p50_ms: dict[str, float]
@@ -93,7 +93,7 @@ def _cumulative(network: FaceParsingNetwork) -> Iterator[tuple[str, frozenset[st
     """Name of each row and the rewrites it has; ``None`` is the network as written."""
     from fptk.models.deploy import REWRITES, to_deploy
 
-    yield NAIVE, None
+    yield ORIGINAL, None
     names = to_deploy(network).applies
     for count in range(1, len(names) + 1):
         yield REWRITES[names[count - 1]], frozenset(names[:count])
@@ -113,7 +113,7 @@ def _build(
 
     folder.mkdir()
     form: Any = (
-        naive_network(network) if chosen is None else to_deploy(network, engine=target.graph_form, rewrites=chosen)
+        original_network(network) if chosen is None else to_deploy(network, engine=target.graph_form, rewrites=chosen)
     )
     path = export_onnx(Serving(form, spec), folder / "graph.onnx", spec)
     engine = target.build(BuildRequest(path, Precision.FP32, folder, spec)).files[0]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fptk.calibration.gate import GatePolicy, Verdict, judge
+from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
 from fptk.core.console import counting, log
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
@@ -36,7 +36,7 @@ from fptk.export.bundle import Bundle
 from fptk.export.targets.base import Precision
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.models.checkpoint import read_card
-from fptk.runs.source import Source, find_source, run_of, shipped_weights, torch_session
+from fptk.runs.source import ModelSource, find_source, run_of, shipped_weights, torch_session
 
 OTHER_IMAGES_SHARE = 0.5
 """Share of its recorded mIoU that the FP32 network must reach on images of another set.
@@ -83,7 +83,7 @@ def describe(reference: str) -> str:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResult:
     """What is known about an engine's accuracy."""
 
     word: str
@@ -105,7 +105,9 @@ class Judgement:
         return self.verdict.unjudged_classes if self.verdict else ()
 
 
-def judge_here(scored: Sequence[Scored], dataset: FaceParsingDataset, given: Source | None = None) -> list[Judgement]:
+def evaluate_gates(
+    scored: Sequence[Scored], dataset: FaceParsingDataset, given: ModelSource | None = None
+) -> list[GateResult]:
     """Judge engines by what they have just scored; scores PyTorch FP32 where that is the reference.
 
     Args:
@@ -120,16 +122,16 @@ def judge_here(scored: Sequence[Scored], dataset: FaceParsingDataset, given: Sou
         InputError: an image cannot be read, or the gate in a manifest is damaged.
     """
     judge_of_all = _Judge(scored, dataset, given)
-    return [judge_of_all.judge(engine) for engine in scored]
+    return [judge_of_all.evaluate_gate(engine) for engine in scored]
 
 
-def carried(bundle: Bundle) -> Judgement:
+def carried(bundle: Bundle) -> GateResult:
     """The judgement that a bundle brings along from its export.
 
     Raises:
         InputError: the gate in the manifest is damaged.
     """
-    return Judgement(bundle.verdict, str(bundle.gate["summary"]) if bundle.gate else "", verdict=_judged(bundle))
+    return GateResult(bundle.verdict, str(bundle.gate["summary"]) if bundle.gate else "", verdict=_judged(bundle))
 
 
 def same_machine(bundle: Bundle) -> bool:
@@ -149,22 +151,22 @@ def content_sha256(dataset: FaceParsingDataset) -> str:
 class _Judge:
     """Judges engines that were scored on one set of images; what several of them need is found once."""
 
-    def __init__(self, scored: Sequence[Scored], dataset: FaceParsingDataset, given: Source | None) -> None:
+    def __init__(self, scored: Sequence[Scored], dataset: FaceParsingDataset, given: ModelSource | None) -> None:
         self.scored, self.dataset, self.given = scored, dataset, given
         self.images_sha256 = content_sha256(dataset)
-        self._sources: dict[str, Source | None] = {}
+        self._sources: dict[str, ModelSource | None] = {}
         self._networks: dict[str, Reference | None] = {}
 
-    def judge(self, engine: Scored) -> Judgement:
+    def evaluate_gate(self, engine: Scored) -> GateResult:
         """Find the reference, ask the gate, and refuse what the gate cannot see."""
         reference, objection = self._reference(engine)
         objection = objection or _standing_refusal(engine.bundle)
         if reference is None:
-            return Judgement("refused" if objection else "not judged", objection or NO_REFERENCE)
-        verdict = judge(reference.scores, engine.scores, self._policy(engine.bundle))
+            return GateResult("refused" if objection else "not judged", objection or NO_REFERENCE)
+        verdict = evaluate_gate(reference.scores, engine.scores, self._policy(engine.bundle))
         if objection:
-            return Judgement("refused", objection, reference, verdict.refused_because(objection))
-        return Judgement("pass" if verdict.passed else "refused", verdict.summary, reference, verdict)
+            return GateResult("refused", objection, reference, verdict.refused_because(objection))
+        return GateResult("pass" if verdict.passed else "refused", verdict.summary, reference, verdict)
 
     def _reference(self, engine: Scored) -> tuple[Reference | None, str | None]:
         """What the engine is held against, and why nothing may pass on these labels if that is so."""
@@ -243,7 +245,7 @@ class _Judge:
         with session, counting("scoring the PyTorch FP32 reference", len(self.dataset)) as on_image:
             return Reference(PYTORCH, evaluate(session, self.dataset, on_image=on_image))
 
-    def _source(self, checkpoint_sha256: str) -> Source | None:
+    def _source(self, checkpoint_sha256: str) -> ModelSource | None:
         """Where these very weights lie, known by their hash."""
         if checkpoint_sha256 not in self._sources:
             shipped = shipped_weights()
@@ -318,7 +320,7 @@ def _same_truth(recorded: Scores, scores: Scores) -> bool:
     }
 
 
-def _pytorch(source: Source) -> Session | None:
+def _pytorch(source: ModelSource) -> Session | None:
     """The network in PyTorch; ``None`` where torch, or what it needs to read weights, is not installed."""
     try:
         return torch_session(source.weights) if importlib.util.find_spec("torch") else None

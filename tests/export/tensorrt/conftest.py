@@ -103,7 +103,7 @@ def write_face_net(path: Path, *, batch: int | str = 1, size: int = SIZE, gain: 
     return writer.save(path, close_labels(writer, logits, size), batch=batch, size=size)
 
 
-def write_quantised_conv(
+def write_quantized_conv(
     path: Path,
     *,
     activation: type = np.int8,
@@ -111,7 +111,7 @@ def write_quantised_conv(
     scale: Any = 0.01,
     bias: str = "float",
     weight_scale: Any = None,
-    quantise_weight: bool = True,
+    quantize_weight: bool = True,
     opset: int = 20,
 ) -> Path:
     """One convolution with Q/DQ on its input (nodes ``input_q``, ``input_dq``, ``weight_dq``, ``bias_dq``, ``conv``).
@@ -123,9 +123,9 @@ def write_quantised_conv(
     scale = np.asarray(scale, np.float32)
     axis = {} if np.ndim(scale) == 0 else {"axis": 1}
     pair = (writer.constant("scale", scale), writer.constant("zero", np.full(np.shape(scale), zero_point, activation)))
-    quantised = writer.add("QuantizeLinear", "input_q", image, *pair, **axis)
-    image = writer.add("DequantizeLinear", "input_dq", quantised, *pair, **axis)
-    if quantise_weight:
+    quantized = writer.add("QuantizeLinear", "input_q", image, *pair, **axis)
+    image = writer.add("DequantizeLinear", "input_dq", quantized, *pair, **axis)
+    if quantize_weight:
         integers = writer.random.integers(-127, 128, (19, 3, 4, 4)).astype(np.int8)
         scales = np.full(19, 0.01, np.float32) if weight_scale is None else weight_scale
         weight = writer.add(
@@ -183,8 +183,8 @@ def write_net() -> Callable[..., Path]:
 
 @pytest.fixture
 def write_conv() -> Callable[..., Path]:
-    """:func:`write_quantised_conv`."""
-    return write_quantised_conv
+    """:func:`write_quantized_conv`."""
+    return write_quantized_conv
 
 
 @pytest.fixture

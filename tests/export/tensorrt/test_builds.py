@@ -15,7 +15,7 @@ from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableErro
 from fptk.core.files import sha256_file
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.bundle import read_bundle
-from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions
@@ -32,7 +32,7 @@ ONE_GPU = TensorRTOptions(sm=(86,))
 
 def build(
     target: TensorRTTarget, source: Path, folder: Path, precision: Precision, images: Any, **options: Any
-) -> Artefact:
+) -> BuildResult:
     folder.mkdir(exist_ok=True)
     return target.build(
         BuildRequest(
@@ -43,21 +43,21 @@ def build(
 
 @needs_rtx
 def test_int8_engine_runs_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
-    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "int8", Precision.INT8, images, sm=(86,))
-    layers = artefact.details["layers"]
+    artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "int8", Precision.INT8, images, sm=(86,))
+    layers = artifact.details["layers"]
     assert layers["int8_share"] == 1.0
     assert layers["counts"] == {"Int8": layers["total"]}
     assert layers["absorbed"] == []
-    assert [path.name for path in artefact.files] == [
+    assert [path.name for path in artifact.files] == [
         "model.engine",
         "engine.json",
         "model.onnx",
         "layers.json",
         "build.log",
     ]
-    assert artefact.files[0].stat().st_size > 100_000
-    assert str(tmp_path) not in artefact.files[4].read_text()
-    assert artefact.details["bound_to"]["compute_capabilities"] == ["8.6"]
+    assert artifact.files[0].stat().st_size > 100_000
+    assert str(tmp_path) not in artifact.files[4].read_text()
+    assert artifact.details["bound_to"]["compute_capabilities"] == ["8.6"]
 
 
 @needs_rtx
@@ -66,9 +66,9 @@ def test_int8_engine_runs_every_product_in_int8(face_net: Path, images: Any, tmp
 def test_float_engines_run_in_the_precision_of_their_file(
     precision: Precision, kernel: str, face_net: Path, images: Any, tmp_path: Path
 ) -> None:
-    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "float", precision, images)
-    assert set(artefact.details["layers"]["counts"]) == {kernel}
-    assert artefact.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
+    artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "float", precision, images)
+    assert set(artifact.details["layers"]["counts"]) == {kernel}
+    assert artifact.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
 
 
 @needs_rtx
@@ -85,33 +85,33 @@ def test_float_layers_in_an_int8_engine_are_counted_and_refused(face_net: Path, 
         build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
     assert caught.value.exit_code == 4
     options["min_int8_layers"] = 0.5
-    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
-    fallen = {node for layer in artefact.details["layers_not_int8"] for node in layer["onnx"]}
+    artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
+    fallen = {node for layer in artifact.details["layers_not_int8"] for node in layer["onnx"]}
     assert fallen == {"query", "head"}
 
 
 @needs_rtx
 @pytest.mark.slow
 def test_int8_with_an_fp16_rest_keeps_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
-    artefact = build(TensorRTRTXTarget(), face_net, tmp_path / "rest", Precision.INT8, images, int8_rest="fp16")
-    assert artefact.details["layers"]["int8_share"] == 1.0
+    artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "rest", Precision.INT8, images, int8_rest="fp16")
+    assert artifact.details["layers"]["int8_share"] == 1.0
 
 
 @needs_rtx
 @pytest.mark.slow
 def test_upsampling_by_a_transposed_convolution_runs_in_int8(images: Any, upsampling_net: Path, tmp_path: Path) -> None:
     """TensorRT-RTX has no INT8 kernel for ConvTranspose; the target rewrites it."""
-    artefact = build(TensorRTRTXTarget(), upsampling_net, tmp_path / "up", Precision.INT8, images, sm=(86,))
-    assert artefact.details["lowered"] == ["up"]
-    assert artefact.details["layers"]["counts"] == {"Int8": 3}
+    artifact = build(TensorRTRTXTarget(), upsampling_net, tmp_path / "up", Precision.INT8, images, sm=(86,))
+    assert artifact.details["lowered"] == ["up"]
+    assert artifact.details["layers"]["counts"] == {"Int8": 3}
 
 
 @needs_rtx
 @pytest.mark.slow
 def test_open_batch_builds_for_a_range(write_net: Callable[..., Path], tmp_path: Path) -> None:
     source = write_net(tmp_path / "open.onnx", batch="batch")
-    artefact = build(TensorRTRTXTarget(), source, tmp_path / "open", Precision.FP32, None, dynamic_batch=(1, 2, 4))
-    assert "--maxShapes=images:4x64x64x3" in artefact.details["rebuild"]
+    artifact = build(TensorRTRTXTarget(), source, tmp_path / "open", Precision.FP32, None, dynamic_batch=(1, 2, 4))
+    assert "--maxShapes=images:4x64x64x3" in artifact.details["rebuild"]
 
 
 @needs_rtx
@@ -229,10 +229,10 @@ def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) ->
             PreprocessSpec(),
             CalibrationStream(smooth_images(512), list, "test", "test", folder / "ranges"),
         )
-        artefact = TensorRTRTXTarget().build(request)
-        counts, total = artefact.details["layers"]["counts"], artefact.details["layers"]["total"]
+        artifact = TensorRTRTXTarget().build(request)
+        counts, total = artifact.details["layers"]["counts"], artifact.details["layers"]["total"]
         shares[precision] = {kind: count / total for kind, count in counts.items()}
-        assert artefact.details["warnings"] == []
+        assert artifact.details["warnings"] == []
     assert shares[Precision.FP32] == {"Float": 1.0}
     # The gate's matrix-vector product is fused with the float32 mean before it.
     assert shares[Precision.FP16]["Half"] >= 0.95
@@ -307,9 +307,9 @@ def test_an_engine_of_ours_is_not_loaded_where_it_would_crash(face_net: Path, im
     target = TensorRTRTXTarget()
     if target.probe().can_run:
         pytest.skip("this host can run the engine")
-    artefact = build(target, face_net, tmp_path / "fp32", Precision.FP32, images, sm=(86,))
+    artifact = build(target, face_net, tmp_path / "fp32", Precision.FP32, images, sm=(86,))
     with pytest.raises(TargetUnavailableError, match="cannot run"):
-        target.load(artefact.files[0], SPEC)
+        target.load(artifact.files[0], SPEC)
 
 
 @pytest.mark.gpu
@@ -322,12 +322,12 @@ def test_engine_gives_the_labels_of_its_onnx_file(
     if not probe.can_run:
         pytest.skip(f"{target.name}: {probe.reason}; {probe.remedy}")
     try:
-        artefact = build(target, face_net, tmp_path / "gpu", precision, images)
+        artifact = build(target, face_net, tmp_path / "gpu", precision, images)
     except EngineNotBuiltError as error:
         pytest.fail(f"a host that can run should build: {error}")
     reference = ort.InferenceSession(str(tmp_path / "gpu" / "model.onnx"), providers=["CPUExecutionProvider"])
     for cuda_graph in (False, True):
-        with target.load(artefact.files[0], SPEC, cuda_graph=cuda_graph) as session:
+        with target.load(artifact.files[0], SPEC, cuda_graph=cuda_graph) as session:
             for image in images():
                 expected = reference.run(None, {"images": image})[0]
                 assert (session(image) == expected).mean() > 0.97

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from fptk.calibration.onnx_quantizer import quantise_onnx
+from fptk.calibration.onnx_quantizer import quantize_onnx
 from fptk.core.errors import InputError
 from fptk.export.tensorrt.fp16 import choose_float_nodes, convert_to_half, half_model
 from fptk.export.tensorrt.graph import Graph
@@ -81,8 +81,8 @@ def test_keeps_nodes_whose_values_leave_float16(write_net: Callable[..., Path], 
 
 def test_the_rest_of_an_int8_file_can_be_half(face_net: Path, images: Images, tmp_path: Path) -> None:
     int8, mixed = tmp_path / "int8.onnx", tmp_path / "mixed.onnx"
-    quantise_onnx(face_net, int8, images)
-    report = convert_to_half(face_net, mixed, images, quantised=int8)
+    quantize_onnx(face_net, int8, images)
+    report = convert_to_half(face_net, mixed, images, quantized=int8)
     assert report.kept_float == ()
     assert check_qdq(mixed) == []
     graph = Graph.read(mixed)
@@ -146,7 +146,7 @@ def test_float_outputs_keep_their_name_and_type(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got[1], -np.maximum(value, 0))
 
 
-def test_refuses_a_quantised_file(write_conv: Callable[..., Path], tmp_path: Path) -> None:
+def test_refuses_a_quantized_file(write_conv: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already quantised"):
         convert_to_half(write_conv(tmp_path / "q.onnx"), tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

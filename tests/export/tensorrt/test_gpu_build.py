@@ -12,7 +12,7 @@ import pytest
 from fptk.core.errors import GateRefusedError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import Artefact, BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Precision
 from fptk.export.targets.tensorrt import TensorRTTarget
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 
@@ -72,17 +72,17 @@ def inspection(precision: str, *floats: str) -> str:
 
 
 @pytest.fixture
-def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Artefact]:
+def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BuildResult]:
     """Builds with the stand-in on a host with an Orin."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "tensorrt.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: "10.13.3")
+    monkeypatch.setattr(module, "wheel_version", lambda product: "10.13.3")
     monkeypatch.setattr(module, "cuda_host", lambda: CudaHost("12.6", (Gpu("Orin", "8.7", 8 << 30),)))
     folder = tmp_path / "bundle"
     folder.mkdir()
 
-    def run(listing: str, **options: Any) -> Artefact:
+    def run(listing: str, **options: Any) -> BuildResult:
         monkeypatch.setenv("INSPECTION", listing)
         return TensorRTTarget().build(
             BuildRequest(
@@ -98,18 +98,18 @@ def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.Monke
     return run
 
 
-def test_builds_for_the_gpu_of_the_host(build: Callable[..., Artefact], tmp_path: Path) -> None:
+def test_builds_for_the_gpu_of_the_host(build: Callable[..., BuildResult], tmp_path: Path) -> None:
     (tmp_path / "old.cache").write_bytes(b"timings")
-    artefact = build(inspection("Row major Int8 format"), timing_cache=tmp_path / "old.cache")
-    assert artefact.files[0].read_bytes() == b"plan"
-    assert artefact.files[-1].name == "timing.cache"
-    assert artefact.files[-1].read_bytes() == b"timings+new"
-    assert artefact.details["layers"]["summary"] == "8 conv and gemm layers: 8 in Int8"
-    assert artefact.details["bound_to"] == {"version": "10.13.3", "compute_capabilities": ["8.7"], "gpu": "Orin"}
-    assert "--timingCacheFile=timing.cache" in artefact.details["rebuild"]
+    artifact = build(inspection("Row major Int8 format"), timing_cache=tmp_path / "old.cache")
+    assert artifact.files[0].read_bytes() == b"plan"
+    assert artifact.files[-1].name == "timing.cache"
+    assert artifact.files[-1].read_bytes() == b"timings+new"
+    assert artifact.details["layers"]["summary"] == "8 conv and gemm layers: 8 in Int8"
+    assert artifact.details["bound_to"] == {"version": "10.13.3", "compute_capabilities": ["8.7"], "gpu": "Orin"}
+    assert "--timingCacheFile=timing.cache" in artifact.details["rebuild"]
 
 
-def test_an_engine_that_fell_back_is_refused(build: Callable[..., Artefact], tmp_path: Path) -> None:
+def test_an_engine_that_fell_back_is_refused(build: Callable[..., BuildResult], tmp_path: Path) -> None:
     with pytest.raises(GateRefusedError, match=r"6 of 8 .*scores \(Float: its inputs are quantised"):
         build(inspection("Row major Int8 format", "scores", "mix"))
     report = json.loads((tmp_path / "bundle" / "layers.json").read_text())
@@ -118,7 +118,7 @@ def test_an_engine_that_fell_back_is_refused(build: Callable[..., Artefact], tmp
 
 
 def test_a_builder_without_an_engine_keeps_the_onnx_file_and_the_log(
-    build: Callable[..., Artefact], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., BuildResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAIL", "1")
     with pytest.raises(EngineNotBuiltError, match="could not build the engine: no GPU that suits") as caught:

@@ -78,7 +78,7 @@ def test_joins_layers_with_the_nodes_of_the_file(face_net: Path) -> None:
     assert by_node["head"].reason == "no Q/DQ on to_grid_out, head_weight"
 
 
-def test_gives_the_builder_the_blame_where_the_file_is_quantised(
+def test_gives_the_builder_the_blame_where_the_file_is_quantized(
     write_conv: Callable[..., Path], tmp_path: Path
 ) -> None:
     graph = Graph.read(write_conv(tmp_path / "conv.onnx"))

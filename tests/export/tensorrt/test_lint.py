@@ -45,17 +45,17 @@ def test_takes_what_tensorrt_takes(write_conv: WriteConv, face_net: Path, tmp_pa
             {"scale": [0.01, 0.02, 0.03]},
             {(WARNING, "per-channel-activation", "input_q"), (WARNING, "per-channel-activation", "input_dq")},
         ),
-        ({"quantise_weight": False}, {(WARNING, "unquantised-input", "conv")}),
+        ({"quantize_weight": False}, {(WARNING, "unquantised-input", "conv")}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_names_a_broken_quantiser(
+def test_names_a_broken_quantizer(
     broken: dict[str, Any], expected: set[tuple[str, str, str]], write_conv: WriteConv, tmp_path: Path
 ) -> None:
     assert found(check_qdq(write_conv(tmp_path / "broken.onnx", **broken))) == expected
 
 
-def test_reads_a_quantiser_without_zero_point_as_the_standard_does(write_conv: WriteConv, tmp_path: Path) -> None:
+def test_reads_a_quantizer_without_zero_point_as_the_standard_does(write_conv: WriteConv, tmp_path: Path) -> None:
     path = write_conv(tmp_path / "bare.onnx")
     model = onnx.load(str(path))
     for node in model.graph.node:
@@ -140,7 +140,7 @@ def test_names_too_many_dimensions(tmp_path: Path) -> None:
 
 
 def test_puts_errors_first_and_refuses_them_in_one_line(write_conv: WriteConv, tmp_path: Path) -> None:
-    path = write_conv(tmp_path / "two.onnx", activation=np.uint8, quantise_weight=False, bias="int32")
+    path = write_conv(tmp_path / "two.onnx", activation=np.uint8, quantize_weight=False, bias="int32")
     findings = check_qdq(path)
     assert [entry.severity for entry in findings] == [ERROR, ERROR, ERROR, WARNING]
     with pytest.raises(InputError, match=r"two\.onnx: input_q: uint8 .*bias_dq") as caught:
@@ -164,7 +164,7 @@ def test_refuses_what_is_no_onnx_file(content: bytes | None, tmp_path: Path) -> 
         ({"activation": np.uint8}, (), "uint8-zero-point", "input_q"),
         ({"zero_point": 5}, (), "asymmetric", "input_q"),
         ({"bias": "int32"}, (), "int32-bias", "bias_dq"),
-        ({"quantise_weight": False}, ("--sm", 75), "sm75-int8", "conv"),
+        ({"quantize_weight": False}, ("--sm", 75), "sm75-int8", "conv"),
         ("attention", (), "attention-op", "attention"),
         ("float", ("--sm", 86, "--sm", 75), "sm75-float32", "embed"),
     ],

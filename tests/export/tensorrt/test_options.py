@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from fptk.core.errors import InputError
-from fptk.export.tensorrt.options import TensorRTOptions, quantiser_settings, split_options
-from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings, split_options
+from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.trtexec import rebuild_command
 
 
-def test_parts_the_builders_options_from_the_quantisers() -> None:
+def test_parts_the_builders_options_from_the_quantizers() -> None:
     options, rest = split_options({"sm": [86, 89, 86], "range_estimator": "percentile"}, TENSORRT_RTX)
     assert options.sm == (86, 89)
-    assert quantiser_settings(rest).range_estimator == "percentile"
+    assert quantizer_settings(rest).range_estimator == "percentile"
 
 
 @pytest.mark.parametrize(
@@ -31,16 +31,16 @@ def test_parts_the_builders_options_from_the_quantisers() -> None:
         ({"workspace_mib": 0}, TENSORRT, "workspace_mib"),
     ],
 )
-def test_refuses_an_option_by_name(given: dict[str, Any], flavour: Flavour, named: str) -> None:
+def test_refuses_an_option_by_name(given: dict[str, Any], product: Product, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        split_options(given, flavour)
+        split_options(given, product)
 
 
 def test_refuses_an_option_that_belongs_to_nobody() -> None:
     with pytest.raises(InputError, match=r"unknown option 'min_int8_layer'.*min_int8_layers"):
-        quantiser_settings({"min_int8_layer": 0.9})
+        quantizer_settings({"min_int8_layer": 0.9})
     with pytest.raises(InputError, match="percentile"):
-        quantiser_settings({"percentile": 3})
+        quantizer_settings({"percentile": 3})
 
 
 def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
@@ -49,9 +49,9 @@ def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
     assert TensorRTOptions().compute_capabilities(TENSORRT) == ()
 
 
-def command(flavour: Flavour, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
+def command(product: Product, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
     words = rebuild_command(
-        flavour, "m.onnx", "m.engine", options, input_name="images", size=(512, 384), open_batch=open_batch
+        product, "m.onnx", "m.engine", options, input_name="images", size=(512, 384), open_batch=open_batch
     )
     return words.split()
 
@@ -63,7 +63,7 @@ def test_rebuild_command_says_everything_that_was_asked_for() -> None:
         hardware_compatibility="ampere_plus",
         version_compatible=True,
         dla_core=1,
-        optimisation_level=5,
+        optimization_level=5,
     )
     words = command(TENSORRT, options, open_batch=True)
     assert words[:3] == ["trtexec", "--onnx=m.onnx", "--saveEngine=m.engine"]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from fptk.core.preprocess import PreprocessSpec
-from fptk.export.tensorrt.engine_card import EngineBinding
+from fptk.export.tensorrt.engine_card import EngineCard
 from fptk.export.tensorrt.session import GpuTimes, TensorRTSession
 
 SPEC = PreprocessSpec(size=(32, 64))
 
 
-def binding(batch: tuple[int, int] = (1, 1)) -> EngineBinding:
-    return EngineBinding(
+def card(batch: tuple[int, int] = (1, 1)) -> EngineCard:
+    return EngineCard(
         target="trt",
         precision="int8",
         version="10.13.0",
@@ -149,7 +149,7 @@ class FakeContext:
 def open_session(batch: tuple[int, int] = (1, 1), *, cuda_graph: bool = False) -> tuple[TensorRTSession, FakeContext]:
     stream = FakeStream()
     context = FakeContext(stream)
-    return TensorRTSession("trt int8", SPEC, binding(batch), context, stream, cuda_graph=cuda_graph), context
+    return TensorRTSession("trt int8", SPEC, card(batch), context, stream, cuda_graph=cuda_graph), context
 
 
 def faces(count: int) -> Any:

@@ -19,7 +19,7 @@ from fptk.export.targets import tensorrt as module
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt import stream as cuda
 from fptk.export.tensorrt.driver import CudaHost, Gpu
-from fptk.export.tensorrt.engine_card import EngineBinding
+from fptk.export.tensorrt.engine_card import EngineCard
 from fptk.export.tensorrt.stream import PycudaStream
 
 SPEC = PreprocessSpec(size=(32, 32))
@@ -161,7 +161,7 @@ class FakeTensorRT(ModuleType):
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "model.engine"
     path.write_bytes(b"plan")
-    binding = EngineBinding(
+    card = EngineCard(
         target="trt",
         precision="int8",
         version="10.13.0",
@@ -174,13 +174,13 @@ def engine(tmp_path: Path) -> Path:
         engine_sha256=sha256_file(path),
         rebuild="trtexec --onnx=model.onnx",
     )
-    write_json(tmp_path / "engine.json", binding.model_dump(mode="json"))
+    write_json(tmp_path / "engine.json", card.model_dump(mode="json"))
     return path
 
 
 @pytest.fixture
 def gpu_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: "10.13.0")
+    monkeypatch.setattr(module, "wheel_version", lambda product: "10.13.0")
     monkeypatch.setattr(module, "cuda_host", lambda: CudaHost("12.6", (Gpu("Orin", "8.7", 0),)))
     monkeypatch.setattr(module, "package_version", lambda name: "2024.1")
 

@@ -20,7 +20,7 @@ from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotB
 from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.driver import CudaHost, Gpu
-from fptk.export.tensorrt.engine_card import EngineBinding
+from fptk.export.tensorrt.engine_card import EngineCard
 from fptk.export.tensorrt.lint import check_qdq
 
 SPEC = PreprocessSpec(size=(64, 64))
@@ -31,7 +31,7 @@ ORIN = CudaHost("12.6", (Gpu("Orin", "8.7", 8 << 30),))
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cuda_host", lambda: NO_GPU)
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: "10.13.0")
+    monkeypatch.setattr(module, "wheel_version", lambda product: "10.13.0")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_keeps_a_checked_onnx_file_where_there_is_no_gpu(
 
 
 @pytest.mark.usefixtures("without_gpu")
-def test_int8_file_has_explicit_quantisers_on_every_product(request_for: Callable[..., BuildRequest]) -> None:
+def test_int8_file_has_explicit_quantizers_on_every_product(request_for: Callable[..., BuildRequest]) -> None:
     request = request_for(Precision.INT8)
     with pytest.raises(EngineNotBuiltError) as caught:
         TensorRTTarget().build(request)
@@ -146,7 +146,7 @@ def test_probe_names_the_first_thing_that_is_missing(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: version)
+    monkeypatch.setattr(module, "wheel_version", lambda product: version)
     monkeypatch.setattr(module, "cuda_host", lambda: host)
     monkeypatch.setattr(module, "package_version", lambda name: pycuda)
     probe = TensorRTTarget().probe()
@@ -156,7 +156,7 @@ def test_probe_names_the_first_thing_that_is_missing(
 
 
 def test_rtx_builds_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: "1.7.1.116")
+    monkeypatch.setattr(module, "wheel_version", lambda product: "1.7.1.116")
     monkeypatch.setattr(module, "cuda_host", lambda: NO_GPU)
     probe = TensorRTRTXTarget().probe()
     assert (probe.can_build, probe.can_run, probe.reason) == (True, False, "no NVIDIA driver")
@@ -167,7 +167,7 @@ def engine(tmp_path: Path) -> Path:
     """An engine file with its description, built for an Orin by TensorRT 10.13.0."""
     path = tmp_path / "model.engine"
     path.write_bytes(b"plan")
-    binding = EngineBinding(
+    card = EngineCard(
         target="trt",
         precision="int8",
         version="10.13.0",
@@ -181,7 +181,7 @@ def engine(tmp_path: Path) -> Path:
         engine_sha256=sha256_file(path),
         rebuild="trtexec --onnx=model.onnx",
     )
-    write_json(tmp_path / "engine.json", binding.model_dump(mode="json"))
+    write_json(tmp_path / "engine.json", card.model_dump(mode="json"))
     return path
 
 
@@ -205,9 +205,9 @@ def test_load_says_that_this_host_cannot_run_it(engine: Path) -> None:
 def test_load_refuses_an_engine_of_another_host_with_the_command(
     version: str, gpu: Gpu, changed: dict[str, Any], reason: str, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binding = EngineBinding.read(engine).model_copy(update=changed)
-    write_json(engine.with_name("engine.json"), binding.model_dump(mode="json"))
-    monkeypatch.setattr(module, "wheel_version", lambda flavour: version)
+    card = EngineCard.read(engine).model_copy(update=changed)
+    write_json(engine.with_name("engine.json"), card.model_dump(mode="json"))
+    monkeypatch.setattr(module, "wheel_version", lambda product: version)
     monkeypatch.setattr(module, "cuda_host", lambda: CudaHost("12.6", (gpu,)))
     monkeypatch.setattr(module, "package_version", lambda name: "2024.1")
     with pytest.raises(InputError, match=reason) as caught:
@@ -225,9 +225,9 @@ def test_load_refuses_an_engine_of_another_host_with_the_command(
     ],
 )
 def test_binding_allows_what_it_was_built_for(version: str, gpu: Gpu, changed: dict[str, Any], engine: Path) -> None:
-    binding = EngineBinding.read(engine).model_copy(update=changed)
-    binding.check_version("TensorRT", version)
-    binding.check_gpu(gpu)
+    card = EngineCard.read(engine).model_copy(update=changed)
+    card.check_version("TensorRT", version)
+    card.check_gpu(gpu)
 
 
 def test_load_refuses_a_damaged_engine(engine: Path) -> None:

@@ -14,7 +14,7 @@ from fptk.core.errors import InputError
 from fptk.export.tensorrt import build
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions
-from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Flavour
+from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.worker import Job, configure, make_logger, network_flags
 
 
@@ -49,21 +49,21 @@ FAKE_TRT = SimpleNamespace(
 )
 
 
-def settings(flavour: Flavour, tmp_path: Path, batch: int = 1, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings(product: Product, tmp_path: Path, batch: int = 1, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     job = Job(
-        target=flavour.target,
+        target=product.target,
         onnx=tmp_path / "m.onnx",
         engine=tmp_path / "m.engine",
         log=tmp_path / "m.log",
         outcome=tmp_path / "m.json",
         options=TensorRTOptions(**options),
-        timing_cache=tmp_path / "timing.cache" if flavour.timing_cache else None,
+        timing_cache=tmp_path / "timing.cache" if product.timing_cache else None,
     )
     entry = SimpleNamespace(name="images", shape=(batch, 64, 64, 3))
     network = SimpleNamespace(get_input=lambda index: entry)
     profile, config = Recorder(), Recorder()
     builder = SimpleNamespace(create_optimization_profile=lambda: profile)
-    configure(FAKE_TRT, builder, network, config, flavour, job)
+    configure(FAKE_TRT, builder, network, config, product, job)
     return config.seen, profile.seen
 
 
@@ -80,7 +80,7 @@ def test_tensorrt_gets_its_options(tmp_path: Path) -> None:
         TENSORRT,
         tmp_path,
         workspace_mib=256,
-        optimisation_level=4,
+        optimization_level=4,
         hardware_compatibility="ampere_plus",
         version_compatible=True,
         timing_cache=tmp_path / "old.cache",

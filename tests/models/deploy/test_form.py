@@ -152,8 +152,8 @@ def test_label_map_is_argmax_of_the_upsampled_logits(scale: int, form: str) -> N
 def test_label_map_of_large_areas_is_argmax_too(form: str) -> None:
     """Areas of one class with borders between them, as faces have: most cells are not mixed."""
     rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(40.0), indexing="ij")
-    centres = torch.rand(19, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([24.0, 40.0])
-    coarse = torch.stack([-torch.hypot(rows - y, columns - x) for y, x in centres]).unsqueeze(0)
+    centers = torch.rand(19, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([24.0, 40.0])
+    coarse = torch.stack([-torch.hypot(rows - y, columns - x) for y, x in centers]).unsqueeze(0)
     assert torch.equal(
         LABEL_MAPS[form](coarse, 4).long(), F.interpolate(coarse, scale_factor=4, mode="bilinear").argmax(1)
     )

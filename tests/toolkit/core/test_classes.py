@@ -5,7 +5,7 @@ import numpy as np
 from fptk.core.classes import CLASS_INDEX, CLASSES, NUM_CLASSES, PALETTE, SWAP_PAIRS, flat_palette, swap_table
 
 
-def test_names_indices_and_colours_are_19_and_distinct():
+def test_names_indices_and_colors_are_19_and_distinct():
     assert NUM_CLASSES == len(set(CLASSES)) == len(set(PALETTE)) == 19
     assert [CLASS_INDEX[name] for name in CLASSES] == list(range(19))
     assert (CLASS_INDEX["background"], CLASS_INDEX["l_eye"], CLASS_INDEX["cloth"]) == (0, 4, 18)

@@ -27,7 +27,7 @@ def test_hash_changes_with_each_field():
     assert tried == set(PreprocessSpec.model_fields) - {"colour"}, "colour has one value only"
 
 
-def test_hash_of_the_default_is_that_of_the_artefacts_already_built():
+def test_hash_of_the_default_is_that_of_the_artifacts_already_built():
     assert PreprocessSpec().sha256 == "498d59a8c61c1ec2fb2ca6c57f8e974d1a54004b9017d95f415570048b3aeb1b"
     assert PreprocessSpec.model_validate_json(PreprocessSpec().model_dump_json()).sha256 == PreprocessSpec().sha256
 
@@ -107,7 +107,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["P", "L"])
-def test_palette_and_grey_masks_give_their_indices(tmp_path, mode):
+def test_palette_and_gray_masks_give_their_indices(tmp_path, mode):
     labels = np.random.default_rng(1).integers(0, 19, (24, 40), dtype=np.uint8)
     picture = Image.fromarray(labels)
     if mode == "P":

@@ -370,7 +370,7 @@ def test_masks_of_every_bit_depth_hold_their_true_values(
         assert np.array_equal(read_mask(path), labels(highest=highest))
 
 
-def test_16_bit_photograph_keeps_its_greys(tmp_path: Path) -> None:
+def test_16_bit_photograph_keeps_its_grays(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
     write_png(tmp_path / "a.png", ramp, 16)
     image = read_image(tmp_path / "a.png")

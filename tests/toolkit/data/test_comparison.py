@@ -10,7 +10,7 @@ from fptk.core.evaluation import evaluate
 from fptk.core.preprocess import PreprocessSpec, resize_labels
 from fptk.core.session import Session
 from fptk.data.comparison import choose, comparison_sheet
-from fptk.data.pictures import colour_mask
+from fptk.data.pictures import color_mask
 from fptk.data.synthetic.faces import SyntheticFaces
 
 
@@ -37,8 +37,8 @@ def test_sheet_shows_the_truth_over_the_prediction() -> None:
     sheet, keys = comparison_sheet(AllSkin(), faces, [2, 0, 1], columns=2)
     assert sheet.shape == (4 * 256, 2 * 256, 3)
     assert keys == [faces[index].key for index in (2, 0, 1)]
-    assert np.array_equal(sheet[:256, :256], colour_mask(resize_labels(faces[2].mask, (256, 256))))
-    assert np.array_equal(sheet[256:512], np.broadcast_to(colour_mask(np.ones((1, 1), np.uint8)), (256, 512, 3)))
+    assert np.array_equal(sheet[:256, :256], color_mask(resize_labels(faces[2].mask, (256, 256))))
+    assert np.array_equal(sheet[256:512], np.broadcast_to(color_mask(np.ones((1, 1), np.uint8)), (256, 512, 3)))
     assert (sheet[512:, 256:] == 255).all()
 
 

@@ -33,9 +33,9 @@ def test_mean_and_std_are_those_of_all_pixels_together() -> None:
     np.testing.assert_allclose(std, pixels.std(axis=0), atol=1e-6)
 
 
-def test_std_of_one_colour_is_not_zero() -> None:
-    grey = np.full((4, 4, 3), 7, np.uint8)
-    assert mean_and_std([measure(grey, grey[..., 0])])[1] == (pytest.approx(1 / 255, abs=1e-6),) * 3
+def test_std_of_one_color_is_not_zero() -> None:
+    gray = np.full((4, 4, 3), 7, np.uint8)
+    assert mean_and_std([measure(gray, gray[..., 0])])[1] == (pytest.approx(1 / 255, abs=1e-6),) * 3
 
 
 def test_what_inspect_counted_is_not_read_again_by_a_training(faces_folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from fptk.core.classes import CLASS_INDEX, SWAP_PAIRS
 from fptk.core.dataset import Sample
 from fptk.core.preprocess import PreprocessSpec
 from fptk.recipes.schema import AugmentSection
-from fptk.training.augment import Draw, colour_matrix, draw, focus_centre, normalised, warp
+from fptk.training.augment import Draw, color_matrix, draw, focus_center, normalized, warp
 
 SPEC = PreprocessSpec(size=(64, 64))
 
@@ -31,7 +31,7 @@ def test_identity_changes_nothing() -> None:
     warped = warp(face, Draw(), (64, 64), SPEC)
     np.testing.assert_array_equal(warped.image, face.image)
     np.testing.assert_array_equal(warped.mask, face.mask)
-    np.testing.assert_allclose(warped.colour, np.eye(3, 4), atol=1e-6)
+    np.testing.assert_allclose(warped.color, np.eye(3, 4), atol=1e-6)
 
 
 def test_flip_mirrors_and_swaps_left_and_right() -> None:
@@ -83,33 +83,33 @@ def test_image_and_mask_stay_together_at_every_size(size: tuple[int, int]) -> No
     assert agreement.mean() > 0.8
 
 
-def test_outside_of_the_photograph_is_background_of_the_mean_colour() -> None:
+def test_outside_of_the_photograph_is_background_of_the_mean_color() -> None:
     white = Sample(np.full((64, 64, 3), 255, np.uint8), np.ones((64, 64), np.uint8), "white")
     warped = warp(white, Draw(zoom=0.5), (64, 64), SPEC)
     assert warped.mask[0, 0] == 0
-    pixels = normalised(torch.tensor(warped.image)[None], torch.eye(3, 4)[None], SPEC)
+    pixels = normalized(torch.tensor(warped.image)[None], torch.eye(3, 4)[None], SPEC)
     assert float(pixels[0, :, 0, 0].abs().max()) < 0.01
 
 
-def test_colour_matrix_equals_the_steps_one_by_one() -> None:
+def test_color_matrix_equals_the_steps_one_by_one() -> None:
     rgb = np.array([200.0, 40.0, 90.0])
     drawn = Draw(brightness=0.9, contrast=1.2, saturation=0.5)
     bright = rgb * 0.9
     contrasted = (bright - 0.9 * 100) * 1.2 + 0.9 * 100
-    grey = contrasted @ [0.299, 0.587, 0.114]
-    expected = grey + 0.5 * (contrasted - grey)
-    matrix = colour_matrix(drawn, 100.0)
+    gray = contrasted @ [0.299, 0.587, 0.114]
+    expected = gray + 0.5 * (contrasted - gray)
+    matrix = color_matrix(drawn, 100.0)
     np.testing.assert_allclose(matrix[:, :3] @ rgb + matrix[:, 3], expected, rtol=1e-5)
 
 
-def test_normalised_equals_the_session_formula_and_clips() -> None:
+def test_normalized_equals_the_session_formula_and_clips() -> None:
     rng = np.random.default_rng(1)
     images = torch.from_numpy(rng.integers(0, 256, (2, 4, 5, 3), np.uint8))
     mean, std = torch.tensor(SPEC.mean), torch.tensor(SPEC.std)
-    plain = normalised(images, torch.eye(3, 4).repeat(2, 1, 1), SPEC)
+    plain = normalized(images, torch.eye(3, 4).repeat(2, 1, 1), SPEC)
     expected = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
     torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-5)
-    brighter = normalised(images, 3 * torch.eye(3, 4).repeat(2, 1, 1), SPEC)
+    brighter = normalized(images, 3 * torch.eye(3, 4).repeat(2, 1, 1), SPEC)
     clipped = (((images * 3.0).clamp(max=255) / 255 - mean) / std).permute(0, 3, 1, 2)
     torch.testing.assert_close(brighter, clipped, rtol=1e-4, atol=1e-5)
 
@@ -136,10 +136,10 @@ def test_switching_the_flip_off_moves_no_other_draw() -> None:
 
 def test_crop_shows_a_part_of_the_photograph_enlarged() -> None:
     face = asymmetric_face()
-    drawn = Draw(zoom=2.0, crop=0.5, centre=(0.75, 0.25))
+    drawn = Draw(zoom=2.0, crop=0.5, center=(0.75, 0.25))
     warped = warp(face, drawn, (64, 64), SPEC)
     np.testing.assert_array_equal(warped.mask, face.mask[:32, 32:].repeat(2, 0).repeat(2, 1))
-    flipped = warp(face, Draw(zoom=2.0, crop=0.5, centre=(0.75, 0.25), flip=True, swap_labels=False), (64, 64), SPEC)
+    flipped = warp(face, Draw(zoom=2.0, crop=0.5, center=(0.75, 0.25), flip=True, swap_labels=False), (64, 64), SPEC)
     np.testing.assert_array_equal(flipped.mask, warped.mask[:, ::-1])
 
 
@@ -159,10 +159,10 @@ def test_focus_is_on_every_class_as_often() -> None:
     mask[10, 20] = 16
     rng, found = np.random.default_rng(0), []
     for _ in range(200):
-        x, y = focus_centre(mask, Draw(crop=0.1, focus=(rng.random(), rng.random())))
+        x, y = focus_center(mask, Draw(crop=0.1, focus=(rng.random(), rng.random())))
         found.append(mask[int(y * 64), int(x * 64)] == 16)
     assert 0.4 < np.mean(found) < 0.6
-    assert focus_centre(mask, Draw(crop=0.5, focus=(0.99, 0.5))) == (pytest.approx(20.5 / 64), 0.25)
+    assert focus_center(mask, Draw(crop=0.5, focus=(0.99, 0.5))) == (pytest.approx(20.5 / 64), 0.25)
 
 
 def test_exposure_is_in_stops_and_sharpness_blur_and_noise_in_their_units() -> None:
@@ -179,8 +179,8 @@ def test_exposure_is_in_stops_and_sharpness_blur_and_noise_in_their_units() -> N
 
 
 def test_noise_has_the_drawn_deviation_and_depends_on_its_seed() -> None:
-    grey = Sample(np.full((64, 64, 3), 128, np.uint8), np.zeros((64, 64), np.uint8), "grey")
-    one, again, other = (warp(grey, Draw(noise=0.05, noise_seed=seed), (64, 64), SPEC).image for seed in (1, 1, 2))
+    gray = Sample(np.full((64, 64, 3), 128, np.uint8), np.zeros((64, 64), np.uint8), "grey")
+    one, again, other = (warp(gray, Draw(noise=0.05, noise_seed=seed), (64, 64), SPEC).image for seed in (1, 1, 2))
     assert one.std() == pytest.approx(0.05 * 255, rel=0.05)
     assert one.mean() == pytest.approx(128, abs=1)
     np.testing.assert_array_equal(one, again)
@@ -207,4 +207,4 @@ def test_new_draws_move_no_older_one() -> None:
     coin, *unit = np.random.default_rng(5).random(8)
     assert (old.flip, old.degrees) == (bool(coin < 0.5), 15 * (2 * unit[0] - 1))
     assert (old.degrees, old.contrast, old.flip) == (new.degrees, new.contrast, new.flip)
-    assert (old.crop, old.centre, old.focus, old.blur, old.noise, old.sharpness) == (1, (0.5, 0.5), None, 0, 0, 1)
+    assert (old.crop, old.center, old.focus, old.blur, old.noise, old.sharpness) == (1, (0.5, 0.5), None, 0, 0, 1)

@@ -106,7 +106,7 @@ def test_other_schedules_are_functions_of_the_step(tiny_recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
-def test_recipe_names_the_optimiser(tiny_recipe: Recipe, name: str, kind: type[torch.optim.Optimizer]) -> None:
+def test_recipe_names_the_optimizer(tiny_recipe: Recipe, name: str, kind: type[torch.optim.Optimizer]) -> None:
     pipeline = pipeline_of(tiny_recipe.with_overrides([f"optim.name={name}", "optim.weight_decay=0.01"]))
     optimizer = pipeline.optimizer([torch.nn.Parameter(torch.zeros(2))])
     assert type(optimizer) is kind
@@ -151,7 +151,7 @@ def test_end_leaves_the_best_weights(scripted: Recipe, tmp_path: Path) -> None:
 
 def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe) -> None:
     from fptk.data.synthetic.faces import SyntheticFaces
-    from fptk.training.augment import normalised
+    from fptk.training.augment import normalized
     from fptk.training.losses import SegmentationLoss
 
     faces, spec = SyntheticFaces(3, (32, 32)), tiny_recipe.spec
@@ -161,7 +161,7 @@ def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe)
     values, total = score(model, spec, faces, torch.device("cpu"), Silent(), loss)
     images, masks = (torch.from_numpy(np.stack([faces[i][part] for i in range(3)])) for part in (0, 1))
     with torch.no_grad():
-        logits = model(normalised(images, torch.eye(3, 4).repeat(3, 1, 1), spec))
+        logits = model(normalized(images, torch.eye(3, 4).repeat(3, 1, 1), spec))
         expected = loss(logits, masks.long()).total
     assert total == pytest.approx(float(expected), rel=1e-5)
     assert set(values) == {"f1", "f1_challenge", "miou", "f1_nobg", "pixel_accuracy"}

@@ -30,7 +30,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(tensor, b[name]), name
 
 
-class Hearing(Silent):
+class Recording(Silent):
     """Keeps what is said; runs ``at_step`` after each step."""
 
     def __init__(self, at_step: Any = None) -> None:
@@ -117,7 +117,7 @@ def test_resumed_training_ends_in_the_same_weights_bit_for_bit(
 def test_signal_ends_after_the_step_with_the_state_saved(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, whole = finished
     out = tmp_path / "run"
-    hearing = Hearing(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    hearing = Recording(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterruptedError, match=r"after step 3 of 6; go on with: fptk train --resume") as caught:
         train(recipe, [], out, listener=hearing)
@@ -129,7 +129,7 @@ def test_signal_ends_after_the_step_with_the_state_saved(finished: tuple[Recipe,
 
 def test_finished_run_is_only_reported_when_resumed(finished: tuple[Recipe, Path]) -> None:
     recipe, out = finished
-    hearing = Hearing()
+    hearing = Recording()
     result = train(recipe, [], out, resume=True, listener=hearing)
     assert (result.finished, result.step, hearing.steps) == (True, 6, 0)
     assert result.best.exists()

@@ -31,8 +31,8 @@ from fptk.export.bundle import Bundle, Evaluation, read_bundle, write_manifest
 from fptk.export.targets.base import Precision
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.recipes import load_recipe
-from fptk.runs.source import Source
-from fptk.workflows.verdicts import Scored, content_sha256, judge_here
+from fptk.runs.source import ModelSource
+from fptk.workflows.verdicts import Scored, content_sha256, evaluate_gates
 
 Command = Callable[..., Any]
 POLICY = GatePolicy(min_class_pixels=300)
@@ -56,9 +56,9 @@ def truth(folder: Path) -> Scores:
 
 def judged_by(policy: GatePolicy, folder: Path) -> dict[str, Any]:
     """The gate of a manifest under this policy."""
-    from fptk.calibration.gate import judge
+    from fptk.calibration.gate import evaluate_gate
 
-    return judge(truth(folder), truth(folder), policy).model_dump(mode="json")
+    return evaluate_gate(truth(folder), truth(folder), policy).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +338,7 @@ def test_a_broken_fp32_engine_does_not_speak_for_its_siblings(bundles: Bundles, 
         Scored(sound, broken, matrix.scores()),
         Scored(sound, int8, truth(other_faces)),
     ]
-    words = [judgement.word for judgement in judge_here(scored, dataset)]
+    words = [gate_result.word for gate_result in evaluate_gates(scored, dataset)]
     assert words == ["not judged", "refused", "pass"]
 
 
@@ -362,7 +362,7 @@ def test_accuracy_by_name_needs_images(
     assert "--data" in finished.err.strip().splitlines()[-1]
     assert not finished.out
     recipe = load_recipe("microsegformer").with_overrides(["data.size=64"])
-    source = Source(checkpoint, tmp_path, recipe, (faces_folder,), is_run=True)
+    source = ModelSource(checkpoint, tmp_path, recipe, (faces_folder,), is_run=True)
     monkeypatch.setattr("fptk.workflows.bench.run_of", lambda _: source)
     finished = fptk("bench", folder, "--accuracy", "--json", "-")
     assert finished.code == 0, finished.err

@@ -49,13 +49,13 @@ def _room(canvas: Canvas, patch: Patch, frame: Frame, dice: Dice) -> None:
         p, q = dice.between(-0.55, 0.55), dice.between(-0.5, 0.3)
         half = (dice.between(0.06, 0.25), dice.between(0.06, 0.25))
         spot = frame.box(p - half[0], q - half[1], p + half[0], q + half[1])
-        colour = vivid(dice)
-        canvas.paint(spot, squircle(spot, (p, q), half, 0.97), scale(colour, 0.7), BACKGROUND)
+        color = vivid(dice)
+        canvas.paint(spot, squircle(spot, (p, q), half, 0.97), scale(color, 0.7), BACKGROUND)
         inner = (half[0] * 0.86, half[1] * 0.86)
-        canvas.paint(spot, squircle(spot, (p, q), inner, 0.97), mix(colour, (1, 1, 1), 0.25), BACKGROUND)
+        canvas.paint(spot, squircle(spot, (p, q), inner, 0.97), mix(color, (1, 1, 1), 0.25), BACKGROUND)
 
 
 def _glow(canvas: Canvas, patch: Patch, frame: Frame, dice: Dice) -> None:
     """A studio wall with a spot of light behind the head."""
-    centre = (dice.between(-0.2, 0.2), dice.between(-0.2, 0.2))
-    canvas.shade(patch, 0.75 + bump(patch, centre, (0.9, 0.9)) * dice.between(0.3, 0.6))
+    center = (dice.between(-0.2, 0.2), dice.between(-0.2, 0.2))
+    canvas.shade(patch, 0.75 + bump(patch, center, (0.9, 0.9)) * dice.between(0.3, 0.6))

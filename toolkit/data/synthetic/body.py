@@ -7,7 +7,7 @@ import numpy as np
 from fptk.core.classes import CLASS_INDEX
 from fptk.data.synthetic.canvas import (
     Canvas,
-    Colour,
+    Color,
     Dice,
     FloatArray,
     Patch,
@@ -25,7 +25,7 @@ from fptk.data.synthetic.canvas import (
 from fptk.data.synthetic.traits import Looks, Pose, vivid
 
 CLOTH, NECK, NECKLACE = CLASS_INDEX["cloth"], CLASS_INDEX["neck"], CLASS_INDEX["neck_l"]
-METALS: tuple[Colour, ...] = ((0.93, 0.74, 0.28), (0.88, 0.88, 0.92), (0.90, 0.58, 0.46))
+METALS: tuple[Color, ...] = ((0.93, 0.74, 0.28), (0.88, 0.88, 0.92), (0.90, 0.58, 0.46))
 
 
 def paint_body(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
@@ -54,7 +54,7 @@ def _body(patch: Patch, neck: float, shoulders: float) -> FloatArray:
 
 
 def _paint_cloth(canvas: Canvas, patch: Patch, body: FloatArray, dice: Dice) -> None:
-    colour = vivid(dice)
+    color = vivid(dice)
     style = dice.pick(("crew", "crew", "vee", "shirt", "turtle", "jacket", "boat"))
     opening = _neckline(patch, style, dice)
     distance = np.maximum(body - 0.05, -opening)
@@ -62,12 +62,12 @@ def _paint_cloth(canvas: Canvas, patch: Patch, body: FloatArray, dice: Dice) -> 
         distance = np.maximum(distance, 1.82 - patch.q)
     tone = 0.86 - 0.13 * patch.p * patch.p + 0.08 * wave(patch.p * 0.9 + 0.35 * patch.q) + _pattern(patch, dice)
     canvas.cast(patch, distance, 0.25, 0.14)
-    canvas.paint(patch, distance, ramp(scale(colour, 0.35), scale(colour, 1.08), tone), CLOTH)
+    canvas.paint(patch, distance, ramp(scale(color, 0.35), scale(color, 1.08), tone), CLOTH)
     if style in ("shirt", "jacket"):
-        _paint_collar(canvas, patch, distance, colour, dice)
+        _paint_collar(canvas, patch, distance, color, dice)
     else:
         seam = hump((opening - 0.09) * (opening - 0.09) * 500) * coverage(patch, distance)
-        canvas.tint(patch, seam * 0.55, scale(colour, 0.5))
+        canvas.tint(patch, seam * 0.55, scale(color, 0.5))
     if style == "jacket":
         lapel = np.maximum(distance, 0.34 - np.abs(patch.p) + (2.95 - patch.q) * 0.62)
         suit = mix(vivid(dice), (0.1, 0.1, 0.14), 0.6)
@@ -98,9 +98,9 @@ def _pattern(patch: Patch, dice: Dice) -> FloatArray:
     return tone
 
 
-def _paint_collar(canvas: Canvas, patch: Patch, cloth: FloatArray, colour: Colour, dice: Dice) -> None:
+def _paint_collar(canvas: Canvas, patch: Patch, cloth: FloatArray, color: Color, dice: Dice) -> None:
     """Two flaps that lie left and right of the opening."""
-    pale = mix(colour, (1, 1, 1), dice.between(0.35, 0.8))
+    pale = mix(color, (1, 1, 1), dice.between(0.35, 0.8))
     aside = np.abs(patch.p)
     inner = (1.02 - 0.62 * (patch.q - 1.45) - aside) * 0.8
     outer = (aside - 1.02 + 0.20 * (patch.q - 1.9)) * 0.95
@@ -118,14 +118,14 @@ def _paint_necklace(canvas: Canvas, pose: Pose, body: FloatArray, patch: Patch, 
     slope = 2 * curve * patch.p
     line = (patch.q - low + curve * patch.p * patch.p) / np.sqrt(1 + slope * slope)
     distance = np.maximum(np.maximum(np.abs(line) - thick, np.abs(patch.p) - 0.95), body)
-    colour = vivid(dice) if kind == "beads" else dice.pick(METALS)
+    color = vivid(dice) if kind == "beads" else dice.pick(METALS)
     canvas.shade(patch, 1 - 0.3 * hump((line - 0.08) * (line - 0.08) * 50) * coverage(patch, body))
     links = 0.70 + 0.42 * wave(patch.p * (1 + 0.25 * patch.p * patch.p) * (4.2 if kind == "beads" else 6.5))
     tone = links - 2.4 * (line + 0.03) * (2 if kind == "beads" else 1)
-    canvas.paint(patch, distance, ramp(scale(colour, 0.38), mix(colour, (1, 1, 0.95), 0.45), tone), NECKLACE)
+    canvas.paint(patch, distance, ramp(scale(color, 0.38), mix(color, (1, 1, 0.95), 0.45), tone), NECKLACE)
     if kind == "pendant":
         spot = pose.body.disc(0.0, low + 0.17, 0.3)
         gem = squircle(spot, (0.0, low + 0.17), (0.18, 0.21))
         tone = 0.55 + 0.9 * bump(spot, (-0.05, low + 0.08), (0.12, 0.12))
-        jewel = dice.pick(((0.75, 0.1, 0.2), (0.1, 0.35, 0.75), (0.1, 0.6, 0.35), colour))
+        jewel = dice.pick(((0.75, 0.1, 0.2), (0.1, 0.35, 0.75), (0.1, 0.6, 0.35), color))
         canvas.paint(spot, gem, ramp(scale(jewel, 0.5), mix(jewel, (1, 1, 1), 0.3), tone), NECKLACE)

@@ -19,7 +19,7 @@ from fptk.core.dataset import UInt8Array
 Choice = TypeVar("Choice")
 FloatArray = npt.NDArray[Any]
 """Always float32. (Numpy's type stubs take float32 times a Python float for float64, so the type can't say it.)"""
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """Red, green, blue, each 0-1."""
 
 
@@ -127,18 +127,18 @@ class Canvas:
         self.image: FloatArray = np.zeros((3, *size), dtype=np.float32)
         self.labels: UInt8Array = np.zeros(size, dtype=np.uint8)
 
-    def paint(self, patch: Patch, distance: FloatArray, colour: Colour | FloatArray, label: int) -> None:
+    def paint(self, patch: Patch, distance: FloatArray, color: Color | FloatArray, label: int) -> None:
         """Cover the inside of a shape (``distance`` < 0, float32 (h, w)) with an opaque colour and its label.
 
-        ``colour`` is one for all or float32 (3, h, w).
+        ``color`` is one for all or float32 (3, h, w).
         """
-        self.tint(patch, coverage(patch, distance), colour)
+        self.tint(patch, coverage(patch, distance), color)
         self.labels[patch.rows, patch.cols][distance < 0] = label
 
-    def tint(self, patch: Patch, weight: FloatArray, colour: Colour | FloatArray) -> None:
-        """Mix ``colour`` in by ``weight`` (0-1, float32 (h, w)); labels stay."""
+    def tint(self, patch: Patch, weight: FloatArray, color: Color | FloatArray) -> None:
+        """Mix ``color`` in by ``weight`` (0-1, float32 (h, w)); labels stay."""
         region = self.image[:, patch.rows, patch.cols]
-        region += weight * (_planes(colour) - region)
+        region += weight * (_planes(color) - region)
 
     def shade(self, patch: Patch, factor: FloatArray) -> None:
         """Multiply the picture by ``factor``, float32 (h, w); labels stay."""
@@ -150,10 +150,10 @@ class Canvas:
         self.shade(patch, 1 - hump(near) * (self.labels[patch.rows, patch.cols] > 0) * np.float32(strength))
 
 
-def _planes(colour: Colour | FloatArray) -> FloatArray:
-    if isinstance(colour, tuple):
-        return np.array(colour, dtype=np.float32)[:, None, None]
-    return colour
+def _planes(color: Color | FloatArray) -> FloatArray:
+    if isinstance(color, tuple):
+        return np.array(color, dtype=np.float32)[:, None, None]
+    return color
 
 
 def coverage(patch: Patch, distance: FloatArray) -> FloatArray:
@@ -161,27 +161,27 @@ def coverage(patch: Patch, distance: FloatArray) -> FloatArray:
     return np.minimum(np.maximum(0.5 - distance * (1 / patch.pixel), 0), 1)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
+def mix(first: Color, second: Color, share: float) -> Color:
     """``first`` with a ``share`` (0-1) of ``second``."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def scale(colour: Colour, factor: float) -> Colour:
-    """``colour`` made darker or lighter, at most white."""
-    red, green, blue = (min(channel * factor, 1.0) for channel in colour)
+def scale(color: Color, factor: float) -> Color:
+    """``color`` made darker or lighter, at most white."""
+    red, green, blue = (min(channel * factor, 1.0) for channel in color)
     return red, green, blue
 
 
-def ramp(dark: Colour, light: Colour, tone: FloatArray) -> FloatArray:
+def ramp(dark: Color, light: Color, tone: FloatArray) -> FloatArray:
     """Colours from ``dark`` (tone 0) to ``light`` (tone 1): float32 (3, h, w) of ``tone`` (h, w)."""
-    colours: FloatArray = _planes(dark) + tone * (_planes(light) - _planes(dark))
-    return colours
+    colors: FloatArray = _planes(dark) + tone * (_planes(light) - _planes(dark))
+    return colors
 
 
-def squircle(patch: Patch, centre: tuple[float, float], half: tuple[float, float], square: float = 0.0) -> FloatArray:
+def squircle(patch: Patch, center: tuple[float, float], half: tuple[float, float], square: float = 0.0) -> FloatArray:
     """Signed distance, to first order, of an ellipse that ``square`` (0 to below 1) turns into a rounded rectangle."""
-    x, y = (patch.p - centre[0]) * (1 / half[0]), (patch.q - centre[1]) * (1 / half[1])
+    x, y = (patch.p - center[0]) * (1 / half[0]), (patch.q - center[1]) * (1 / half[1])
     return squircle_of(x, y, half, square)
 
 
@@ -220,9 +220,9 @@ def smooth_min(first: FloatArray, second: FloatArray, blend: float) -> FloatArra
     return union
 
 
-def bump(patch: Patch, centre: tuple[float, float], half: tuple[float, float]) -> FloatArray:
+def bump(patch: Patch, center: tuple[float, float], half: tuple[float, float]) -> FloatArray:
     """A soft spot: 1 in the centre, 0 from the ellipse ``half`` on."""
-    x, y = (patch.p - centre[0]) * (1 / half[0]), (patch.q - centre[1]) * (1 / half[1])
+    x, y = (patch.p - center[0]) * (1 / half[0]), (patch.q - center[1]) * (1 / half[1])
     return hump(x * x + y * y)
 
 

@@ -66,10 +66,10 @@ def paint_back_hair(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None:
     if looks.hair_style == "bun" and looks.hat is None:
         patch = pose.head.box(-0.6, -2.3, 0.6, -1.2)
         bun = squircle(patch, (0.0, -1.72), (0.46, 0.38))
-        canvas.paint(patch, bun, _colours(patch, looks, cut, 0.9), HAIR)
+        canvas.paint(patch, bun, _colors(patch, looks, cut, 0.9), HAIR)
     if cut.length is not None:
         patch = pose.head.box(-1.6, -1.2, 1.6, cut.length)
-        canvas.paint(patch, _curtain(patch, cut), _colours(patch, looks, cut, 0.55), HAIR)
+        canvas.paint(patch, _curtain(patch, cut), _colors(patch, looks, cut, 0.55), HAIR)
 
 
 def paint_curtains(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None:
@@ -78,7 +78,7 @@ def paint_curtains(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None:
         return
     patch = pose.head.box(-1.6, -0.7, 1.6, cut.length + 0.1)
     inner = _inner_edge(patch) - np.abs(patch.p)
-    canvas.paint(patch, np.maximum(_curtain(patch, cut), inner), _colours(patch, looks, cut, 0.95), HAIR)
+    canvas.paint(patch, np.maximum(_curtain(patch, cut), inner), _colors(patch, looks, cut, 0.95), HAIR)
 
 
 def paint_front_hair(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None:
@@ -92,9 +92,9 @@ def paint_front_hair(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut) -> None
         cap = cap + 0.045 * wave(patch.p * 2.3 + 0.2) * wave(patch.q * 2.1) - 0.03
     rounded = -smooth_min(-cap, -_ear_cut(patch, looks), 0.25)
     distance = np.maximum(rounded, _outside_face(patch, pose, looks, cut))
-    colours = _curls(patch, looks, cut) if looks.hair_style == "curly" else _colours(patch, looks, cut, 1.0)
+    colors = _curls(patch, looks, cut) if looks.hair_style == "curly" else _colors(patch, looks, cut, 1.0)
     canvas.cast(patch, distance, 0.22, 0.17)
-    canvas.paint(patch, distance, colours, HAIR)
+    canvas.paint(patch, distance, colors, HAIR)
     for side, covered in zip(SIDES, looks.ears_covered, strict=True):
         if covered and cut.length is not None:
             _paint_lock(canvas, pose, looks, cut, side)
@@ -108,7 +108,7 @@ def paint_strand(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut, dice: Dice)
     down = (patch.q + 1.2) * (1 / 2.3)
     line = side * (start + bend * down * (1.6 - down) + 0.1 * wave(down * 0.8))
     distance = np.maximum(np.abs(patch.p - line) - thick * (1.1 - down), np.abs(patch.q + 0.05) - 1.15)
-    canvas.paint(patch, distance, _colours(patch, looks, cut, 1.05), HAIR)
+    canvas.paint(patch, distance, _colors(patch, looks, cut, 1.05), HAIR)
 
 
 def _curtain(patch: Patch, cut: Cut) -> FloatArray:
@@ -151,10 +151,10 @@ def _paint_lock(canvas: Canvas, pose: Pose, looks: Looks, cut: Cut, side: int) -
     above = np.minimum(np.maximum(1 - patch.q * (1 / 1.1), 0), 1)
     inner = _inner_edge(patch) + (0.18 + 0.25 * pose.yaw * side) * above - patch.p * side
     distance = np.maximum(np.maximum(_curtain(patch, cut), inner), -0.75 - patch.q)
-    canvas.paint(patch, distance, _colours(patch, looks, cut, 0.95), HAIR)
+    canvas.paint(patch, distance, _colors(patch, looks, cut, 0.95), HAIR)
 
 
-def _colours(patch: Patch, looks: Looks, cut: Cut, brightness: float) -> FloatArray:
+def _colors(patch: Patch, looks: Looks, cut: Cut, brightness: float) -> FloatArray:
     """Strands that fan out from the parting, with a band of sheen: float32 (3, h, w)."""
     fan = (patch.p - cut.part * 0.6) / np.maximum(patch.q + 3.1, 0.5)
     fan = fan + cut.curl * 0.3 * wave(patch.q * 0.9 + fan * 2)

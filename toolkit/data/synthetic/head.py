@@ -139,10 +139,10 @@ def paint_eyes(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     gaze = (dice.between(-0.05, 0.05), dice.between(-0.02, 0.03))
     slant = dice.between(-0.03, 0.06)
     for side in SIDES:
-        centre = pose.place(side * EYE, EYE_DEPTH)
+        center = pose.place(side * EYE, EYE_DEPTH)
         half = 0.285 * pose.narrowing(side * EYE, EYE_DEPTH)
-        patch = pose.head.box(centre - half - 0.1, -0.4, centre + half + 0.1, 0.3)
-        across = (patch.p - centre) * (1 / half)
+        patch = pose.head.box(center - half - 0.1, -0.4, center + half + 0.1, 0.3)
+        across = (patch.p - center) * (1 / half)
         axis = 0.02 - slant * side * across
         arch = 1 - across * across
         upper = axis - 0.155 * looks.eye * arch * (1.1 - 0.1 * side * across)
@@ -151,7 +151,7 @@ def paint_eyes(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
         lid = (patch.q - upper) * steep
         distance = np.maximum(-lid, (patch.q - lower) * steep)
         _paint_lids(canvas, patch, lid, (patch.q - lower) * steep, across, looks)
-        iris = (centre + gaze[0] + 0.25 * pose.yaw * half, 0.0 + gaze[1])
+        iris = (center + gaze[0] + 0.25 * pose.yaw * half, 0.0 + gaze[1])
         canvas.paint(patch, distance, _eyeball(patch, iris, lid, looks), label("eye", side))
 
 
@@ -171,46 +171,46 @@ def _paint_lids(
 def _eyeball(patch: Patch, iris: tuple[float, float], lid: FloatArray, looks: Looks) -> FloatArray:
     """Colours of an open eye: float32 (3, h, w)."""
     shade = np.minimum(np.maximum(lid * 9, 0) + 0.45, 1)
-    colours = ramp((0.42, 0.36, 0.36), (0.97, 0.96, 0.95), shade)
+    colors = ramp((0.42, 0.36, 0.36), (0.97, 0.96, 0.95), shade)
     disc = squircle(patch, iris, (0.145, 0.145))
     rim = np.minimum(np.maximum(-disc * 16, 0), 1)
     inside = coverage(patch, disc)
-    colours += inside * (ramp(scale(looks.iris, 0.35), scale(looks.iris, 1.25), rim * shade) - colours)
+    colors += inside * (ramp(scale(looks.iris, 0.35), scale(looks.iris, 1.25), rim * shade) - colors)
     pupil = coverage(patch, squircle(patch, iris, (0.065, 0.065)))
-    colours *= 1 - 0.93 * pupil
+    colors *= 1 - 0.93 * pupil
     glint = (iris[0] + 0.055 * (1 if looks.light[0] > 0 else -1), iris[1] - 0.06)
-    colours += coverage(patch, squircle(patch, glint, (0.04, 0.04))) * (1 - colours) * 0.95
-    colours *= 1 - 0.85 * hump(lid * lid * 700)
-    return colours
+    colors += coverage(patch, squircle(patch, glint, (0.04, 0.04))) * (1 - colors) * 0.95
+    colors *= 1 - 0.85 * hump(lid * lid * 700)
+    return colors
 
 
 def paint_brows(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     """Both brows: strokes that rise from the nose, bend and taper."""
     thick, arch = dice.between(0.074, 0.100), dice.between(0.03, 0.11)
     lift, tilt = dice.between(-0.05, 0.04), dice.between(-0.02, 0.08)
-    colour = mix(scale(looks.hair, 0.72), looks.skin, 0.10)
+    color = mix(scale(looks.hair, 0.72), looks.skin, 0.10)
     if sum(looks.hair) > 1.5:
-        colour = mix(scale(looks.hair, 0.55), looks.shadow(), 0.3)
+        color = mix(scale(looks.hair, 0.55), looks.shadow(), 0.3)
     for side in SIDES:
-        centre = pose.place(side * 0.49, EYE_DEPTH)
+        center = pose.place(side * 0.49, EYE_DEPTH)
         half = 0.37 * pose.narrowing(side * 0.49, EYE_DEPTH)
-        patch = pose.head.box(centre - half - 0.1, -0.75, centre + half + 0.1, -0.05)
-        outward = (patch.p - centre) * (side / half)
+        patch = pose.head.box(center - half - 0.1, -0.75, center + half + 0.1, -0.05)
+        outward = (patch.p - center) * (side / half)
         bend = outward - 0.15
         line = -0.42 + lift + arch * bend * bend + tilt * outward
         root, tail = np.maximum(-0.55 - outward, 0) * (1 / 0.45), np.maximum(outward + 0.25, 0) * (1 / 1.25)
         stroke = np.abs(patch.q - line) - 1.25 * thick * np.minimum(1 - root * root, 1 - tail * tail)
         hairs = 0.94 + 0.08 * wave(patch.p * (side * 15.0) + patch.q * 11)
-        canvas.paint(patch, stroke * 0.95, ramp((0, 0, 0), colour, hairs), label("brow", side))
+        canvas.paint(patch, stroke * 0.95, ramp((0, 0, 0), color, hairs), label("brow", side))
 
 
 def paint_mouth(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     """Lips and, where they part, the teeth and the dark between them."""
-    centre = pose.place(0.0, MOUTH_DEPTH)
+    center = pose.place(0.0, MOUTH_DEPTH)
     half = (0.40 + looks.smile * 0.5 + dice.between(-0.03, 0.04)) * pose.narrowing(0.0, MOUTH_DEPTH)
     full = dice.between(0.9, 1.25)
-    patch = pose.head.box(centre - half - 0.08, MOUTH - 0.35, centre + half + 0.08, MOUTH + 0.6)
-    across = (patch.p - centre) * (1 / half)
+    patch = pose.head.box(center - half - 0.08, MOUTH - 0.35, center + half + 0.08, MOUTH + 0.6)
+    across = (patch.p - center) * (1 / half)
     arch = 1 - across * across
     line = MOUTH + looks.smile * 0.9 * (arch - 0.5)
     full_arch = arch * (1 + 0.55 * across * across)
@@ -221,7 +221,7 @@ def paint_mouth(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     lower_out = lower_in + full * 0.165 * full_arch
     q = patch.q
     if looks.mouth_open:
-        inner = _mouth_colours(patch, centre, across, upper_in, looks, dice)
+        inner = _mouth_colors(patch, center, across, upper_in, looks, dice)
         canvas.paint(patch, np.maximum(upper_in - q, q - lower_in), inner, CLASS_INDEX["mouth"])
     upper_tone = 0.55 + (q - upper_out) * -1.2 + 0.1 * looks.light[1] * -1
     canvas.paint(patch, np.maximum(upper_out - q, q - upper_in), _lip(looks, upper_tone), CLASS_INDEX["u_lip"])
@@ -237,16 +237,16 @@ def _lip(looks: Looks, tone: FloatArray) -> FloatArray:
     return ramp(scale(looks.lips, 0.55), mix(looks.lips, (1.0, 0.85, 0.85), 0.18), tone)
 
 
-def _mouth_colours(
-    patch: Patch, centre: float, across: FloatArray, upper_in: FloatArray, looks: Looks, dice: Dice
+def _mouth_colors(
+    patch: Patch, center: float, across: FloatArray, upper_in: FloatArray, looks: Looks, dice: Dice
 ) -> FloatArray:
     """Teeth on top, the tongue below, darkness between: float32 (3, h, w)."""
-    colours = ramp((0.16, 0.03, 0.04), (0.40, 0.10, 0.10), (patch.q - upper_in) * 2)
+    colors = ramp((0.16, 0.03, 0.04), (0.40, 0.10, 0.10), (patch.q - upper_in) * 2)
     tongue = np.array((0.78, 0.33, 0.34), dtype=np.float32)[:, None, None]
-    colours += 0.9 * bump(patch, (centre, MOUTH + 0.75 * looks.mouth_open), (0.3, 0.17)) * (tongue - colours)
+    colors += 0.9 * bump(patch, (center, MOUTH + 0.75 * looks.mouth_open), (0.3, 0.17)) * (tongue - colors)
     depth = dice.between(0.09, 0.16) if looks.mouth_open > 0.24 else dice.between(0.10, 0.3)
-    gaps = (1 - 0.10 * hump(np.abs(wave((patch.p - centre) * 4.2)) * 6)) * (1 - 0.6 * across * across)
+    gaps = (1 - 0.10 * hump(np.abs(wave((patch.p - center) * 4.2)) * 6)) * (1 - 0.6 * across * across)
     teeth = coverage(patch, patch.q - upper_in - depth * np.minimum(1.25 * (1 - across * across), 1))
     ivory = ramp((0.62, 0.56, 0.53), (0.97, 0.95, 0.90), np.minimum(0.45 + (patch.q - upper_in) * 7, 1) * gaps)
-    colours += teeth * (ivory - colours)
-    return colours
+    colors += teeth * (ivory - colors)
+    return colors

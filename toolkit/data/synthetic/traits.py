@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fptk.data.synthetic.canvas import Colour, Dice, Frame, mix, scale
+from fptk.data.synthetic.canvas import Color, Dice, Frame, mix, scale
 
-SKIN_TONES: tuple[Colour, ...] = (
+SKIN_TONES: tuple[Color, ...] = (
     (0.98, 0.86, 0.77),
     (0.96, 0.80, 0.69),
     (0.91, 0.72, 0.58),
@@ -20,7 +20,7 @@ SKIN_TONES: tuple[Colour, ...] = (
     (0.44, 0.29, 0.21),
     (0.36, 0.24, 0.18),
 )
-HAIR_COLOURS: tuple[Colour, ...] = (
+HAIR_COLORS: tuple[Color, ...] = (
     (0.10, 0.08, 0.08),
     (0.14, 0.10, 0.08),
     (0.24, 0.15, 0.10),
@@ -34,14 +34,14 @@ HAIR_COLOURS: tuple[Colour, ...] = (
     (0.80, 0.38, 0.52),
     (0.24, 0.38, 0.60),
 )
-IRIS_COLOURS: tuple[Colour, ...] = (
+IRIS_COLORS: tuple[Color, ...] = (
     (0.28, 0.16, 0.08),
     (0.40, 0.25, 0.12),
     (0.32, 0.42, 0.22),
     (0.28, 0.46, 0.62),
     (0.45, 0.52, 0.56),
 )
-LIPSTICKS: tuple[Colour, ...] = ((0.75, 0.12, 0.18), (0.62, 0.10, 0.28), (0.85, 0.30, 0.35), (0.50, 0.10, 0.14))
+LIPSTICKS: tuple[Color, ...] = ((0.75, 0.12, 0.18), (0.62, 0.10, 0.28), (0.85, 0.30, 0.35), (0.50, 0.10, 0.14))
 
 EYE_DEPTH, MOUTH_DEPTH, NOSE_DEPTH = 1.15, 1.25, 1.5
 """How far features lie before the axis that the head turns about."""
@@ -75,10 +75,10 @@ class Pose:
 class Looks:
     """Colours, proportions and belongings of one person. ``None`` means: has none."""
 
-    skin: Colour
-    hair: Colour
-    iris: Colour
-    lips: Colour
+    skin: Color
+    hair: Color
+    iris: Color
+    lips: Color
     light: tuple[float, float]
     """Where the light comes from: -1 to 1 to the right, -1 to 1 downwards."""
     jaw: float
@@ -103,12 +103,12 @@ class Looks:
     necklace: str | None
     occluder: str | None
 
-    def shadow(self) -> Colour:
+    def shadow(self) -> Color:
         """Colour of the skin in shadow: darker and a little redder."""
         red, green, blue = self.skin
         return red * 0.62, green * 0.53, blue * 0.50
 
-    def lit(self) -> Colour:
+    def lit(self) -> Color:
         """Colour of the skin in full light."""
         return mix(scale(self.skin, 1.06), (1.0, 0.97, 0.92), 0.10)
 
@@ -129,7 +129,7 @@ def draw_looks(dice: Dice) -> Looks:
     """Draw a person by lot."""
     tone = dice.between(0, len(SKIN_TONES) - 1.001)
     skin = mix(SKIN_TONES[int(tone)], SKIN_TONES[int(tone) + 1], tone % 1)
-    hair = scale(HAIR_COLOURS[_hair_index(dice)], dice.between(0.85, 1.2))
+    hair = scale(HAIR_COLORS[_hair_index(dice)], dice.between(0.85, 1.2))
     lips = mix((skin[0] * 0.90, skin[1] * 0.55, skin[2] * 0.55), dice.pick(LIPSTICKS), dice.pick((0.15, 0.25, 0.75)))
     hat = dice.pick(("beanie", "cap", "brim")) if dice.chance(0.36) else None
     style = None if dice.chance(0.1) else dice.pick(("short", "short", "fringe", "long", "long", "curly", "bun"))
@@ -137,7 +137,7 @@ def draw_looks(dice: Dice) -> Looks:
     return Looks(
         skin=skin,
         hair=hair,
-        iris=dice.pick(IRIS_COLOURS),
+        iris=dice.pick(IRIS_COLORS),
         lips=lips,
         light=(dice.between(-1, 1), dice.between(-1, 0.1)),
         jaw=dice.between(0.12, 0.26),
@@ -159,11 +159,11 @@ def draw_looks(dice: Dice) -> Looks:
 
 def _hair_index(dice: Dice) -> int:
     """Natural colours, and rarely one of the two dyes at the end of the list."""
-    natural = len(HAIR_COLOURS) - 2
+    natural = len(HAIR_COLORS) - 2
     return natural + int(dice.unit() * 2) if dice.chance(0.06) else int(dice.unit() * natural)
 
 
-def vivid(dice: Dice) -> Colour:
+def vivid(dice: Dice) -> Color:
     """A colour for clothes and things: any hue, pale to strong, dark to bright."""
     hue, value, strength = dice.between(0, 6), dice.between(0.2, 0.95), dice.between(0.15, 0.85)
     red, green, blue = (

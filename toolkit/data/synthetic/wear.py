@@ -8,7 +8,7 @@ from fptk.core.classes import CLASS_INDEX
 from fptk.data.synthetic.body import METALS
 from fptk.data.synthetic.canvas import (
     Canvas,
-    Colour,
+    Color,
     Dice,
     FloatArray,
     Patch,
@@ -36,20 +36,20 @@ def paint_glasses(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
     tint, density = _lens(looks.glasses, dice)
     half_height, square, rim = dice.between(0.25, 0.33), dice.between(0.0, 0.8), dice.between(0.045, 0.07)
     for side in SIDES:
-        centre = pose.place(side * EYE, EYE_DEPTH)
+        center = pose.place(side * EYE, EYE_DEPTH)
         half = (0.40 * pose.narrowing(side * EYE, EYE_DEPTH), half_height)
         edge = side * 1.03 - 0.10 * max(side * pose.yaw, 0.0)
-        patch = pose.head.box(min(centre - half[0], edge) - 0.2, -0.45, max(centre + half[0], edge) + 0.2, 0.5)
-        temple = capsule(patch, (centre + side * half[0], -0.05), (edge, -0.08), 0.06)
+        patch = pose.head.box(min(center - half[0], edge) - 0.2, -0.45, max(center + half[0], edge) + 0.2, 0.5)
+        temple = capsule(patch, (center + side * half[0], -0.05), (edge, -0.08), 0.06)
         canvas.paint(patch, temple, frame, GLASSES)
-        lens = squircle(patch, (centre, 0.04), half, square)
-        _paint_lens(canvas, patch, lens, centre, rim, (frame, tint, density))
+        lens = squircle(patch, (center, 0.04), half, square)
+        _paint_lens(canvas, patch, lens, center, rim, (frame, tint, density))
     left, right = (pose.place(side * 0.10, EYE_DEPTH) for side in SIDES)
     patch = pose.head.box(left - 0.3, -0.3, right + 0.3, 0.3)
     canvas.paint(patch, capsule(patch, (left, -0.04), (right, -0.04), 0.058), frame, GLASSES)
 
 
-def _lens(kind: str, dice: Dice) -> tuple[Colour, float]:
+def _lens(kind: str, dice: Dice) -> tuple[Color, float]:
     """Colour of a lens and how much of it covers the eye behind."""
     if kind == "clear":
         return (0.82, 0.88, 0.92), 0.22
@@ -59,13 +59,13 @@ def _lens(kind: str, dice: Dice) -> tuple[Colour, float]:
 
 
 def _paint_lens(
-    canvas: Canvas, patch: Patch, lens: FloatArray, centre: float, rim: float, look: tuple[Colour, Colour, float]
+    canvas: Canvas, patch: Patch, lens: FloatArray, center: float, rim: float, look: tuple[Color, Color, float]
 ) -> None:
     frame, tint, density = look
     canvas.cast(patch, lens, 0.2, 0.14)
     inside = coverage(patch, lens)
     canvas.tint(patch, inside * density, tint)
-    glare = (patch.p - centre) * 0.8 + patch.q
+    glare = (patch.p - center) * 0.8 + patch.q
     canvas.tint(patch, inside * hump((glare + 0.16) * (glare + 0.16) * 160) * 0.38, (1.0, 1.0, 1.0))
     canvas.tint(patch, coverage(patch, np.abs(lens + rim * 0.5 - 0.02) - rim * 0.75), frame)
     canvas.labels[patch.rows, patch.cols][lens < 0.02 + rim * 0.25] = GLASSES
@@ -86,8 +86,8 @@ def paint_earrings(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None
         patch = pose.head.box(p - 0.35, q - 0.2, p + 0.35, q + 0.75)
         distance = _earring(patch, (p, q), looks.earrings, size)
         tone = 0.5 + 0.5 * wave(patch.q * 3.1 + patch.p * 2) + 0.5 * bump(patch, (p - 0.04, q), (0.12, 0.12))
-        colour = gem if looks.earrings == "drop" else metal
-        canvas.paint(patch, distance, ramp(scale(colour, 0.45), mix(colour, (1, 1, 0.95), 0.4), tone), EARRING)
+        color = gem if looks.earrings == "drop" else metal
+        canvas.paint(patch, distance, ramp(scale(color, 0.45), mix(color, (1, 1, 0.95), 0.4), tone), EARRING)
 
 
 def _earring(patch: Patch, lobe: tuple[float, float], kind: str, size: float) -> FloatArray:
@@ -105,9 +105,9 @@ def paint_hat(canvas: Canvas, pose: Pose, looks: Looks, volume: float, dice: Dic
     """A knitted cap, a cap with a visor or a hat with a brim."""
     if looks.hat is None:
         return
-    colour = vivid(dice)
+    color = vivid(dice)
     wide = 1.10 + (volume * 0.8 if looks.hair_style else 0.0)
-    {"beanie": _paint_beanie, "cap": _paint_cap, "brim": _paint_brim}[looks.hat](canvas, pose, colour, wide, dice)
+    {"beanie": _paint_beanie, "cap": _paint_cap, "brim": _paint_brim}[looks.hat](canvas, pose, color, wide, dice)
 
 
 def _dome(patch: Patch, wide: float, top: float, edge: FloatArray, square: float) -> FloatArray:
@@ -121,7 +121,7 @@ def _cloth_tone(patch: Patch) -> FloatArray:
     return 0.86 - 0.28 * patch.p * patch.p - 0.10 * (patch.q + 1.2)
 
 
-def _paint_beanie(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: Dice) -> None:
+def _paint_beanie(canvas: Canvas, pose: Pose, color: Color, wide: float, dice: Dice) -> None:
     patch = pose.head.box(-1.6, -2.5, 1.6, -0.1)
     edge = dice.between(-0.66, -0.54) + 0.14 * patch.p * patch.p
     dome = _dome(patch, wide, dice.between(-2.05, -1.75), edge, 0.2)
@@ -129,18 +129,18 @@ def _paint_beanie(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice:
     if dice.chance(0.35):
         pompon = squircle(patch, (0.0, -2.0), (0.34, 0.32)) + 0.03 * wave(patch.p * 5) * wave(patch.q * 5)
         tone = 0.75 + 0.2 * wave(patch.p * 7 + 0.3 * wave(patch.q * 5)) * wave(patch.q * 8)
-        canvas.paint(patch, pompon, ramp(scale(colour, 0.5), mix(colour, (1, 1, 1), 0.5), tone), HAT)
+        canvas.paint(patch, pompon, ramp(scale(color, 0.5), mix(color, (1, 1, 1), 0.5), tone), HAT)
     fan = patch.p / np.maximum(patch.q + 3.4, 0.5)
     knit = _cloth_tone(patch) + 0.10 * wave(fan * 26) + 0.05 * wave(patch.q * 9)
-    canvas.paint(patch, dome, ramp(scale(colour, 0.4), scale(colour, 1.1), knit), HAT)
+    canvas.paint(patch, dome, ramp(scale(color, 0.4), scale(color, 1.1), knit), HAT)
     fold = np.maximum(np.maximum(edge - 0.36 - patch.q, patch.q - edge), np.abs(patch.p) - wide - 0.05)
     ribs = 0.80 - 0.2 * patch.p * patch.p + 0.18 * wave(patch.p * 6.5)
-    band = mix(colour, vivid(dice), dice.pick((0.0, 0.0, 0.7)))
+    band = mix(color, vivid(dice), dice.pick((0.0, 0.0, 0.7)))
     canvas.cast(patch, fold, 0.35, 0.11)
     canvas.paint(patch, fold, ramp(scale(band, 0.4), scale(band, 1.15), ribs), HAT)
 
 
-def _paint_cap(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: Dice) -> None:
+def _paint_cap(canvas: Canvas, pose: Pose, color: Color, wide: float, dice: Dice) -> None:
     patch = pose.head.box(-1.6, -2.3, 1.6, -0.1)
     edge = -0.72 + 0.10 * patch.p * patch.p
     dome = _dome(patch, wide, -1.85, edge, 0.25)
@@ -150,11 +150,11 @@ def _paint_cap(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: Di
         bow = patch.p - side * (0.55 + 0.25 * (patch.q + 0.8)) - 0.3 * pose.yaw
         seam = seam + hump(bow * bow * 900)
     tone = _cloth_tone(patch) - 0.22 * seam
-    canvas.paint(patch, dome, ramp(scale(colour, 0.4), scale(colour, 1.1), tone), HAT)
+    canvas.paint(patch, dome, ramp(scale(color, 0.4), scale(color, 1.1), tone), HAT)
     if dice.chance(0.5):
         badge = squircle(patch, (0.45 * pose.yaw, -1.15), (0.24, 0.22), dice.between(0, 0.9))
         canvas.paint(patch, badge, mix(vivid(dice), (1, 1, 1), 0.4), HAT)
-    shade = mix(colour, vivid(dice), dice.pick((0.0, 0.8)))
+    shade = mix(color, vivid(dice), dice.pick((0.0, 0.8)))
     turn = 0.9 * pose.yaw
     visor = squircle(patch, (turn, -0.70), (0.95, 0.25), 0.35)
     arch = np.maximum(visor, patch.q + 0.52 - 0.16 * (patch.p - turn) * (patch.p - turn))
@@ -163,7 +163,7 @@ def _paint_cap(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: Di
     canvas.paint(patch, arch, ramp(scale(shade, 0.35), scale(shade, 1.05), gloss), HAT)
 
 
-def _paint_brim(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: Dice) -> None:
+def _paint_brim(canvas: Canvas, pose: Pose, color: Color, wide: float, dice: Dice) -> None:
     patch = pose.head.box(-2.4, -2.3, 2.4, -0.1)
     crown = _dome(patch, wide * 0.95, dice.between(-2.0, -1.75), np.float32(-0.8) + 0 * patch.p, 0.6)
     reach = dice.between(1.6, 2.1)
@@ -172,7 +172,7 @@ def _paint_brim(canvas: Canvas, pose: Pose, colour: Colour, wide: float, dice: D
     brim = squircle(shifted, (0.0, -0.82), (reach, 0.27))
     canvas.cast(patch, brim, 0.32, 0.28)
     straw = 0.06 * wave(patch.p * 5 + patch.q * 5) * wave(patch.p * 5 - patch.q * 5)
-    dark, light = scale(colour, 0.42), scale(colour, 1.12)
+    dark, light = scale(color, 0.42), scale(color, 1.12)
     canvas.paint(patch, brim, ramp(dark, light, 0.55 + 0.9 * (-0.75 - patch.q) + straw), HAT)
     canvas.paint(patch, crown, ramp(dark, light, _cloth_tone(patch) + straw), HAT)
     ribbon = np.maximum(crown, -1.1 - patch.q + 0.10 * patch.p * patch.p)
@@ -199,12 +199,12 @@ def paint_hand(canvas: Canvas, pose: Pose, looks: Looks, dice: Dice) -> None:
 
 def paint_object(canvas: Canvas, pose: Pose, dice: Dice) -> None:
     """A microphone or a balloon in front of the person: background, whatever it hides."""
-    colour = vivid(dice)
+    color = vivid(dice)
     p = dice.between(-0.9, 0.9)
     if dice.chance(0.5):
         q = dice.between(1.45, 1.9)
         patch = pose.body.box(p - 0.9, q - 0.6, p + 0.9, q + 3)
-        canvas.paint(patch, capsule(patch, (p, q), (p * 1.3, q + 2.5), 0.17), scale(colour, 0.35), BACKGROUND)
+        canvas.paint(patch, capsule(patch, (p, q), (p * 1.3, q + 2.5), 0.17), scale(color, 0.35), BACKGROUND)
         head = squircle(patch, (p, q), (0.32, 0.34))
         mesh = 0.55 + 0.35 * wave(patch.p * 9) * wave(patch.q * 9) - head
         canvas.paint(patch, head, ramp((0.10, 0.10, 0.12), (0.70, 0.70, 0.74), mesh), BACKGROUND)
@@ -214,4 +214,4 @@ def paint_object(canvas: Canvas, pose: Pose, dice: Dice) -> None:
     patch = pose.body.disc(p, q, radius * 1.3)
     ball = squircle(patch, (p, q), (radius, radius * 1.15))
     tone = 0.45 - ball + 0.8 * bump(patch, (p - radius * 0.4, q - radius * 0.4), (0.2, 0.2))
-    canvas.paint(patch, ball, ramp(scale(colour, 0.45), mix(colour, (1, 1, 1), 0.3), tone), BACKGROUND)
+    canvas.paint(patch, ball, ramp(scale(color, 0.45), mix(color, (1, 1, 1), 0.3), tone), BACKGROUND)

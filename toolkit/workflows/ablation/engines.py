@@ -14,7 +14,7 @@ from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
 from fptk.export.targets.base import Precision
 from fptk.export.targets.registry import get_target
-from fptk.runs.source import BUNDLES, REJECTED, Source
+from fptk.runs.source import BUNDLES, REJECTED, ModelSource
 from fptk.workflows.bench import BenchPlan, Row, bench
 
 
@@ -49,7 +49,7 @@ def precisions_of(target: str) -> tuple[Precision, ...]:
     return (Precision.FP32, *([Precision.BF16] if has_bf16 else []), Precision.INT8)
 
 
-def build_engines(source: Source, targets: Sequence[str], command: str) -> list[Path]:
+def build_engines(source: ModelSource, targets: Sequence[str], command: str) -> list[Path]:
     """Bundles of every target and precision; those that are there already for these weights are kept.
 
     Returns:
@@ -74,7 +74,7 @@ def build_engines(source: Source, targets: Sequence[str], command: str) -> list[
     return [folder for folder in found if folder is not None]
 
 
-def _find(source: Source, pair: tuple[str, Precision], checkpoint_sha256: str) -> Path | None:
+def _find(source: ModelSource, pair: tuple[str, Precision], checkpoint_sha256: str) -> Path | None:
     """The bundle of these weights, passed or refused."""
     for home in (BUNDLES, REJECTED):
         folder = source.folder / home / f"{pair[0]}-{pair[1]}"

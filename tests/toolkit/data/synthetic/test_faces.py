@@ -16,7 +16,7 @@ from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE, SWAP_PAIRS
 from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.core.errors import InputError
 from fptk.data.folders import FolderDataset
-from fptk.data.pictures import colour_mask, contact_sheet
+from fptk.data.pictures import color_mask, contact_sheet
 from fptk.data.synthetic.faces import SyntheticFaces, draw_face
 from fptk.data.writer import write_dataset
 
@@ -120,9 +120,9 @@ def test_image_is_the_same_face_at_twice_the_size() -> None:
 def test_borders_are_anti_aliased() -> None:
     """Where colours differ strongly across a border of the mask, they mostly change in two steps, not in one."""
     image, mask = draw_face(0, 8, (256, 256))
-    colours = image.astype(np.int16)
-    one_step = np.abs(colours[:, 1:] - colours[:, :-1]).max(axis=2)
-    two_steps = np.abs(colours[:, 2:] - colours[:, :-2]).max(axis=2)
+    colors = image.astype(np.int16)
+    one_step = np.abs(colors[:, 1:] - colors[:, :-1]).max(axis=2)
+    two_steps = np.abs(colors[:, 2:] - colors[:, :-2]).max(axis=2)
     strong = (mask[:, 2:] != mask[:, :-2]) & (two_steps > 60)
     largest = np.maximum(one_step[:, 1:], one_step[:, :-1])
     assert strong.sum() > 100
@@ -178,19 +178,19 @@ class _Uneven:
         return str(index)
 
 
-def test_contact_sheet_pairs_images_with_coloured_masks() -> None:
+def test_contact_sheet_pairs_images_with_colored_masks() -> None:
     dataset = SyntheticFaces(3, size=(24, 32))
     sheet = contact_sheet(dataset, columns=2, rows=2)
     assert sheet.shape == (96, 64, 3)
     third = dataset[2]
     np.testing.assert_array_equal(sheet[48:72, :32], third.image)
-    np.testing.assert_array_equal(sheet[72:, :32], colour_mask(third.mask))
+    np.testing.assert_array_equal(sheet[72:, :32], color_mask(third.mask))
     assert (sheet[48:, 32:] == 255).all()
 
 
-def test_colour_mask_uses_the_palette() -> None:
+def test_color_mask_uses_the_palette() -> None:
     labels = np.arange(NUM_CLASSES, dtype=np.uint8).reshape(1, -1)
-    assert [tuple(colour) for colour in colour_mask(labels)[0].tolist()] == list(PALETTE)
+    assert [tuple(color) for color in color_mask(labels)[0].tolist()] == list(PALETTE)
 
 
 def test_contact_sheet_refuses_uneven_images_and_empty_sheets() -> None:
