@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fptk.core.host import process_memory
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.registry import get_target
 
@@ -42,11 +43,6 @@ def peak_memory(
     return peak
 
 
-def resident_peak() -> int | None:
-    """Highest resident memory of this process since it began, bytes; ``None`` where the system does not tell."""
-    return _status("VmHWM") if Path("/proc/self/status").is_file() else None
-
-
 def _measure(request: dict[str, Any]) -> int:
     """Peak resident bytes during the first inference, minus those just before it."""
     spec = PreprocessSpec.model_validate(request["spec"])
@@ -54,16 +50,9 @@ def _measure(request: dict[str, Any]) -> int:
     with get_target(request["target"]).load(Path(request["engine"]), spec, **request["options"]) as session:
         # "5" resets the high-water mark of resident memory (proc(5)): compiling the graph must not be counted.
         Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
+        before = process_memory("VmRSS") or 0
         session(images)
-        return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+        return (process_memory("VmHWM") or 0) - before
 
 
 if __name__ == "__main__":

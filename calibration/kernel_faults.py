@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.calibration.openvino_cpu import compile_model, openvino_core
 from fptk.calibration.openvino_forms import reads_int8
-from fptk.calibration.report import tool_versions
 from fptk.core.cpu import cpu_model
 from fptk.core.dataset import UInt8Array
+from fptk.core.host import tool_versions
 
 if TYPE_CHECKING:
     import onnx

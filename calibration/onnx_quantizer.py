@@ -28,11 +28,12 @@ from pydantic.dataclasses import dataclass
 from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantizable_nodes
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
-from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
+from fptk.calibration.report import FloatLayer, QuantReport
 from fptk.core.cpu import FAMILIES, Family
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, missing_package
 from fptk.core.files import atomic_file, sha256_file
+from fptk.core.host import tool_versions
 
 if TYPE_CHECKING:
     import onnx

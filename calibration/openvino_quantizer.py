@@ -19,10 +19,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
-from fptk.calibration.report import FloatLayer, QuantReport, tool_versions
+from fptk.calibration.report import FloatLayer, QuantReport
 from fptk.core.cpu import FAMILIES, Family
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, missing_package
+from fptk.core.host import tool_versions
 from fptk.core.metrics import ConfusionMatrix
 
 Images = Callable[[], Iterable[UInt8Array]]

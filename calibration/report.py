@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -51,14 +50,3 @@ class QuantReport(BaseModel):
         """One line for a table, e.g. ``64 of 66 layers int8, 32 images, 5.1 s``."""
         total = len(self.quantised) + len(self.kept_float)
         return f"{len(self.quantised)} of {total} layers int8, {self.images} images, {self.seconds:.1f} s"
-
-
-def tool_versions(*packages: str) -> dict[str, str]:
-    """Installed version of each package (those that are absent are left out)."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

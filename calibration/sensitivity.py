@@ -18,9 +18,9 @@ from fptk.calibration.onnx_graph import load_float_model, logits_tensor, node_gr
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, insert_qdq, measured_ranges
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import Images
-from fptk.calibration.report import tool_versions
 from fptk.core.errors import InputError
 from fptk.core.files import sha256_file, sha256_json, write_json
+from fptk.core.host import tool_versions
 
 if TYPE_CHECKING:
     import onnx

@@ -32,10 +32,10 @@ from fptk.core.classes import CLASSES, PALETTE
 from fptk.core.cpu import Cpu
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, open_regular, read_json, reason_of, sha256_file, write_text
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.onnx_external import external_data
-from fptk.export.targets.base import Precision
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import check_classes, first_fault
 

@@ -27,7 +27,7 @@ from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
 from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.calibration.sensitivity_chart import draw_sensitivity
-from fptk.core.console import counting, log, progress_bar, track
+from fptk.core.console import TERMINAL, counting, log, progress_bar, track
 from fptk.core.cpu import INSTRUCTION_SETS, Cpu
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
@@ -35,6 +35,7 @@ from fptk.core.evaluation import evaluate
 from fptk.core.files import kind_of, replace_folder, sha256_file, temporary_folder
 from fptk.core.host import describe_host, tool_versions, usable_cores
 from fptk.core.metrics import Scores
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.data import image_file, open_calibration
@@ -51,14 +52,7 @@ from fptk.export.bundle import (
     write_manifest,
 )
 from fptk.export.onnx import INPUT_NAME, OUTPUT_NAME, export_onnx
-from fptk.export.targets.base import (
-    BuildRequest,
-    BuildResult,
-    CalibrationStream,
-    EngineNotBuiltError,
-    Precision,
-    Target,
-)
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Target
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import load_checkpoint
@@ -452,7 +446,7 @@ class _ExportJob:
             except InputError as error:
                 raise EngineBrokenError(f"the engine as built does not load: {error}") from error
         with session:
-            return score(session, self.dataset, f"scoring {target.name}"), simulated_by
+            return evaluate(session, self.dataset, listener=TERMINAL), simulated_by
 
     def _evaluation_set(self) -> FaceParsingDataset | None:
         dataset = self.source.evaluation_set(self.plan.data)
@@ -497,7 +491,7 @@ class _ExportJob:
 
         assert self.dataset is not None
         with TorchSession(self.network, self.spec) as session:
-            return score(session, self.dataset, "scoring the PyTorch FP32 reference")
+            return evaluate(session, self.dataset, listener=TERMINAL)
 
     @cached_property
     def _calibration_data(self) -> FaceParsingDataset:
@@ -621,14 +615,6 @@ def gate_policy(section: ExportSection, max_miou_drop: float | None, max_class_d
         max_miou_drop=section.max_miou_drop if max_miou_drop is None else max_miou_drop,
         max_class_drop=section.max_class_drop if max_class_drop is None else max_class_drop,
     )
-
-
-def score(
-    session: Session, dataset: FaceParsingDataset, description: str, on_score: Callable[[float], None] | None = None
-) -> Scores:
-    """:func:`fptk.core.evaluation.evaluate` under a progress bar."""
-    with counting(description, len(dataset)) as on_image:
-        return evaluate(session, dataset, on_image=on_image, on_score=on_score)
 
 
 def _log_attempt(attempt: Attempt[_Built]) -> None:

@@ -6,7 +6,6 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.range_cache import RangeCache
     from fptk.calibration.sensitivity import Sensitivity
-
-
-class Precision(StrEnum):
-    """Arithmetic that an engine is asked for."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    INT8 = "int8"
 
 
 @dataclass(frozen=True)

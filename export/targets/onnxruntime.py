@@ -15,6 +15,7 @@ from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.cpu import promised_families
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.targets.base import (
@@ -22,7 +23,6 @@ from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
     NodeTime,
-    Precision,
     Probe,
     Target,
     in_batches,

@@ -13,6 +13,7 @@ from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_sh
 from fptk.core.cpu import ISA_VARIABLE, has_bf16, promised_families
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
@@ -21,7 +22,6 @@ from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
     NodeTime,
-    Precision,
     Probe,
     Target,
     in_batches,

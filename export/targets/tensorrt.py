@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Precision, Probe, Target
+from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Probe, Target
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted

@@ -10,7 +10,8 @@ from typing import Any
 
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file
-from fptk.export.targets.base import BuildRequest, Precision
+from fptk.core.precision import Precision
+from fptk.export.targets.base import BuildRequest
 from fptk.export.tensorrt.fp16 import convert_to_half
 from fptk.export.tensorrt.graph import Graph, activation_products
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8

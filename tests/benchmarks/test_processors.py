@@ -19,8 +19,9 @@ from fptk.benchmarks.processors import (
 from fptk.calibration.gate import GatePolicy
 from fptk.core.cpu import INSTRUCTION_SETS, cpu_family, host_instruction_sets
 from fptk.core.dataset import UInt8Array
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
-from fptk.export.targets.base import BuildRequest, Precision
+from fptk.export.targets.base import BuildRequest
 from fptk.export.targets.registry import get_target
 
 SPEC = PreprocessSpec(size=(64, 64))

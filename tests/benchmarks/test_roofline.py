@@ -81,7 +81,8 @@ def test_profile_sums_by_type_and_ranks_nodes() -> None:
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_engines_report_their_nodes(name: str, graph: Path, tmp_path: Path) -> None:
-    from fptk.export.targets.base import BuildRequest, Precision
+    from fptk.core.precision import Precision
+    from fptk.export.targets.base import BuildRequest
 
     target = get_target(name)
     engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]

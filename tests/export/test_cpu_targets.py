@@ -9,9 +9,10 @@ import pytest
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.onnx import OPSET, export_onnx
-from fptk.export.targets.base import BuildRequest, CalibrationStream, Precision, batched
+from fptk.export.targets.base import BuildRequest, CalibrationStream, batched
 from fptk.export.targets.registry import get_target, list_targets, resolve_targets
 from fptk.models import TorchSession, load_checkpoint
 

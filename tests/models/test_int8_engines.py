@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.export.onnx import export_onnx
-from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models import TorchSession, create_model, list_models

@@ -88,9 +88,11 @@ def command(
     With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
-    from fptk.core.console import out
+    from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
-    from fptk.export.pipeline import check_dataset, score
+    from fptk.core.evaluation import predictions
+    from fptk.core.metrics import ConfusionMatrix
+    from fptk.export.pipeline import check_dataset
     from fptk.runs.source import find_source, open_session
 
     chosen = _views(views)
@@ -108,9 +110,11 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    values: list[float] = []
+    matrix = ConfusionMatrix()
     with session:
-        scores = score(session, dataset, session.name, values.append)
+        found = predictions(session, dataset, listener=TERMINAL)
+        values = [matrix.add(sample.mask, labels) for sample, labels in found]
+        scores = matrix.scores()
         if str(json_path) != "-":
             out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
         if sheet_path:
@@ -252,16 +256,12 @@ def _views(text: str) -> tuple[str, ...]:
 
 def _compare(plain: Session, augmented: Session, dataset: FaceParsingDataset, json_path: Path | None) -> None:
     """Score two sessions image by image in turns, and say what the second gains and costs."""
-    from fptk.core.console import counting, out
+    from fptk.core.console import TERMINAL, out
     from fptk.core.evaluation import evaluate_all
     from fptk.models.tta import TimedSession
 
-    with (
-        TimedSession(plain) as before,
-        TimedSession(augmented) as after,
-        counting(after.name, len(dataset)) as on_image,
-    ):
-        without, scores = evaluate_all([before, after], dataset, on_image=on_image)
+    with TimedSession(plain) as before, TimedSession(augmented) as after:
+        without, scores = evaluate_all([before, after], dataset, listener=TERMINAL)
     if str(json_path) != "-":
         out.print(_table(scores, f"{after.name} on {dataset.name}, {scores.images} images"))
         gains = "  ".join(

@@ -149,8 +149,8 @@ def command(
     """
     from fptk.cli.options import invocation
     from fptk.core.files import make_folder
+    from fptk.core.precision import Precision
     from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
-    from fptk.export.targets.base import Precision
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.source import find_source
 

@@ -39,7 +39,7 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     from fptk.cli.export import finish
     from fptk.cli.options import invocation
     from fptk.core import console
-    from fptk.export.targets.base import Precision
+    from fptk.core.precision import Precision
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.folder import DEFAULT_ROOT
     from fptk.training.threads import wait_without_spinning

@@ -28,9 +28,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fptk.core.errors import one_line
+from fptk.core.progress import Listener, Update
 
 T = TypeVar("T")
-
 
 WIDEST = 1000
 """Columns of the widest table that is not cut."""
@@ -123,3 +123,25 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         total = len(items)
     with progress_bar() as progress:
         yield from progress.track(items, total=total, description=one_line(description))
+
+
+class ConsoleListener(Listener):
+    """Shows lines of text, and a progress bar for what is counted, on stderr."""
+
+    def say(self, text: str, *, heading: bool = False) -> None:
+        log.print(text, style="bold" if heading else None, soft_wrap=True)
+
+    @contextmanager
+    def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
+        with progress_bar(animated=not still) as progress:
+            task = progress.add_task(one_line(what), total=total)
+
+            def update(done: int, text: str | None = None) -> None:
+                shown = None if text is None else one_line(text)
+                progress.update(task, completed=done, refresh=still, description=shown)
+
+            yield update
+
+
+TERMINAL = ConsoleListener()
+"""The listener of every command."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,71 +10,71 @@ from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.metrics import ConfusionMatrix, Scores
 from fptk.core.preprocess import PreprocessSpec, resize_labels
+from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 
 
-def evaluate(
-    session: Session,
-    dataset: FaceParsingDataset,
-    *,
-    batch: int = 1,
-    on_image: Callable[[int], None] | None = None,
-    on_score: Callable[[float], None] | None = None,
-    on_sample: Callable[[Sample], None] | None = None,
-) -> Scores:
-    """Score a session on a data set.
+def predictions(
+    session: Session, dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT
+) -> Iterator[tuple[Sample, UInt8Array]]:
+    """Label every image of a data set.
 
-    Each image goes through ``session.spec``; each label map is brought to the size of its truth by nearest neighbour
-    before it is counted, so that sessions of different input sizes answer the same question.
+    Each image goes through ``session.spec``; each label map is brought to the size of its truth by nearest neighbour,
+    so that sessions of different input sizes answer the same question.
 
     Args:
         session: any engine.
         dataset: images with their true masks.
         batch: images per call of the session.
-        on_image: called with the number of images done, after each batch.
-        on_score: called with each image's own mean F1 (0-1), in order.
-        on_sample: called with each sample after the session has seen its batch.
+        listener: is told how many images are done.
+
+    Yields:
+        Sample and labels, uint8 (H, W) as its mask, in the order of the data set.
 
     Raises:
         InputError: the data set is empty or one of its files is damaged.
     """
-    listener = None if on_score is None else lambda _, value: on_score(value)
-    return evaluate_all([session], dataset, batch=batch, on_image=on_image, on_score=listener, on_sample=on_sample)[0]
+    for sample, (labels,) in joint_predictions([session], dataset, batch=batch, listener=listener):
+        yield sample, labels
 
 
-def evaluate_all(
-    sessions: list[Session],
-    dataset: FaceParsingDataset,
-    *,
-    batch: int = 1,
-    on_image: Callable[[int], None] | None = None,
-    on_score: Callable[[int, float], None] | None = None,
-    on_sample: Callable[[Sample], None] | None = None,
-) -> list[Scores]:
-    """Score several sessions in one pass over the data set, so that each image is decoded once.
+def joint_predictions(
+    sessions: Sequence[Session], dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT
+) -> Iterator[tuple[Sample, list[UInt8Array]]]:
+    """As :func:`predictions` with several sessions in one pass, so that each image is decoded once.
 
-    ``on_score`` gets the number of the session and the image's score.
-
-    Returns:
-        One :class:`Scores` per session, in order. See :func:`evaluate` for the rest.
+    Yields:
+        Sample, and the labels of each session in order.
     """
     if len(dataset) == 0:
         raise InputError(f"{dataset.name} holds no image to evaluate on")
-    matrices = [ConfusionMatrix() for _ in sessions]
-    for start in range(0, len(dataset), batch):
-        samples = [dataset[i] for i in range(start, min(start + batch, len(dataset)))]
-        prepared: dict[PreprocessSpec, UInt8Array] = {}
-        for number, (session, matrix) in enumerate(zip(sessions, matrices, strict=True)):
-            if session.spec not in prepared:
-                prepared[session.spec] = np.stack([session.spec.apply(sample.image) for sample in samples])
-            for sample, labels in zip(samples, session(prepared[session.spec]), strict=True):
+    what = sessions[0].name if len(sessions) == 1 else "scoring"
+    with listener.counting(what, len(dataset)) as update:
+        for start in range(0, len(dataset), batch):
+            samples = [dataset[i] for i in range(start, min(start + batch, len(dataset)))]
+            prepared: dict[PreprocessSpec, UInt8Array] = {}
+            found = []
+            for session in sessions:
+                if session.spec not in prepared:
+                    prepared[session.spec] = np.stack([session.spec.apply(sample.image) for sample in samples])
+                found.append(session(prepared[session.spec]))
+            for sample, labels in zip(samples, zip(*found, strict=True), strict=True):
                 height, width = sample.mask.shape
-                value = matrix.add(sample.mask, resize_labels(labels, (height, width)))
-                if on_score:
-                    on_score(number, value)
-        if on_sample:
-            for sample in samples:
-                on_sample(sample)
-        if on_image:
-            on_image(start + len(samples))
+                yield sample, [resize_labels(each, (height, width)) for each in labels]
+            update(start + len(samples))
+
+
+def evaluate(session: Session, dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT) -> Scores:
+    """Score a session on a data set; see :func:`predictions` for arguments and errors."""
+    return evaluate_all([session], dataset, batch=batch, listener=listener)[0]
+
+
+def evaluate_all(
+    sessions: Sequence[Session], dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT
+) -> list[Scores]:
+    """Score several sessions in one pass over the data set: one :class:`Scores` per session, in order."""
+    matrices = [ConfusionMatrix() for _ in sessions]
+    for sample, labels in joint_predictions(sessions, dataset, batch=batch, listener=listener):
+        for matrix, each in zip(matrices, labels, strict=True):
+            matrix.add(sample.mask, each)
     return [matrix.scores() for matrix in matrices]

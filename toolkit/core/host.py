@@ -6,11 +6,11 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fptk import __version__
-from fptk.calibration.report import tool_versions as installed_versions
 from fptk.core.cpu import cpu_isa_flags, cpu_model
 
 TOOLS = (
@@ -94,6 +94,25 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def tool_versions() -> dict[str, str]:
-    """Version of fptk and of each installed package of :data:`TOOLS`."""
-    return {"fptk": __version__, **installed_versions(*TOOLS)}
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Version of each of these packages that is installed; of fptk and all of :data:`TOOLS` where none is named."""
+    found = {}
+    for package in packages or ("fptk", *TOOLS):
+        try:
+            found[package] = __version__ if package == "fptk" else metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def resident_peak() -> int | None:
+    """Highest resident memory of this process since it began, bytes; ``None`` where the system does not tell."""
+    return process_memory("VmHWM")
+
+
+def process_memory(field: str) -> int | None:
+    """A line of ``/proc/self/status`` in bytes, e.g. ``VmRSS``; ``None`` where the system has no such file or line."""
+    for line in (_text(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return None

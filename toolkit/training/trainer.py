@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from fptk.benchmarks.memory import resident_peak
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import FptkError, InputError
+from fptk.core.host import resident_peak
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.splits import limit
 from fptk.data.statistics import StatisticsCache, mean_and_std

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fptk.core.dataset import FaceParsingDataset, Sample
-from fptk.core.evaluation import evaluate
+from fptk.core.evaluation import predictions
+from fptk.core.metrics import ConfusionMatrix
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models import CheckpointCard, TorchSession, count_parameters, save_checkpoint
 from fptk.models.network import FaceParsingNetwork
@@ -38,12 +39,12 @@ def score(
     total = len(dataset)
     meter = _LossMeter(model, spec, loss)
     with TorchSession(meter, spec, device=str(device)) as session:
-        scores = evaluate(
-            session,
-            dataset,
-            on_image=lambda done: listener.step(0, f"validating {done}/{total}"),
-            on_sample=meter.add,
-        )
+        matrix = ConfusionMatrix()
+        for done, (sample, labels) in enumerate(predictions(session, dataset), start=1):
+            matrix.add(sample.mask, labels)
+            meter.add(sample)
+            listener.step(0, f"validating {done}/{total}")
+        scores = matrix.scores()
     return {name: getattr(scores, name) for name in SCORES}, meter.loss_of_all()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.roofline import gemm_call, gemm_rate
-from fptk.core.console import counting, track
+from fptk.core.console import TERMINAL, counting, track
 from fptk.core.cpu import cpu_model, has_vnni
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
@@ -19,12 +19,13 @@ from fptk.core.evaluation import evaluate_all
 from fptk.core.files import sha256_file
 from fptk.core.host import describe_host, usable_cores
 from fptk.core.metrics import Scores
+from fptk.core.precision import Precision
 from fptk.core.session import Session
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import Bundle, checked_bundle, find_bundles, open_bundle, read_bundle
-from fptk.export.targets.base import NodeTime, Precision
+from fptk.export.targets.base import NodeTime
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
 from fptk.runs.source import BUNDLES, ModelSource, run_of
@@ -265,8 +266,7 @@ def _score(contenders: list[_Contender], plan: BenchPlan) -> None:
     if plan.dataset is None or not contenders:
         return
     sessions = [contender.session for contender in contenders if contender.session]
-    with counting("scoring", len(plan.dataset)) as on_image:
-        scores = evaluate_all(sessions, plan.dataset, on_image=on_image)
+    scores = evaluate_all(sessions, plan.dataset, listener=TERMINAL)
     for contender, result in zip(contenders, scores, strict=True):
         contender.scores = result
 

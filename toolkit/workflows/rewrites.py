@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fptk.benchmarks.latency import Contender, Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.roofline import count_macs, gemm_call, gemm_rate, roofline_fraction
 from fptk.core.host import describe_host, tool_versions
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.onnx import export_onnx
 from fptk.export.pipeline import original_network
-from fptk.export.targets.base import BuildRequest, Precision, Target
+from fptk.export.targets.base import BuildRequest, Target
 from fptk.export.targets.registry import get_target
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from fptk.core.console import log
 from fptk.core.errors import InputError
 from fptk.core.files import make_folder, read_json, sha256_file, sha256_json, write_json
+from fptk.core.precision import Precision
 from fptk.export.bundle import MANIFEST
 from fptk.export.pipeline import ExportPlan, Outcome, export_bundles, gate_policy
-from fptk.export.targets.base import Precision
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import BUNDLES, find_source

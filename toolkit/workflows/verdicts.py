@@ -24,16 +24,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
-from fptk.core.console import counting, log
+from fptk.core.console import TERMINAL, log
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
 from fptk.core.files import sha256_file, sha256_json
 from fptk.core.host import describe_host
 from fptk.core.metrics import Scores
+from fptk.core.precision import Precision
 from fptk.core.session import Session
 from fptk.export.bundle import Bundle
-from fptk.export.targets.base import Precision
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.models.checkpoint import read_card
 from fptk.runs.source import ModelSource, find_source, run_of, shipped_weights, torch_session
@@ -242,8 +242,8 @@ class _Judge:
         return self._networks[sha256]
 
     def _score(self, session: Session) -> Reference:
-        with session, counting("scoring the PyTorch FP32 reference", len(self.dataset)) as on_image:
-            return Reference(PYTORCH, evaluate(session, self.dataset, on_image=on_image))
+        with session:
+            return Reference(PYTORCH, evaluate(session, self.dataset, listener=TERMINAL))
 
     def _source(self, checkpoint_sha256: str) -> ModelSource | None:
         """Where these very weights lie, known by their hash."""

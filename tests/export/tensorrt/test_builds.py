@@ -13,9 +13,10 @@ import pytest
 
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.core.files import sha256_file
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.bundle import read_bundle
-from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions

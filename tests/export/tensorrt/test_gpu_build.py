@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from fptk.core.errors import GateRefusedError
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.tensorrt import TensorRTTarget
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 

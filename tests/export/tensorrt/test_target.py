@@ -14,9 +14,10 @@ import pytest
 
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
+from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError, Precision
+from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.driver import CudaHost, Gpu

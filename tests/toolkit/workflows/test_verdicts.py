@@ -24,11 +24,11 @@ from fptk.calibration.gate import GatePolicy
 from fptk.core.dataset import UInt8Array
 from fptk.core.host import describe_host
 from fptk.core.metrics import ConfusionMatrix, Scores
+from fptk.core.precision import Precision
 from fptk.data import open_evaluation
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.data.writer import write_dataset
 from fptk.export.bundle import Bundle, Evaluation, read_bundle, write_manifest
-from fptk.export.targets.base import Precision
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.recipes import load_recipe
 from fptk.runs.source import ModelSource

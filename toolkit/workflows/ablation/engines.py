@@ -9,10 +9,10 @@ from pathlib import Path
 from fptk.benchmarks.latency import LatencyPlan
 from fptk.core.console import log
 from fptk.core.files import sha256_file
+from fptk.core.precision import Precision
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
-from fptk.export.targets.base import Precision
 from fptk.export.targets.registry import get_target
 from fptk.runs.source import BUNDLES, REJECTED, ModelSource
 from fptk.workflows.bench import BenchPlan, Row, bench

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fptk.cli.ablate import command
 from fptk.core.errors import FptkError, InputError
-from fptk.export.targets.base import Precision
+from fptk.core.precision import Precision
 from fptk.workflows.ablation.engines import Engine, precisions_of
 from fptk.workflows.ablation.report import _engine_cells
 
