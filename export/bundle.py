@@ -24,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 
-from fptk import __version__
 from fptk.benchmarks.processors import ProcessorMatrix
 from fptk.calibration.gate import Verdict
 from fptk.calibration.kernel_faults import KernelFault
@@ -35,6 +34,7 @@ from fptk.core.files import kind_of, open_regular, read_json, reason_of, sha256_
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
+from fptk.core.version import __version__
 from fptk.export.onnx_external import external_data
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import check_classes, first_fault

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fptk import __version__
 from fptk.benchmarks.processors import MatrixImages, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.benchmarks.roofline import count_macs
 from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
@@ -38,6 +37,7 @@ from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
+from fptk.core.version import __version__
 from fptk.data import image_file, open_calibration
 from fptk.data.identity import check_files
 from fptk.data.splits import Subset, limit, refuse_overlap

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from fptk import __version__
 from fptk.core.classes import CLASSES
 from fptk.core.errors import InputError, missing_package
 from fptk.core.files import atomic_file, open_regular, parse_json, reason_of, write_text
 from fptk.core.preprocess import PreprocessSpec
+from fptk.core.version import __version__
 from fptk.models.registry import create_model
 
 if TYPE_CHECKING:

@@ -1,3 +1,5 @@
-"""fptk: train a face-parsing network, quantise it to INT8, and prove on every engine that it kept its accuracy."""
+"""fptk: train a face-parsing network, quantize it to INT8, and prove on every engine that it kept its accuracy."""
 
-__version__ = "0.1.0"
+from fptk.core.version import __version__
+
+__all__ = ["__version__"]

@@ -19,8 +19,8 @@ from typing import Any, Self
 
 import click
 
-from fptk import __version__
 from fptk.core.errors import FptkError, InputError, one_line
+from fptk.core.version import __version__
 
 COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fptk import __version__
 from fptk.core.cpu import cpu_isa_flags, cpu_model
+from fptk.core.version import __version__
 
 TOOLS = (
     "torch",

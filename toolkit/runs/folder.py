@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fptk import __version__
 from fptk.core.errors import InputError
 from fptk.core.files import (
     kind_of,
@@ -31,6 +30,7 @@ from fptk.core.files import (
     write_text,
     writing,
 )
+from fptk.core.version import __version__
 from fptk.data.identity import Identity, difference_of, identity_of
 from fptk.recipes import Recipe, differing_keys, recipe_from
 from fptk.runs.data import open_data

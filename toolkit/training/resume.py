@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fptk import __version__
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, kind_of, parse_json
+from fptk.core.version import __version__
 from fptk.training.optimizers import PipelineState
 
 SCHEMA_VERSION = 1

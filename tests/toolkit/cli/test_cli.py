@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk import __version__
+from fptk.core.version import __version__
 from fptk.export.bundle import read_bundle
 
 Command = Callable[..., "object"]
