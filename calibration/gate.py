@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.core.metrics import ClassScore, Scores
+
+
+class Decision(StrEnum):
+    """What became of an engine."""
+
+    PASS = "pass"
+    REFUSED = "refused"
+    NOT_JUDGED = "not judged"
+    """There was no gate, no evaluation data or no reference."""
+    UNAVAILABLE = "unavailable"
+    """This host could not build it."""
 
 
 class GatePolicy(BaseModel):
@@ -72,6 +86,16 @@ class Verdict(BaseModel):
     def refused_because(self, reason: str) -> Verdict:
         """The same figures, refused for a reason that they don't show."""
         return self.model_copy(update={"passed": False, "summary": f"refused: {reason}; {self.summary}"})
+
+
+class BuilderRefusal(BaseModel):
+    """An engine that its own builder refused, so that there was nothing to score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passed: Literal[False] = False
+    summary: str
+    """Why, in one line."""
 
 
 def evaluate_gate(reference: Scores, candidate: Scores, policy: GatePolicy | None = None) -> Verdict:

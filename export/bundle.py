@@ -19,23 +19,27 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
 from fptk.benchmarks.processors import ProcessorMatrix
-from fptk.calibration.gate import Verdict
+from fptk.calibration.gate import BuilderRefusal, Decision, Verdict
 from fptk.calibration.kernel_faults import KernelFault
 from fptk.core.classes import CLASSES, PALETTE
 from fptk.core.cpu import Cpu
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, open_regular, read_json, reason_of, sha256_file, write_text
+from fptk.core.metrics import MEANS, Scores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.core.version import __version__
 from fptk.export.onnx_external import external_data
+from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import check_classes, first_fault
 
@@ -51,7 +55,11 @@ ENGINE_CARD_FILE = "engine.json"
 ENGINE_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".onnx")}
 """By target, for those whose packages guess the format of a file, and with it the other files that they open."""
 
-Variant = Literal["deploy", "naive"]
+Graph = Literal["deploy", "original"]
+"""The network rewritten to compute the same function faster, or as the paper writes it."""
+
+_ON_DISK = {"original": "naive"}
+"""Names of graphs as the manifest has them, where they differ."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -101,17 +109,17 @@ class Evaluation(BaseModel):
     images: NonNegativeInt
     content_sha256: str
     """Hash over the content hashes of its images, in order."""
-    reference: dict[str, Any]
-    """Scores of the PyTorch FP32 reference (:meth:`fptk.core.metrics.Scores.as_dict`)."""
-    engine: dict[str, Any]
+    reference: Scores
+    """Scores of the PyTorch FP32 reference."""
+    engine: Scores
     """Scores of this engine as built."""
     simulated_by: str | None = None
     """Name of the engine that the figures come from where this host cannot run the bundle's own."""
 
-    @field_validator("reference", "engine")
+    @field_validator("reference", "engine", mode="before")
     @classmethod
-    def _check_scores(cls, scores: dict[str, Any]) -> dict[str, Any]:
-        for name in ("miou", "f1"):
+    def _check_scores(cls, scores: Any) -> Any:
+        for name in MEANS if isinstance(scores, dict) else ():
             value = scores.get(name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise ValueError(f"{name} is {repr(value)[:40]}, not a number from 0 to 1")
@@ -121,7 +129,7 @@ class Evaluation(BaseModel):
 class Bundle(BaseModel):
     """Manifest of a bundle (``fptk.json``)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_version: Literal[1, 2] = 2
     """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, which a version 1 leaves empty."""
@@ -131,8 +139,8 @@ class Bundle(BaseModel):
     precision: Precision
     precision_hint: str | None = None
     """Type of the float arithmetic that the engine must be loaded with (OpenVINO); ``None`` where the file says it."""
-    variant: Variant
-    """``deploy``: the rewritten graph; ``naive``: the network exported as it is written."""
+    graph: Graph = Field(alias="variant")
+    """Which form of the network the engine computes; ``variant`` in the file, with ``naive`` for ``original``."""
     model: str
     options: dict[str, Any]
     parameters: NonNegativeInt
@@ -155,8 +163,8 @@ class Bundle(BaseModel):
     tools: dict[str, str]
     """Version of every package and driver that made the engine."""
     host: dict[str, Any]
-    build: dict[str, Any]
-    """What the build reported: quantiser settings, layers kept in float and why, layer counts."""
+    build: BuildRecord
+    """What the build left on record."""
     cpu: Cpu | None = None
     """Processors that the engine is promised to be right on; ``None`` for a GPU's, and unknown in version 1."""
     kernel_faults: tuple[KernelFault, ...] = ()
@@ -164,7 +172,7 @@ class Bundle(BaseModel):
     processors: ProcessorMatrix | None = None
     """The engine under each instruction set of the exporting host; ``None`` where it was not measured."""
     evaluation: Evaluation | None = None
-    gate: dict[str, Any] | None = None
+    gate: Verdict | BuilderRefusal | None = None
     """Verdict of the accuracy gate; ``None`` where it was not asked."""
     command: str
     """The command that rebuilds this bundle."""
@@ -175,17 +183,29 @@ class Bundle(BaseModel):
         check_classes(classes)
         return classes
 
-    @field_validator("gate")
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @field_validator("graph", mode="before")
     @classmethod
-    def _check_gate(cls, gate: dict[str, Any] | None) -> dict[str, Any] | None:
-        if gate is not None and not (isinstance(gate.get("passed"), bool) and isinstance(gate.get("summary"), str)):
+    def _read_graph(cls, graph: Any) -> Any:
+        return "original" if graph == "naive" else graph
+
+    @field_serializer("graph")
+    def _write_graph(self, graph: Graph) -> str:
+        return _ON_DISK.get(graph, graph)
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _read_gate(cls, gate: Any) -> Any:
+        """One of the two kinds, so that a fault is told of that kind alone."""
+        if not isinstance(gate, dict):
+            return gate
+        if not (isinstance(gate.get("passed"), bool) and isinstance(gate.get("summary"), str)):
             raise ValueError("it must say passed, true or false, and summary, a text")
-        if gate is not None and "classes" in gate:
-            try:
-                Verdict.model_validate(gate)
-            except ValidationError as error:
-                raise ValueError(first_fault(error)) from error
-        return gate
+        try:
+            return (Verdict if gate.keys() - {"passed", "summary"} else BuilderRefusal).model_validate(gate)
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from error
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -208,21 +228,37 @@ class Bundle(BaseModel):
     @property
     def label(self) -> str:
         """Short name in tables, e.g. ``onnx int8``."""
-        return f"{self.target} {self.precision}" + (" naive" if self.variant == "naive" else "")
+        return f"{self.target} {self.precision}" + (" original" if self.graph == "original" else "")
 
     @property
-    def verdict(self) -> str:
-        """``pass``, ``refused``, ``not judged`` or ``unavailable``."""
-        if self.gate is not None and not self.gate["passed"]:
-            return "refused"
+    def verdict(self) -> Decision:
+        """What became of the engine at its export."""
+        if self.gate is not None and not self.gate.passed:
+            return Decision.REFUSED
         if self.unavailable:
-            return "unavailable"
-        return "pass" if self.gate else "not judged"
+            return Decision.UNAVAILABLE
+        return Decision.PASS if self.gate else Decision.NOT_JUDGED
 
     @property
     def judged(self) -> Verdict | None:
         """The gate's verdict at export with its figures; ``None`` where there is none."""
-        return Verdict.model_validate(self.gate) if self.gate and "classes" in self.gate else None
+        return self.gate if isinstance(self.gate, Verdict) else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the bundle lies.
+
+        Raises:
+            ValueError: it was neither read from a folder nor written to one.
+        """
+        if self._folder is None:
+            raise ValueError(f"bundle {self.label} lies in no folder yet")
+        return self._folder
+
+    def at(self, folder: Path) -> Self:
+        """The same bundle, known to lie in ``folder``."""
+        self._folder = folder
+        return self
 
     @property
     def size_bytes(self) -> int:
@@ -236,7 +272,8 @@ def _sides(sides: tuple[int, ...]) -> str:
 
 def write_manifest(bundle: Bundle, folder: Path) -> None:
     """Write ``fptk.json`` into the bundle's folder."""
-    write_text(folder / MANIFEST, bundle.model_dump_json(indent=2) + "\n")
+    write_text(folder / MANIFEST, bundle.model_dump_json(indent=2, by_alias=True) + "\n")
+    bundle.at(folder)
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -270,7 +307,7 @@ def read_bundle(folder: Path) -> Bundle:
             f"{path} has schema version {repr(version)[:40]}; this fptk reads versions {known}: export it again"
         )
     try:
-        return Bundle.model_validate(value)
+        return Bundle.model_validate(value).at(folder)
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}; export the bundle again") from error
 
@@ -313,7 +350,7 @@ def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Se
     """
     bundle = read_bundle(folder)
     if bundle.engine is None:
-        reason = bundle.unavailable or (bundle.gate or {}).get("summary", "it says not why")
+        reason = bundle.unavailable or (bundle.gate.summary if bundle.gate else "it says not why")
         raise InputError(f"bundle {folder} holds no engine: {reason}")
     bundle = checked_bundle(folder)
     session = get_target(bundle.target).load(

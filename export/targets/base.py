@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from fptk.calibration.images import CalibrationStream
+from fptk.core.cpu import Cpu, Family, promised_families
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
+from fptk.export.record import BuildRecord
 
 if TYPE_CHECKING:
     from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
-    from fptk.calibration.range_cache import RangeCache
     from fptk.calibration.sensitivity import Sensitivity
 
 
@@ -38,28 +41,39 @@ class Probe:
     """Version of every package and driver that the target uses."""
 
 
-ImageStream = Callable[[], Iterable[UInt8Array]]
-"""Starts a fresh pass over calibration images: preprocessed uint8 (1, H, W, 3) batches, read one at a time."""
+class TargetOptions(BaseModel):
+    """Settings that a target takes; a target with some subclasses it.
+
+    Every field needs a default and a docstring. A user sets one with ``fptk export -o KEY=VALUE``, a program with
+    ``fptk.build(options={TARGET: {KEY: value}})``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True)
-class CalibrationStream:
-    """The calibration set as a builder reads it: a few at a time, as often as it likes."""
+class CpuOptions(TargetOptions):
+    """Settings of a target whose engines choose their kernels by the processor they run on."""
 
-    images: ImageStream
-    labelled: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]]
-    """Starts a pass over pairs of image, uint8 (1, H, W, 3), and truth, uint8 (H, W)."""
-    sha256: str
-    """Hash of the list."""
-    preprocess_sha256: str
-    cache: Path
-    """Folder where measured ranges may be kept between builds."""
+    cpu: Cpu = "any"
+    """Processors that INT8 must be right on: ``avx2`` without VNNI, ``vnni`` with it, ``amx``, or ``any``."""
 
-    def ranges(self) -> RangeCache:
-        """The cache for ranges measured on these images."""
-        from fptk.calibration.range_cache import RangeCache
+    @property
+    def promised(self) -> tuple[Family, ...]:
+        """The kinds of processors behind :attr:`cpu`."""
+        return promised_families(self.cpu)
 
-        return RangeCache(self.cache, self.sha256, self.preprocess_sha256)
+
+S = TypeVar("S", bound=BaseModel)
+O = TypeVar("O", bound=TargetOptions)
+
+
+def settings_of(options: BaseModel, defaults: S) -> S:
+    """``defaults``, with the values of the fields that were set in ``options``.
+
+    The best defaults of a quantizer depend on other options, such as the promised processors.
+    """
+    chosen = {name: getattr(options, name) for name in options.model_fields_set & type(defaults).model_fields.keys()}
+    return defaults.model_copy(update=chosen)
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,13 @@ class BuildRequest:
     spec: PreprocessSpec
     calibration: CalibrationStream | None = None
     """Calibration images; given for the precisions in :attr:`Target.calibrated`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Target-specific settings, e.g. the rung of the fallback ladder; recorded in the bundle."""
+    options: TargetOptions = field(default_factory=lambda: TargetOptions())
+    """Settings of the target: an instance of :attr:`Target.options`."""
+
+    def options_as(self, kind: type[O]) -> O:
+        """The options as those of one target; its defaults where a caller gave none."""
+        given = self.options
+        return given if isinstance(given, kind) else kind.model_validate(given.model_dump(exclude_unset=True))
 
     def calibrate(self) -> CalibrationStream:
         """The calibration images of a request that needs them.
@@ -106,8 +125,8 @@ class BuildResult:
 
     files: tuple[Path, ...]
     """Files of the engine, the one that :meth:`Target.load` takes first."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """What the bundle records of the build: quantiser settings, layers kept in float and why, layer counts."""
+    record: BuildRecord = field(default_factory=BuildRecord)
+    """What the bundle keeps of the build."""
     precision_hint: str | None = None
     """Type of the float arithmetic that :meth:`Target.load` has to be told; ``None`` for what the file itself says."""
 
@@ -153,16 +172,16 @@ class EngineNotBuiltError(TargetUnavailableError):
         reason: why, in one line.
         kept: files that were made and stay of use.
         rebuild: command that builds the engine from them on a host that can.
-        details: what the bundle would have recorded of the build so far.
+        record: what the bundle keeps of the build so far.
     """
 
-    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, details: dict[str, Any]) -> None:
+    def __init__(self, reason: str, kept: tuple[Path, ...], rebuild: str, record: BuildRecord) -> None:
         names = " and ".join(path.name for path in kept)
         super().__init__(f"{reason}; kept {names}; on a host that can, run in its folder: {rebuild}")
         self.reason = reason
         self.kept = kept
         self.rebuild = rebuild
-        self.details = details
+        self.record = record
 
 
 class Target(ABC):
@@ -178,8 +197,8 @@ class Target(ABC):
     """Precisions that :meth:`build` accepts."""
     calibrated: ClassVar[tuple[Precision, ...]] = (Precision.INT8,)
     """Precisions that measure value ranges on calibration images."""
-    option_names: ClassVar[frozenset[str]] = frozenset()
-    """Keys of :attr:`BuildRequest.options` that the command line may set."""
+    options: ClassVar[type[TargetOptions]] = TargetOptions
+    """What a user may set: a model whose fields are the options."""
     graph_form: ClassVar[str] = "onnxruntime"
     """Form of the deploy graph that this engine runs fastest: a key of :data:`fptk.models.deploy.ENGINES`."""
     runs_on_cpu: ClassVar[bool] = False
@@ -187,7 +206,7 @@ class Target(ABC):
     isa_variable: ClassVar[str | None] = None
     """Environment variable that limits the instruction sets of such an engine; ``None`` where there is none."""
     float_layers_option: ClassVar[str] = "float_nodes"
-    """Key of :attr:`BuildRequest.options` that names layers to keep in float."""
+    """Field of :attr:`options` that names layers to keep in float."""
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -206,16 +225,27 @@ class Target(ABC):
         """Why this host has no arithmetic for one of :attr:`precisions`, in one line; ``None`` where it has."""
         return None
 
-    def candidates(
-        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
-    ) -> Iterable[Candidate[Any]] | None:
-        """INT8 settings in the order in which the fallback ladder tries them; ``None`` where there is but one.
+    def batch(self, options: TargetOptions) -> int | None:
+        """Batch of the ONNX file that :meth:`build` wants; ``None`` for an open one."""
+        return 1
+
+    def promise(self, precision: Precision, options: TargetOptions) -> Cpu | None:
+        """Processors that an engine is promised to be right on; ``None`` for one that runs on no CPU.
+
+        Only the kernels of int8 products differ between processors.
+        """
+        if not self.runs_on_cpu:
+            return None
+        return options.cpu if precision is Precision.INT8 and isinstance(options, CpuOptions) else "any"
+
+    def candidates(self, sensitivity: Callable[[], Sensitivity], options: Any) -> Iterable[Candidate[Any]] | None:
+        """INT8 settings in the order in which the fallback tries them; ``None`` where there is but one.
 
         The settings of a rung reach :meth:`build` as :attr:`BuildRequest.options`.
 
         Args:
             sensitivity: measures which layers INT8 costs most; slow, to be called only when the ladder gets that far.
-            options: what the user set; see :attr:`option_names`.
+            options: an instance of :attr:`options`, as the user set them.
         """
         return None
 

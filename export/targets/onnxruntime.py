@@ -5,34 +5,46 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.calibration.fallback import Candidate, onnx_candidates
 from fptk.calibration.onnx_cpu import open_cpu_session
-from fptk.core.cpu import promised_families
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantize_onnx
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
+from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
     PROFILED_CALLS,
     BuildRequest,
     BuildResult,
+    CpuOptions,
     NodeTime,
     Probe,
     Target,
+    TargetOptions,
     in_batches,
     median_times,
+    settings_of,
 )
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
+
+
+class OnnxOptions(OnnxQuantSettings, CpuOptions):
+    """Settings of target ``onnx``: the promised processors, and those of the INT8 quantizer."""
+
+    @property
+    def quantizer(self) -> OnnxQuantSettings:
+        """How the INT8 file is made: what was set, on top of what suits the promised processors."""
+        return settings_of(self, cpu_settings(self.promised))
 
 
 class OnnxRuntimeTarget(Target):
@@ -40,7 +52,7 @@ class OnnxRuntimeTarget(Target):
 
     name: ClassVar[str] = "onnx"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
-    option_names: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    options: ClassVar[type[TargetOptions]] = OnnxOptions
     runs_on_cpu: ClassVar[bool] = True
 
     def probe(self) -> Probe:
@@ -64,29 +76,20 @@ class OnnxRuntimeTarget(Target):
                 f"target onnx has no {request.precision} kernels on the CPU; choose --fp32 or --int8, "
                 "or another target for --fp16"
             )
-        from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantize_onnx
-
         calibration = request.calibrate()
-        options = dict(request.options)
-        defaults = cpu_settings(promised_families(options.pop("cpu", "any")))
         report = quantize_onnx(
             request.onnx_path,
             path,
             calibration.images,
-            OnnxQuantSettings(**{**asdict(defaults), **options}),
+            request.options_as(OnnxOptions).quantizer,
             calibration_sha256=calibration.sha256,
             cache=calibration.ranges(),
         )
-        return BuildResult((path,), report.as_dict())
+        return BuildResult((path,), BuildRecord(quantizer=report))
 
-    def candidates(
-        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
-    ) -> Iterable[Candidate[Any]]:
-        from fptk.calibration.fallback import onnx_candidates
-        from fptk.calibration.onnx_quantizer import cpu_settings
-
-        families = promised_families(options.get("cpu", "any"))
-        return onnx_candidates(cpu_settings(families), sensitivity, saturates="avx2" in families)
+    def candidates(self, sensitivity: Callable[[], Sensitivity], options: OnnxOptions) -> Iterable[Candidate[Any]]:
+        saturates = "avx2" in options.promised
+        return onnx_candidates(cpu_settings(options.promised), sensitivity, saturates=saturates)
 
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None

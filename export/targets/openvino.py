@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fptk.calibration.fallback import Candidate, openvino_candidates
 from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
-from fptk.core.cpu import ISA_VARIABLE, has_bf16, promised_families
+from fptk.calibration.openvino_quantizer import (
+    OpenVinoQuantSettings,
+    openvino_layer_names,
+    quantize_openvino,
+    quantize_openvino_with_accuracy_control,
+    settings_for,
+)
+from fptk.calibration.report import QuantReport
+from fptk.core.cpu import ISA_VARIABLE, has_bf16
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
+from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
     PROFILED_CALLS,
     BuildRequest,
     BuildResult,
+    CpuOptions,
     NodeTime,
     Probe,
     Target,
+    TargetOptions,
     in_batches,
     median_times,
+    settings_of,
 )
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
 
@@ -39,8 +50,18 @@ ACCURACY_CONTROL_DROP = 0.3
 the gate judges on other images."""
 
 
-INT8_REST = ("fp32", "bf16")
-"""Types that the float rest of an INT8 engine may compute in."""
+class OpenVinoOptions(OpenVinoQuantSettings, CpuOptions):
+    """Settings of target ``openvino``: the promised processors, and those of the INT8 quantizer."""
+
+    int8_rest: Literal["fp32", "bf16"] = "fp32"
+    """Type that the float rest of an INT8 engine computes in."""
+    accuracy_control: bool = False
+    """Let NNCF put layers back into float until the calibration images lose little."""
+
+    @property
+    def quantizer(self) -> OpenVinoQuantSettings:
+        """How INT8 is made: what was set, on top of what suits the promised processors."""
+        return settings_of(self, settings_for(self.promised))
 
 
 class OpenVinoTarget(Target):
@@ -52,7 +73,7 @@ class OpenVinoTarget(Target):
 
     name: ClassVar[str] = "openvino"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
-    option_names: ClassVar[frozenset[str]] = frozenset({"cpu", "int8_rest"})
+    options: ClassVar[type[TargetOptions]] = OpenVinoOptions
     graph_form: ClassVar[str] = "openvino"
     runs_on_cpu: ClassVar[bool] = True
     isa_variable: ClassVar[str | None] = ISA_VARIABLE
@@ -78,34 +99,27 @@ class OpenVinoTarget(Target):
         Raises:
             TargetUnavailableError: bf16 was asked for, and this processor has none.
             GateRefusedError: the graph holds a form that is known to be computed wrongly on a promised processor.
-            InputError: an option has another value.
         """
         import openvino as ov
 
-        hint = _precision_hint(request)
+        options = request.options_as(OpenVinoOptions)
+        hint = _precision_hint(request.precision, options)
         if hint == "bf16" and not has_bf16():
             raise TargetUnavailableError(NO_BF16)
         model = ov.convert_model(request.onnx_path)
-        families = promised_families(request.options.get("cpu", "any"))
-        details: dict[str, Any] = {}
+        record = BuildRecord()
         if request.precision is Precision.INT8:
-            model, details = _quantize(model, request)
+            model, record.quantizer = _quantize(model, request, options)
         elif request.precision is Precision.FP16:
-            details = {"note": "weights stored in float16; the CPU plugin computes in float32"}
-        findings = lint_openvino(model, families)
-        details["findings"] = [finding.as_dict() for finding in findings]
+            record.details["note"] = "weights stored in float16; the CPU plugin computes in float32"
+        record.findings = tuple(lint_openvino(model, options.promised))
         path = request.folder / "model.xml"
         _save(model, path, compress_to_fp16=request.precision is Precision.FP16)
-        refuse_known_faults(path.name, findings)
-        return BuildResult((path, path.with_suffix(".bin")), details, precision_hint=hint)
+        refuse_known_faults(path.name, record.findings)
+        return BuildResult((path, path.with_suffix(".bin")), record, precision_hint=hint)
 
-    def candidates(
-        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
-    ) -> Iterable[Candidate[Any]]:
-        from fptk.calibration.fallback import openvino_candidates
-        from fptk.calibration.openvino_quantizer import settings_for
-
-        return openvino_candidates(settings_for(promised_families(options.get("cpu", "any"))), sensitivity)
+    def candidates(self, sensitivity: Callable[[], Sensitivity], options: OpenVinoOptions) -> Iterable[Candidate[Any]]:
+        return openvino_candidates(settings_for(options.promised), sensitivity)
 
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
@@ -157,37 +171,20 @@ def _save(model: Any, path: Path, *, compress_to_fp16: bool) -> None:
         ) from error
 
 
-def _precision_hint(request: BuildRequest) -> str:
-    """What the engine's float arithmetic computes in.
-
-    Raises:
-        InputError: ``int8_rest`` is a type that OpenVINO does not have on a CPU.
-    """
-    rest = request.options.get("int8_rest", "fp32")
-    if rest not in INT8_REST:
-        raise InputError(f"--int8-rest {rest}: target openvino has {' and '.join(INT8_REST)} on a CPU")
-    computes_bf16 = request.precision is Precision.BF16 or (request.precision is Precision.INT8 and rest == "bf16")
-    return "bf16" if computes_bf16 else "f32"
+def _precision_hint(precision: Precision, options: OpenVinoOptions) -> str:
+    """What the engine's float arithmetic computes in."""
+    rest = options.int8_rest if precision is Precision.INT8 else "fp32"
+    return "bf16" if precision is Precision.BF16 or rest == "bf16" else "f32"
 
 
-def _quantize(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
-    """The INT8 model of a request, and the record of how it was made."""
-    from fptk.calibration.openvino_quantizer import (
-        openvino_layer_names,
-        quantize_openvino,
-        quantize_openvino_with_accuracy_control,
-        settings_for,
-    )
-
-    calibration = request.calibrate()
-    options = {name: value for name, value in request.options.items() if name != "int8_rest"}
-    accuracy_control = options.pop("accuracy_control", False)
-    defaults = settings_for(promised_families(options.pop("cpu", "any")))
+def _quantize(model: Any, request: BuildRequest, options: OpenVinoOptions) -> tuple[Any, QuantReport]:
+    """The INT8 model of a request, and how it was made."""
+    calibration, settings = request.calibrate(), options.quantizer
     # A sensitivity ranking names the nodes of the ONNX file.
-    options["ignored_names"] = openvino_layer_names(model, options.get("ignored_names", ()))
-    settings = replace(defaults, **options)
-    if accuracy_control:
-        quantized, report = quantize_openvino_with_accuracy_control(
+    names = openvino_layer_names(model, settings.ignored_names)
+    settings = settings.model_copy(update={"ignored_names": tuple(names)})
+    if options.accuracy_control:
+        return quantize_openvino_with_accuracy_control(
             model,
             calibration.images,
             calibration.labelled,
@@ -195,11 +192,7 @@ def _quantize(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
             settings,
             calibration_sha256=calibration.sha256,
         )
-    else:
-        quantized, report = quantize_openvino(
-            model, calibration.images, settings, calibration_sha256=calibration.sha256
-        )
-    return quantized, report.as_dict()
+    return quantize_openvino(model, calibration.images, settings, calibration_sha256=calibration.sha256)
 
 
 class OpenVinoSession(Session):

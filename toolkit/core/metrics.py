@@ -21,6 +21,10 @@ from fptk.core.classes import CLASSES, NUM_CLASSES
 from fptk.core.dataset import UInt8Array
 
 
+MEANS = ("miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy")
+"""Fields of :class:`Scores` that are one number for the whole set, 0-1."""
+
+
 @dataclass(frozen=True)
 class ClassScore:
     """Scores of one class over the whole set; ``None`` where the class occurs in neither truth nor prediction."""
@@ -65,13 +69,12 @@ class Scores:
         Raises:
             ValueError: a score is missing, or is no number.
         """
-        means = ("miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy")
         try:
             classes = {
                 name: ClassScore(_number(entry["iou"]), _number(entry["f1"]), int(entry["pixels"]))
                 for name, entry in values["per_class"].items()
             }
-            numbers = {name: float(values[name]) for name in means}
+            numbers = {name: float(values[name]) for name in MEANS}
             return cls(**numbers, per_class=classes, images=int(values["images"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"these are no scores: {error!r}") from error

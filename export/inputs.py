@@ -1,0 +1,214 @@
+"""What the engines of one export share, each made when it is first needed and then kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fptk.benchmarks.processors import MatrixImages
+from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
+from fptk.calibration.images import CalibrationStream
+from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
+from fptk.core.dataset import FaceParsingDataset, UInt8Array
+from fptk.core.errors import InputError
+from fptk.core.evaluation import evaluate
+from fptk.core.files import kind_of, sha256_file, sha256_json
+from fptk.core.host import usable_cores
+from fptk.core.metrics import Scores
+from fptk.core.progress import SILENT, Listener, track
+from fptk.core.version import __version__
+from fptk.data import image_file, open_calibration
+from fptk.data.identity import check_files
+from fptk.data.splits import Subset, limit, refuse_overlap
+from fptk.data.synthetic.faces import SyntheticFaces
+from fptk.export.onnx import export_onnx, serving_module
+from fptk.export.plan import ExportPlan
+from fptk.export.targets.base import Target, TargetOptions
+from fptk.models.checkpoint import load_checkpoint
+from fptk.runs.folder import RunFolder
+from fptk.runs.source import ModelSource
+
+FAULT_IMAGES = 4
+"""Calibration images that an INT8 engine is compared with its own graph on."""
+
+
+def content_sha256(dataset: FaceParsingDataset) -> str:
+    """Hash over the content hashes of a set's images, in order; masks are no part of it."""
+    return sha256_json([dataset.content_hash(index) for index in range(len(dataset))])
+
+
+class ExportInputs:
+    """Network, data, graphs and reference of one export.
+
+    Args:
+        source: the weights.
+        plan: what to build.
+        scratch: folder for graphs that no bundle keeps.
+        listener: hears what is measured.
+
+    Raises:
+        InputError: weights or data are not usable.
+    """
+
+    def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
+        self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
+        self.network, self.card = load_checkpoint(source.weights)
+        self.spec = self.card.preprocess
+        if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
+            raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
+        self.dataset = self._evaluation_set()
+
+    def _evaluation_set(self) -> FaceParsingDataset | None:
+        """The evaluation images, every file of them looked at."""
+        found = self.source.evaluation_set(self.plan.data)
+        if found is None:
+            self.listener.say("no evaluation data: engines are built, not judged; give --data DIR to judge them")
+            return None
+        dataset = limit(found, self.plan.eval_images)
+        check_files(dataset, workers=usable_cores(), listener=self.listener)
+        return dataset
+
+    @cached_property
+    def checkpoint_sha256(self) -> str:
+        """Hash of the weights' file."""
+        return sha256_file(self.source.weights)
+
+    @cached_property
+    def dataset_sha256(self) -> str:
+        """Hash of the evaluation images."""
+        assert self.dataset is not None
+        return content_sha256(self.dataset)
+
+    @cached_property
+    def reference(self) -> Scores:
+        """Scores of the network itself, in PyTorch and FP32."""
+        from fptk.models.torch_session import TorchSession
+
+        assert self.dataset is not None
+        with TorchSession(self.network, self.spec) as session:
+            return evaluate(session, self.dataset, listener=self.listener)
+
+    @cached_property
+    def fault_images(self) -> tuple[UInt8Array, UInt8Array]:
+        """A few calibration images, uint8 (N, H, W, 3), and their labels by the FP32 reference, uint8 (N, H, W)."""
+        pixels = np.concatenate(list(itertools.islice(self.calibration(shown=False).images(), FAULT_IMAGES)))
+        return pixels, self._reference_labels(pixels)
+
+    @cached_property
+    def matrix_images(self) -> MatrixImages:
+        """Evenly spaced evaluation images, with their labels by the FP32 reference."""
+        assert self.dataset is not None
+        part = limit(self.dataset, self.plan.matrix_images)
+        samples = [part[index] for index in range(len(part))]
+        pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
+        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels))
+
+    def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
+        from fptk.models.torch_session import TorchSession
+
+        with TorchSession(self.network, self.spec) as session:
+            return np.concatenate([session(image[None]) for image in pixels])
+
+    @cached_property
+    def _calibration_data(self) -> FaceParsingDataset:
+        data = self.plan.calib
+        if data is not None and data.is_dir():
+            return open_calibration(data)
+        dataset = self.source.training_set(self.plan.data)
+        if dataset is None and data is None:
+            self.listener.say(
+                "no calibration images: INT8 ranges come from synthetic faces; give --data DIR for real ones"
+            )
+            return SyntheticFaces(self.plan.calib_size, self.spec.size)
+        if dataset is None:
+            raise InputError(f"--calib {data} lists training images; give --data DIR, the data set that holds them")
+        return dataset
+
+    @cached_property
+    def calibration_set(self) -> CalibrationSet:
+        """The images that INT8 ranges are measured on; none of them is an evaluation image."""
+        dataset, calib = self._calibration_data, self.plan.calib
+        if calib is not None and calib.is_file():
+            chosen = CalibrationSet.from_list(calib, dataset)
+        else:
+            chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
+        images = Subset(dataset, [image.index for image in chosen.images])
+        check_files(images, workers=usable_cores(), listener=self.listener)
+        if self.dataset is not None:
+            refuse_overlap(images, self.dataset)
+        chosen = chosen.with_paths(lambda index: image_file(dataset, index))
+        chosen.save(self._run.calibration_list)
+        self.listener.say(_coverage(chosen))
+        return chosen
+
+    @property
+    def _run(self) -> RunFolder:
+        return RunFolder(self.plan.out)
+
+    def calibration(self, *, shown: bool = True) -> CalibrationStream:
+        """The calibration set as builders take it; ``shown`` counts every pass over it."""
+        dataset, chosen, spec = self._calibration_data, self.calibration_set, self.spec
+        stream, listener = chosen.stream(dataset, spec), self.listener if shown else SILENT
+
+        def labelled() -> Iterator[tuple[UInt8Array, UInt8Array]]:
+            for image in chosen.images:
+                sample = dataset[image.index]
+                yield spec.apply(sample.image)[None], spec.apply_mask(sample.mask)
+
+        return CalibrationStream(
+            images=lambda: track(listener, stream(), "calibrating", total=len(chosen)),
+            labelled=labelled,
+            sha256=chosen.sha256,
+            preprocess_sha256=spec.sha256,
+            cache=self._run.calibration,
+        )
+
+    def sensitivity(self, target: Target) -> Sensitivity:
+        """Layer groups ranked by what INT8 costs each alone; measured once and kept in the run's cache."""
+        calibration = self.calibration(shown=False)
+        return measure_sensitivity(
+            self.onnx(target),
+            calibration.images,
+            calibration.ranges(),
+            SensitivityPlan(images=self.plan.sensitivity_images),
+            listener=self.listener,
+        )
+
+    def options(self, target: Target) -> TargetOptions:
+        """What the plan says to this target; the rest are its defaults."""
+        return target.options.model_validate(self.plan.options.get(target.name, {}))
+
+    def batch(self, target: Target) -> int | None:
+        """Batch of the target's graph; ``None`` is an open one."""
+        return target.batch(self.options(target))
+
+    def onnx(self, target: Target) -> Path:
+        """The FP32 graph for one target, exported once."""
+        path = self.scratch / f"{target.name}.onnx"
+        if not path.is_file():
+            metadata = {
+                "fptk.version": __version__,
+                "fptk.model": self.card.model,
+                "fptk.graph": self.plan.graph,
+                "fptk.checkpoint_sha256": self.checkpoint_sha256,
+                "fptk.preprocess": self.spec.model_dump_json(),
+                "fptk.preprocess_sha256": self.spec.sha256,
+            }
+            module = serving_module(self.network, self.spec, self.plan.graph, target.graph_form)
+            export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
+        return path
+
+
+def _coverage(chosen: CalibrationSet) -> str:
+    """One line: how many images, and which classes they show too little of."""
+    line = f"calibrating on {len(chosen)} images of {chosen.dataset}"
+    short = ", ".join(chosen.short_classes())
+    if not short:
+        return line
+    least = chosen.minimum
+    wanted = f"in under {least.images} images or {least.pixels} pixels" if least else "in none of them"
+    return f"{line}; {wanted}: {short}"
