@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -238,7 +238,9 @@ class _ExportJob:
         refused: list[_Built] = []
 
         def build(candidate: Candidate[Any]) -> tuple[_Built, Verdict]:
-            options = asdict(candidate.settings) | ({"accuracy_control": True} if candidate.accuracy_control else {})
+            options = candidate.settings.model_dump() | (
+                {"accuracy_control": True} if candidate.accuracy_control else {}
+            )
             try:
                 built = self._attempt(target, precision, folder, options)
             except EngineBrokenError as error:

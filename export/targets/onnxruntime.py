@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -73,7 +72,7 @@ class OnnxRuntimeTarget(Target):
             request.onnx_path,
             path,
             calibration.images,
-            OnnxQuantSettings(**{**asdict(defaults), **options}),
+            OnnxQuantSettings(**{**defaults.model_dump(), **options}),
             calibration_sha256=calibration.sha256,
             cache=calibration.ranges(),
         )

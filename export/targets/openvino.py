@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -173,6 +172,7 @@ def _precision_hint(request: BuildRequest) -> str:
 def _quantize(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     """The INT8 model of a request, and the record of how it was made."""
     from fptk.calibration.openvino_quantizer import (
+        OpenVinoQuantSettings,
         openvino_layer_names,
         quantize_openvino,
         quantize_openvino_with_accuracy_control,
@@ -185,7 +185,7 @@ def _quantize(model: Any, request: BuildRequest) -> tuple[Any, dict[str, Any]]:
     defaults = settings_for(promised_families(options.pop("cpu", "any")))
     # A sensitivity ranking names the nodes of the ONNX file.
     options["ignored_names"] = openvino_layer_names(model, options.get("ignored_names", ()))
-    settings = replace(defaults, **options)
+    settings = OpenVinoQuantSettings(**{**defaults.model_dump(), **options})
     if accuracy_control:
         quantized, report = quantize_openvino_with_accuracy_control(
             model,
