@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
+
 from fptk.calibration.gate import Verdict
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 from fptk.calibration.openvino_quantizer import OpenVinoQuantSettings
 from fptk.calibration.sensitivity import Sensitivity
 
-S = TypeVar("S")
+S = TypeVar("S", bound=BaseModel)
 A = TypeVar("A")
 
 
@@ -107,7 +109,7 @@ def try_in_order(
             artifact, verdict = build(candidate)
         except CandidateSkippedError as error:
             skipped = str(error)
-        settings = dataclasses.asdict(candidate.settings) if dataclasses.is_dataclass(candidate.settings) else {}  # type: ignore[arg-type]
+        settings = candidate.settings.model_dump(mode="json")
         attempts.append(Attempt(candidate.name, settings, verdict, skipped, time.monotonic() - started, artifact))
         if on_attempt:
             on_attempt(attempts[-1])
@@ -133,19 +135,20 @@ def onnx_candidates(
     yield Candidate(first.name, first)
     base = first
     if saturates and not first.reduce_range:
-        base = dataclasses.replace(first, name="7-bit weights", reduce_range=True)
-        yield Candidate(base.name, base)
+        seven_bits = _changed(base, "7-bit weights", reduce_range=True)
+        base = seven_bits.settings
+        yield seven_bits
     if base.range_estimator != "percentile":
-        yield _onnx_candidate(base, "percentile ranges", range_estimator="percentile")
+        yield _changed(base, "percentile ranges", range_estimator="percentile")
     if base.range_estimator != "mse":
-        yield _onnx_candidate(base, "least-squares ranges", range_estimator="mse")
+        yield _changed(base, "least-squares ranges", range_estimator="mse")
     if not base.smooth_quant:
-        yield _onnx_candidate(base, "SmoothQuant", smooth_quant=True)
+        yield _changed(base, "SmoothQuant", smooth_quant=True)
     if sensitivity is not None:
         ranking = sensitivity()
         for count in _growing(len(ranking.rows)):
             nodes = tuple(dict.fromkeys((*base.float_nodes, *ranking.nodes_of_worst(count))))
-            yield _onnx_candidate(base, f"{count} most sensitive groups in float", float_nodes=nodes)
+            yield _changed(base, f"{count} most sensitive groups in float", float_nodes=nodes)
 
 
 def openvino_candidates(
@@ -160,29 +163,27 @@ def openvino_candidates(
             ``openvino_layer_names``); called only when the ladder gets that far. ``None`` leaves those rungs out.
     """
     yield Candidate(first.name, first)
-    base = dataclasses.replace(first, name="mixed, overflow fix", preset="mixed", overflow_fix="enable")
-    if dataclasses.replace(base, name=first.name) != first:
-        yield Candidate(base.name, base)
+    safe = _changed(first, "mixed, overflow fix", preset="mixed", overflow_fix="enable")
+    base = safe.settings
+    if base.model_copy(update={"name": first.name}) != first:
+        yield safe
     if not first.transformer:
-        yield _openvino_candidate(base, "transformer", transformer=True)
+        yield _changed(base, "transformer", transformer=True)
     if first.range_estimator != "percentile":
-        yield _openvino_candidate(base, "percentile ranges", range_estimator="percentile")
+        yield _changed(base, "percentile ranges", range_estimator="percentile")
     if first.smooth_quant_alpha is None:
-        yield _openvino_candidate(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
+        yield _changed(base, "SmoothQuant", transformer=True, smooth_quant_alpha=0.5)
     if sensitivity is not None:
         ranking = sensitivity()
         for count in _growing(len(ranking.rows)):
             names = tuple(dict.fromkeys((*base.ignored_names, *ranking.nodes_of_worst(count))))
-            yield _openvino_candidate(base, f"{count} most sensitive groups in float", ignored_names=names)
-    yield Candidate("accuracy control", dataclasses.replace(base, name="accuracy control"), accuracy_control=True)
+            yield _changed(base, f"{count} most sensitive groups in float", ignored_names=names)
+    yield dataclasses.replace(_changed(base, "accuracy control"), accuracy_control=True)
 
 
-def _onnx_candidate(base: OnnxQuantSettings, name: str, **changes: Any) -> Candidate[OnnxQuantSettings]:
-    return Candidate(name, dataclasses.replace(base, name=name, **changes))
-
-
-def _openvino_candidate(base: OpenVinoQuantSettings, name: str, **changes: Any) -> Candidate[OpenVinoQuantSettings]:
-    return Candidate(name, dataclasses.replace(base, name=name, **changes))
+def _changed(base: S, name: str, **changes: Any) -> Candidate[S]:
+    """``base`` under another name, with other values in some fields."""
+    return Candidate(name, base.model_copy(update={"name": name, **changes}))
 
 
 def _growing(groups: int) -> Iterator[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.errors import InputError, missing_package
 
 if TYPE_CHECKING:
@@ -84,25 +85,23 @@ def drop_unused_constants(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(used)
 
 
-def open_session(model: onnx.ModelProto, outputs: Sequence[str], *, arena: bool = True) -> Any:
+def open_session(
+    model: onnx.ModelProto, outputs: Sequence[str], *, float_only: bool = False, arena: bool = True
+) -> Any:
     """An ONNX Runtime session on the CPU that computes the tensors ``outputs`` of ``model`` and nothing else.
 
     Args:
         model: any model; it is not changed.
         outputs: names of tensors in the graph.
-        arena: keep freed memory for the next run: faster, but the peak of the largest run is kept for good.
+        float_only, arena: as for :func:`fptk.calibration.onnx_cpu.open_cpu_session`.
     """
-    import onnxruntime
     from onnx import ModelProto, ValueInfoProto
 
     probe = ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = arena
-    return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_cpu_session(probe.SerializeToString(), float_only=float_only, arena=arena)
 
 
 def refuse_quantized(model: onnx.ModelProto, name: str) -> None:

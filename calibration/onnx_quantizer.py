@@ -14,7 +14,6 @@ Two recipes exist because two readers disagree about what Q/DQ should look like:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantizable_nodes
 from fptk.calibration.range_cache import RangeCache
@@ -40,20 +38,29 @@ if TYPE_CHECKING:
 
 Images = Callable[[], Iterable[UInt8Array]]
 
-ARITHMETIC_OPS = ("Conv", "MatMul", "Gemm")
+OpType = Literal["Conv", "ConvTranspose", "MatMul", "Gemm"]
+"""Operators that can be quantized."""
+
+ARITHMETIC_OPS: tuple[OpType, ...] = ("Conv", "MatMul", "Gemm")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class OnnxQuantSettings:
-    """How an ONNX model is quantised."""
+class OnnxQuantSettings(BaseModel):
+    """How an ONNX model is quantized.
+
+    Raises:
+        ValidationError: (pydantic's) a field is unknown or its value out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "default"
     """What a table calls this setting."""
     recipe: Literal["tensorrt", "cpu"] = "tensorrt"
     """Form of the Q/DQ pairs, see the module's docstring."""
-    op_types: tuple[str, ...] = ARITHMETIC_OPS
-    """Operator types that are quantised."""
+    op_types: tuple[OpType, ...] = ARITHMETIC_OPS
+    """Operator types that are quantized."""
     range_estimator: RangeEstimator = "minmax"
+    """How the range of an activation follows from the values seen."""
     percentile: float = Field(default=99.999, gt=50, le=100)
     """Share of the values that ``percentile`` keeps, in percent."""
     per_channel: bool = True
@@ -65,7 +72,7 @@ class OnnxQuantSettings:
     smooth_alpha: float = Field(default=0.5, ge=0, le=1)
     """0 leaves all difficulty in the activations, 1 moves all of it into the weights."""
     float_nodes: tuple[str, ...] = ()
-    """Nodes kept in float."""
+    """Names of ONNX nodes kept in float."""
     only_nodes: tuple[str, ...] | None = None
     """Where given, every other node is kept in float."""
 
@@ -124,7 +131,7 @@ def quantize_onnx(
         temporary.write_bytes(quantized.SerializeToString())
     return QuantReport(
         engine="onnx",
-        settings=dataclasses.asdict(settings),
+        settings=settings.model_dump(mode="json"),
         quantised=tuple(chosen),
         kept_float=tuple(kept),
         images=table.images,
@@ -161,7 +168,7 @@ def measured_ranges(
         depends_on |= {"smooth_quant", "smooth_alpha", "float_nodes", "only_nodes"}
     key = {
         "weights": source_sha256,
-        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name in depends_on},
+        "settings": {name: value for name, value in settings.model_dump(mode="json").items() if name in depends_on},
         "versions": tool_versions("fptk", "onnx", "onnxruntime"),
     }
     table = cache.fetch(key) if cache else None

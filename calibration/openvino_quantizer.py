@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import logging
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
 from fptk.calibration.report import FloatLayer, QuantReport
@@ -33,9 +31,14 @@ _ARITHMETIC_OPS = frozenset(
 )
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class OpenVinoQuantSettings:
-    """How an OpenVINO model is quantised; the fields are NNCF's."""
+class OpenVinoQuantSettings(BaseModel):
+    """How an OpenVINO model is quantized; the fields are NNCF's.
+
+    Raises:
+        ValidationError: (pydantic's) a field is unknown or its value out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "default"
     """What a table calls this setting."""
@@ -47,7 +50,7 @@ class OpenVinoQuantSettings:
     """NNCF's ``model_type=TRANSFORMER``: attentions stay in float, so that OpenVINO runs each as one fused kernel. With
     their products in int8, MicroSegFormer at 512x512 was slower (44.7 against 37.0 ms, float 52.3) and further from the
     float labels (98.7 against 99.5 % of pixels, eight faces)."""
-    smooth_quant_alpha: float | None = None
+    smooth_quant_alpha: float | None = Field(default=None, ge=0, le=1)
     """SmoothQuant's migration strength (0-1) for matrix products; ``None`` switches it off."""
     range_estimator: Literal["default", "minmax", "percentile", "mean_minmax"] = "minmax"
     """Statistics of activations over images; ``default`` is NNCF's choice for the preset, the mean of the images'
@@ -63,7 +66,8 @@ class OpenVinoQuantSettings:
     """Further layers kept in float, by friendly name."""
     max_images: int = Field(default=1000, ge=1)
     """Images read at most."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of what NNCF draws."""
 
 
 def settings_for(families: Sequence[Family]) -> OpenVinoQuantSettings:
@@ -119,7 +123,9 @@ def quantize_openvino(
             raise InputError("the calibration set is empty: no ranges can be measured") from None
         raise
     layers = layers_by_precision(quantized, ignored)
-    return quantized, _report(model, dataclasses.asdict(settings), layers, source.images, calibration_sha256, started)
+    return quantized, _report(
+        model, settings.model_dump(mode="json"), layers, source.images, calibration_sha256, started
+    )
 
 
 def quantize_openvino_with_accuracy_control(
@@ -167,7 +173,7 @@ def quantize_openvino_with_accuracy_control(
             **arguments,
         )
     layers = layers_by_precision(quantized, ignored, "put back to float by accuracy control")
-    used = {**dataclasses.asdict(settings), "accuracy_control_max_miou_drop": max_miou_drop}
+    used = {**settings.model_dump(mode="json"), "accuracy_control_max_miou_drop": max_miou_drop}
     return quantized, _report(model, used, layers, source.images, calibration_sha256, started)
 
 

@@ -102,7 +102,7 @@ def measure_sensitivity(
     """
     started = time.monotonic()
     plan = plan or SensitivityPlan()
-    settings = dataclasses.replace(plan.settings, smooth_quant=False, float_nodes=(), only_nodes=None)
+    settings = plan.settings.model_copy(update={"smooth_quant": False, "float_nodes": (), "only_nodes": None})
     model = load_float_model(source)
     groups = _checked_groups(model, plan.groups) if plan.groups else module_groups(model, settings)
     table = measured_ranges(model, sha256_file(source), images, settings, cache)
@@ -126,7 +126,7 @@ def measure_sensitivity(
         rows=tuple(sorted(rows, key=lambda row: row.snr_db)),
         unmeasured=tuple(unmeasured),
         images=min(plan.images, table.images),
-        settings=dataclasses.asdict(settings),
+        settings=settings.model_dump(mode="json"),
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -167,7 +167,7 @@ class _Reference:
         return ratio_db(signal, noise)
 
     def _run(self, model: onnx.ModelProto) -> Iterator[Float32]:
-        session = open_session(model, [self._tensor])
+        session = open_session(model, [self._tensor], float_only=True)  # rounding alone: int8 kernels may saturate here
         for count, batch in enumerate(self._images()):
             if count >= self._count:
                 return
@@ -183,7 +183,7 @@ class _Journal:
         self._key = cache.full_key(
             {
                 "weights": sha256_file(source),
-                "settings": dataclasses.asdict(settings),
+                "settings": settings.model_dump(mode="json"),
                 "compared": images,
                 "versions": tool_versions("fptk", "onnx", "onnxruntime"),
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,7 +102,7 @@ def quantizer_settings(rest: Mapping[str, Any]) -> OnnxQuantSettings:
     """
     from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 
-    known = {entry.name for entry in fields(OnnxQuantSettings)}
+    known = set(OnnxQuantSettings.model_fields)
     unknown = sorted(set(rest) - known)
     if unknown:
         valid = ", ".join(sorted(known | set(TensorRTOptions.model_fields)))

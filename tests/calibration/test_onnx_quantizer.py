@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from pydantic import BaseModel, ValidationError
 
 from fptk.calibration.onnx_graph import QUANTIZABLE_OPS, load_float_model, open_session
 from fptk.calibration.onnx_quantizer import (
@@ -21,6 +22,7 @@ from fptk.calibration.onnx_quantizer import (
     measured_ranges,
     quantize_onnx,
 )
+from fptk.calibration.openvino_quantizer import OpenVinoQuantSettings
 from fptk.calibration.range_cache import RangeCache
 from fptk.calibration.ranges import RangeEstimator
 from fptk.calibration.sensitivity import ratio_db
@@ -38,8 +40,8 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def logits_snr(float_path: Path, int8_path: Path, images: list[UInt8Array]) -> float:
-    """Signal to noise ratio of the logits in decibels."""
-    sessions = [open_session(onnx.load(str(path)), ["logits"]) for path in (float_path, int8_path)]
+    """Signal to noise ratio in decibels of the logits that the int8 file states, whatever kernels the processor has."""
+    sessions = [open_session(onnx.load(str(path)), ["logits"], float_only=True) for path in (float_path, int8_path)]
     a, b = (np.stack([session.run(None, {"images": image})[0] for image in images]) for session in sessions)
     return ratio_db(float(np.square(a).sum()), float(np.square(a - b).sum()))
 
@@ -370,3 +372,23 @@ def test_the_file_passes_the_full_check_and_loads_without_a_word(
     capfd.readouterr()
     onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("settings_type", [OnnxQuantSettings, OpenVinoQuantSettings])
+def test_settings_are_a_value_that_survives_json(settings_type: type[BaseModel]) -> None:
+    """Both are the options of a target: what a bundle recorded gives the same settings back."""
+    chosen = settings_type()
+    assert settings_type.model_validate(json.loads(chosen.model_dump_json())) == chosen
+    with pytest.raises(ValidationError, match="frozen"):
+        chosen.name = "other"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"recipe": "gpu"}, {"op_types": ["Softmax"]}, {"percentile": 50}, {"smooth_alpha": 1.1}, {"calibrate": True}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OnnxQuantSettings.model_validate(wrong)
+    assert caught.value.errors()[0]["loc"][0] == next(iter(wrong))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
+from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.core.files import sha256_file
 from fptk.core.precision import Precision
@@ -326,7 +326,7 @@ def test_engine_gives_the_labels_of_its_onnx_file(
         artifact = build(target, face_net, tmp_path / "gpu", precision, images)
     except EngineNotBuiltError as error:
         pytest.fail(f"a host that can run should build: {error}")
-    reference = ort.InferenceSession(str(tmp_path / "gpu" / "model.onnx"), providers=["CPUExecutionProvider"])
+    reference = open_cpu_session(tmp_path / "gpu" / "model.onnx", float_only=True)
     for cuda_graph in (False, True):
         with target.load(artifact.files[0], SPEC, cuda_graph=cuda_graph) as session:
             for image in images():

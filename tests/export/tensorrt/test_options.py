@@ -19,7 +19,7 @@ def test_parts_the_builders_options_from_the_quantizers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "flavour", "named"),
+    ("given", "product", "named"),
     [
         ({"sm": [70]}, TENSORRT_RTX, "compute capability 70"),
         ({"sm": [86]}, TENSORRT, "no option 'sm'"),
