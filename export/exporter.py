@@ -7,13 +7,13 @@ only when the engine in it was scored.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, overload
 
-from fptk.calibration.fallback import Candidate, CandidateSkippedError, FallbackResult, try_in_order
 from fptk.calibration.fallback import Attempt as Tried
+from fptk.calibration.fallback import Candidate, CandidateSkippedError, FallbackResult, try_in_order
 from fptk.calibration.gate import Decision, Verdict
 from fptk.calibration.kernel_faults import KernelFault
 from fptk.calibration.sensitivity import draw_sensitivity

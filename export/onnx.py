@@ -17,12 +17,30 @@ from fptk.core.preprocess import PreprocessSpec
 if TYPE_CHECKING:
     import torch
 
+    from fptk.export.bundle import Graph
+    from fptk.models.network import FaceParsingNetwork
+
 OPSET = 20
 """Lowest opset with native LayerNormalization *and* Gelu; from 23 on the exporter emits an Attention op that
 TensorRT-RTX rejects."""
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "labels"
+
+
+def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, graph: Graph, engine: str) -> torch.nn.Module:
+    """What is exported: uint8 images to uint8 labels, around the rewritten network or around the one as written.
+
+    Args:
+        network: as loaded from a checkpoint.
+        spec: normalization, put inside.
+        graph: ``deploy`` or ``original``.
+        engine: :attr:`fptk.export.targets.base.Target.graph_form`, for the deploy form.
+    """
+    from fptk.models.deploy import to_deploy
+    from fptk.models.deploy.serving import Serving
+
+    return Serving(to_deploy(network, engine=engine) if graph == "deploy" else network.original(), spec)
 
 
 def export_onnx(

@@ -106,7 +106,9 @@ _NONE_MEANS = frozenset({"gate", "matrix_images"})
 """Fields whose ``None`` says something."""
 
 
-def recipe_gate(section: ExportSection, max_miou_drop: float | None = None, max_class_drop: float | None = None) -> GatePolicy:
+def recipe_gate(
+    section: ExportSection, max_miou_drop: float | None = None, max_class_drop: float | None = None
+) -> GatePolicy:
     """The gate of a recipe, with what the caller says instead."""
     return GatePolicy(
         max_miou_drop=section.max_miou_drop if max_miou_drop is None else max_miou_drop,

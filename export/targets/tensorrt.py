@@ -1,29 +1,35 @@
-"""Targets ``trt`` (TensorRT, built and run on a GPU host) and ``trt-rtx`` (TensorRT-RTX, built anywhere).
-
-Options, all optional keys of :attr:`BuildRequest.options`: the fields of
-:class:`~fptk.export.tensorrt.options.TensorRTOptions` for the builder, those of
-:class:`~fptk.calibration.onnx_quantizer.OnnxQuantSettings` for the quantiser.
-"""
+"""Targets ``trt`` (TensorRT, built and run on a GPU host) and ``trt-rtx`` (TensorRT-RTX, built anywhere)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.calibration.fallback import Candidate, onnx_candidates
+from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Probe, Target
+from fptk.export.record import BuildRecord, LayerCounts
+from fptk.export.targets.base import (
+    BuildRequest,
+    BuildResult,
+    EngineNotBuiltError,
+    Probe,
+    Target,
+    TargetOptions,
+    settings_of,
+)
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted
 from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.layer_report import LayerReport, report_layers
 from fptk.export.tensorrt.lint import check_qdq, refuse_errors
-from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
+from fptk.export.tensorrt.options import OnlyRTX, OnlyTensorRT, SharedOptions, TensorRTOptions
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
@@ -31,11 +37,32 @@ from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
 from fptk.export.tensorrt.trtexec import rebuild_command
 
 if TYPE_CHECKING:
-    from fptk.calibration.fallback import Candidate
     from fptk.calibration.sensitivity import Sensitivity
 
 ONNX_FILE = "model.onnx"
 LAYERS_FILE = "layers.json"
+
+
+class BuilderOptions(SharedOptions, OnnxQuantSettings, TargetOptions):
+    """What both targets take: settings of the builder, and of the INT8 quantizer."""
+
+    @property
+    def builder(self) -> TensorRTOptions:
+        """What the builder is told."""
+        return settings_of(self, TensorRTOptions())
+
+    @property
+    def quantizer(self) -> OnnxQuantSettings:
+        """How the INT8 file is made. A GPU adds int8 products in int32: seven bits would only lose."""
+        return settings_of(self, OnnxQuantSettings())
+
+
+class TrtOptions(BuilderOptions, OnlyTensorRT):
+    """Settings of target ``trt``."""
+
+
+class TrtRtxOptions(BuilderOptions, OnlyRTX):
+    """Settings of target ``trt-rtx``."""
 
 
 class TensorRTTarget(Target):
@@ -45,7 +72,7 @@ class TensorRTTarget(Target):
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
     calibrated: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
     graph_form: ClassVar[str] = "tensorrt"
-    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_RTX
+    options: ClassVar[type[TargetOptions]] = TrtOptions
     product: ClassVar[Product] = TENSORRT
 
     def probe(self) -> Probe:
@@ -71,45 +98,42 @@ class TensorRTTarget(Target):
     def build(self, request: BuildRequest) -> BuildResult:
         """Build the engine; see :meth:`Target.build`.
 
-        ``details`` hold ``simulate_with`` (name of the ONNX file whose accuracy ONNX Runtime can tell), ``rebuild``,
-        ``lowered`` (nodes rewritten for TensorRT), ``findings``, ``options``, ``layers`` (counts of
-        :class:`LayerReport`), ``layers_not_int8`` with reasons, ``versions``, ``bound_to``, ``build_seconds`` and
-        ``warnings``; INT8 adds ``quantizer`` (and ``rest`` where its float part is FP16), FP16 ``kept_float``.
+        The record's ``details`` hold ``lowered`` (nodes rewritten for TensorRT), ``layers_not_int8`` with reasons,
+        ``versions``, ``bound_to``, ``build_seconds`` and ``warnings``; INT8 adds ``rest`` where its float part is
+        FP16, FP16 ``kept_float``.
 
         Raises:
             EngineNotBuiltError: this host cannot build; the checked ONNX file is kept and named.
             InputError: the ONNX file holds something that TensorRT rejects or mis-scales.
             GateRefusedError: fewer layers run in INT8 than ``min_int8_layers`` asks for.
         """
-        options, quantizer = split_options(request.options, self.product)
+        given = request.options_as(type(self).options)
+        assert isinstance(given, BuilderOptions)
+        options = given.builder
         onnx_path = request.folder / ONNX_FILE
-        details: dict[str, Any] = {"simulate_with": ONNX_FILE}
-        details |= write_precision_onnx(request, options, quantizer, onnx_path)
+        record = write_precision_onnx(request, options, given.quantizer, onnx_path)
+        record.simulation = ONNX_FILE
         findings = check_qdq(onnx_path, options.compute_capabilities(self.product))
         refuse_errors(onnx_path, findings)
         graph = Graph.read(onnx_path)
-        details["findings"] = [finding.as_dict() for finding in findings]
-        details["options"] = options.model_dump(mode="json", exclude={"timing_cache", "timeout"})
-        details["rebuild"] = rebuild = self._rebuild(graph, options, request.spec)
+        record.findings = tuple(findings)
+        record.rebuild = rebuild = self._rebuild(graph, options, request.spec)
         _check_batch(graph, options, onnx_path)
         probe = self.probe()
         if not probe.can_build:
             reason = f"{self.product.title} cannot build here: {probe.reason} ({probe.remedy})"
-            raise EngineNotBuiltError(reason, (onnx_path,), rebuild, details)
+            raise EngineNotBuiltError(reason, (onnx_path,), rebuild, record)
         try:
             built = build_engine(self.product, onnx_path, request.folder, options)
         except BuildFailedError as error:
-            raise EngineNotBuiltError(error.reason, (onnx_path, error.log), rebuild, details) from error
+            raise EngineNotBuiltError(error.reason, (onnx_path, error.log), rebuild, record) from error
         report = report_layers(built.layers, graph, int8=request.precision is Precision.INT8)
-        return self._finish(request, options, graph, built, report, details)
+        return self._finish(request, options, graph, built, report, record)
 
-    def candidates(
-        self, sensitivity: Callable[[], Sensitivity], options: Mapping[str, Any]
-    ) -> Iterable[Candidate[Any]]:
-        from fptk.calibration.fallback import onnx_candidates
-        from fptk.calibration.onnx_quantizer import OnnxQuantSettings
+    def batch(self, options: TargetOptions) -> int | None:
+        return None if isinstance(options, BuilderOptions) and options.dynamic_batch else 1
 
-        # A GPU adds int8 products in int32: seven bits would only lose.
+    def candidates(self, sensitivity: Callable[[], Sensitivity], options: BuilderOptions) -> Iterable[Candidate[Any]]:
         return onnx_candidates(OnnxQuantSettings(), sensitivity)
 
     def _finish(
@@ -119,28 +143,31 @@ class TensorRTTarget(Target):
         graph: Graph,
         built: BuiltEngine,
         report: LayerReport,
-        details: dict[str, Any],
+        record: BuildRecord,
     ) -> BuildResult:
         layers_path, card_path = request.folder / LAYERS_FILE, request.folder / ENGINE_CARD_FILE
         write_json(layers_path, report.as_dict())
         if request.precision is Precision.INT8:
             report.require_int8(options.min_int8_layers)
-        details["layers"] = {key: value for key, value in report.as_dict().items() if key != "layers"}
-        details["layers"]["summary"] = report.summary
-        details["layers_not_int8"] = [
-            {"onnx": list(layer.onnx_nodes), "precision": layer.precision, "reason": layer.reason}
-            for layer in report.layers
-            if layer.reason
-        ]
-        details |= {"build_seconds": built.seconds, "warnings": list(built.warnings)}
-        details["versions"] = self.probe().versions | {self.product.module: built.version}
-        card = self._card(request, options, graph, built, details["rebuild"])
-        details["bound_to"] = card.model_dump(mode="json", include={"version", "compute_capabilities", "gpu"})
+        counts = {key: value for key, value in report.as_dict().items() if key != "layers"}
+        record.layers = LayerCounts(**counts, summary=report.summary)
+        card = self._card(request, options, graph, built, record.rebuild or "")
+        record.details |= {
+            "layers_not_int8": [
+                {"onnx": list(layer.onnx_nodes), "precision": layer.precision, "reason": layer.reason}
+                for layer in report.layers
+                if layer.reason
+            ],
+            "build_seconds": built.seconds,
+            "warnings": list(built.warnings),
+            "versions": self.probe().versions | {self.product.module: built.version},
+            "bound_to": card.model_dump(mode="json", include={"version", "compute_capabilities", "gpu"}),
+        }
         write_json(card_path, card.model_dump(mode="json"))
         files = [built.engine, card_path, request.folder / ONNX_FILE, layers_path, built.log]
         if built.timing_cache:
             files.append(built.timing_cache)
-        return BuildResult(tuple(files), details)
+        return BuildResult(tuple(files), record)
 
     def _card(
         self, request: BuildRequest, options: TensorRTOptions, graph: Graph, built: BuiltEngine, rebuild: str
@@ -229,7 +256,7 @@ class TensorRTRTXTarget(TensorRTTarget):
     """TensorRT-RTX: builds for a list of compute capabilities on any x86-64 host, runs on RTX GPUs."""
 
     name: ClassVar[str] = "trt-rtx"
-    option_names: ClassVar[frozenset[str]] = frozenset(TensorRTOptions.model_fields) - ONLY_TENSORRT
+    options: ClassVar[type[TargetOptions]] = TrtRtxOptions
     product: ClassVar[Product] = TENSORRT_RTX
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,16 +14,17 @@ from fptk.cli.options import (
     PathType,
     data_option,
     images_option,
+    model_argument,
     threads_option,
-    weights_option,
 )
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 
 if TYPE_CHECKING:
-    from fptk.export.pipeline import Outcome
+    from fptk.export.bundle import Bundle
 
 
 @click.command("export")
+@model_argument
 @click.option(
     "--target",
     "targets",
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     help="Build in INT8, calibrated. Default without any of the four: --fp32 --int8, and --bf16 where target and "
     "processor have it.",
 )
-@weights_option
 @data_option
 @images_option
 @click.option("--calib", type=PathType, help="Calibration images: a folder, or a file that lists training images.")
@@ -68,51 +69,35 @@ if TYPE_CHECKING:
     show_default=True,
     help="Images for --explain.",
 )
-@click.option("--no-deploy-form", is_flag=True, help="Export the network as it is written, without the exact rewrites.")
+@click.option(
+    "--graph",
+    type=click.Choice(["deploy", "original"]),
+    default="deploy",
+    show_default=True,
+    help="The network with its exact rewrites, or as it is written.",
+)
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
 @threads_option
-@click.option(
-    "--cpu",
-    type=click.Choice(["any", "avx2", "vnni", "amx"]),
-    help="onnx, openvino: processors that INT8 must be right on: without VNNI, with it, with AMX. Default: any.",
-)
 @click.option(
     "--no-processor-matrix",
     is_flag=True,
     help="Do not run each engine under every instruction set that this processor has.",
 )
-@click.option("--sm", multiple=True, type=int, help="trt-rtx: compute capability to build for, e.g. 86 (repeatable).")
-@click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="trt, trt-rtx: batch sizes of the optimisation profile.")
-@click.option("--workspace", type=click.IntRange(1, 2**20), help="trt, trt-rtx: limit of the builder's workspace, MiB.")
-@click.option("--min-int8-layers", type=FiniteRange(0, 1), help="trt, trt-rtx: least share of INT8 conv and gemm.")
-@click.option("--float-attention", is_flag=True, help="trt, trt-rtx: no INT8 in the products inside attention.")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="trt, trt-rtx: how long the builder searches.")
-@click.option("--timing-cache", type=PathType, help="trt: kernel timings of an earlier build to start from.")
 @click.option(
-    "--int8-rest",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    help="Type of INT8's float rest: fp32 or fp16 for trt and trt-rtx, fp32 or bf16 for openvino.",
-)
-@click.option("--dla", type=click.IntRange(0, 15), help="trt on Jetson: deep-learning accelerator to build for.")
-@click.option("--version-compatible", is_flag=True, default=None, help="trt: let later versions run the engine.")
-@click.option(
-    "--hardware-compatibility",
-    type=click.Choice(["ampere_plus", "same_compute_capability"]),
-    help="trt: let other GPUs run the engine.",
-)
-@click.option(
-    "--check",
-    type=PathType,
-    help="Only check this file: an ONNX file for what TensorRT rejects or mis-scales, an OpenVINO .xml file for what "
-    "OpenVINO computes wrongly on some processor.",
+    "-o",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set an option of the targets, e.g. -o cpu=vnni or -o openvino.int8_rest=bf16 (repeatable). "
+    "`fptk doctor --options` lists them.",
 )
 def command(
+    model: Path | None,
     targets: tuple[str, ...],
     fp32: bool,
     bf16: bool,
     fp16: bool,
     int8: bool,
-    weights: Path | None,
     data: Path | None,
     eval_images: int | None,
     calib: Path | None,
@@ -124,167 +109,86 @@ def command(
     no_fallback: bool,
     explain: bool,
     sensitivity_images: int,
-    no_deploy_form: bool,
+    graph: Literal["deploy", "original"],
     out: Path | None,
     threads: int | None,
-    cpu: str | None,
     no_processor_matrix: bool,
-    sm: tuple[int, ...],
-    dynamic_batch: str | None,
-    workspace: int | None,
-    min_int8_layers: float | None,
-    float_attention: bool,
-    optimization_level: int | None,
-    timing_cache: Path | None,
-    int8_rest: str | None,
-    dla: int | None,
-    version_compatible: bool | None,
-    hardware_compatibility: str | None,
-    check: Path | None,
+    assignments: tuple[str, ...],
 ) -> None:
-    """Build engines from trained weights, and prove each on the evaluation images.
+    """Build engines from MODEL, and prove each on the evaluation images.
+
+    MODEL is a checkpoint or a run folder; by default the newest run below runs/, or else the shipped weights.
 
     Every engine becomes a bundle: a folder that can be copied to a device. An engine that loses more accuracy than
     allowed goes to rejected/ instead, and the command ends with exit code 4.
     """
     from fptk.cli.options import invocation
+    from fptk.core.console import TERMINAL
     from fptk.core.files import make_folder
     from fptk.core.precision import Precision
-    from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
+    from fptk.export.exporter import export
+    from fptk.export.plan import ExportPlan, recipe_gate
+    from fptk.export.targets.options import read_options
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.source import find_source
 
-    if check:
-        check_graph(check, sm)
-        return
-    options = {
-        "cpu": cpu,
-        "sm": sm or None,
-        "dynamic_batch": parse_batches(dynamic_batch) if dynamic_batch else None,
-        "workspace_mib": workspace,
-        "min_int8_layers": min_int8_layers,
-        "attention_int8": False if float_attention else None,
-        "optimization_level": optimization_level,
-        "timing_cache": timing_cache,
-        "int8_rest": int8_rest,
-        "dla_core": dla,
-        "version_compatible": version_compatible,
-        "hardware_compatibility": hardware_compatibility,
-    }
     names = resolve_targets(targets or ("onnx", "openvino"))
-    source = find_source(weights)
+    options = read_options(names, assignments)
+    source = find_source(model)
     section = source.recipe.export
     asked = {Precision.FP32: fp32, Precision.BF16: bf16, Precision.FP16: fp16, Precision.INT8: int8}
     chosen = tuple(precision for precision, wanted in asked.items() if wanted)
     precisions = chosen or (Precision.FP32, Precision.INT8)
     if explain and Precision.INT8 not in precisions:
         raise InputError("--explain ranks layers by what INT8 costs them; add --int8")
-    plan = ExportPlan(
+    plan = ExportPlan.of_recipe(
+        section,
         targets=names,
         precisions=precisions,
         implied=() if chosen else (Precision.BF16,),
         out=make_folder(out or source.folder),
         command=invocation(),
-        variant="naive" if no_deploy_form else "deploy",
+        graph=graph,
         data=data,
         eval_images=eval_images,
         calib=calib,
-        calib_size=calib_size or section.calibration_images,
+        calib_size=calib_size,
         calib_strategy=calib_strategy,
-        gate=None if no_gate else gate_policy(section, max_miou_drop, max_class_drop),
+        gate=None if no_gate else recipe_gate(section, max_miou_drop, max_class_drop),
         fallback=not no_fallback,
         explain=explain,
         sensitivity_images=sensitivity_images,
         matrix_images=None if no_processor_matrix else ExportPlan.matrix_images,
         threads=threads,
-        options=used_options(options, names),
+        options=options,
     )
-    outcomes = export_bundles(source, plan)
-    finish(outcomes)
+    finish(export(source, plan, TERMINAL))
 
 
-def finish(outcomes: list[Outcome]) -> None:
+def finish(bundles: Sequence[Bundle]) -> None:
     """Print what became of each engine: of a refused one class by class, and the ranking that ``--explain`` asked for.
 
     Raises:
         GateRefusedError: the gate refused one (exit code 4).
         TargetUnavailableError: none was refused, but one could not be built here (exit code 3).
     """
-    from fptk.cli.export_tables import render_classes, render_processors, render_sensitivity
+    from fptk.calibration.gate import Decision
+    from fptk.cli.export_tables import outcome, render_classes, render_processors, render_sensitivity
     from fptk.core.console import out
-    from fptk.export.bundle import read_bundle
 
     matrices = []
-    for outcome in outcomes:
-        bundle = read_bundle(outcome.folder)
-        out.print(f"{outcome.label:<16} {outcome.verdict:<12} {outcome.folder}", soft_wrap=True)
-        out.print(f"{'':<16} {outcome.message}", soft_wrap=True, markup=False)
+    for bundle in bundles:
+        out.print(f"{bundle.label:<16} {bundle.verdict:<12} {bundle.folder}", soft_wrap=True)
+        out.print(f"{'':<16} {outcome(bundle)}", soft_wrap=True)
         if bundle.processors:
             matrices.append((bundle.label, bundle.processors))
-        if outcome.verdict == "refused" and "classes" in (bundle.gate or {}):
-            out.print(render_classes(bundle))
-        if "sensitivity" in bundle.build:
-            out.print(render_sensitivity(bundle))
+        if bundle.verdict is Decision.REFUSED and bundle.judged:
+            out.print(render_classes(bundle.label, bundle.judged))
+        if bundle.build.sensitivity:
+            out.print(render_sensitivity(bundle.label, bundle.build.sensitivity))
     if matrices:
         out.print(render_processors(matrices))
-    for verdict, error in (("refused", GateRefusedError), ("unavailable", TargetUnavailableError)):
-        hit = [outcome for outcome in outcomes if outcome.verdict == verdict]
+    for verdict, error in ((Decision.REFUSED, GateRefusedError), (Decision.UNAVAILABLE, TargetUnavailableError)):
+        hit = [bundle for bundle in bundles if bundle.verdict is verdict]
         if hit:
-            raise error("; ".join(f"{outcome.label}: {outcome.message}; kept in {outcome.folder}" for outcome in hit))
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """``1:4:8`` as numbers.
-
-    Raises:
-        InputError: it is not three whole numbers.
-    """
-    parts = text.split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise InputError(f"--dynamic-batch {text}: expected MIN:OPT:MAX, e.g. 1:4:8")
-    return tuple(int(part) for part in parts)
-
-
-FLAGS = {"workspace_mib": "--workspace", "dla_core": "--dla", "attention_int8": "--float-attention"}
-"""Flags of the options that are called otherwise than the builder's setting."""
-
-
-def used_options(options: dict[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
-    """The options that were given; one that no chosen target knows is a mistake.
-
-    Raises:
-        InputError: an option fits none of the targets.
-    """
-    from fptk.export.targets.registry import get_target
-
-    given = {key: value for key, value in options.items() if value is not None}
-    known = frozenset().union(*(get_target(name).option_names for name in targets))
-    for key in given.keys() - known:
-        flag = FLAGS.get(key, f"--{key.replace('_', '-')}")
-        raise InputError(f"{flag} does not apply to target {', '.join(targets)}; leave it out")
-    return given
-
-
-def check_graph(path: Path, compute_capabilities: tuple[int, ...]) -> None:
-    """Print what an engine would get wrong in a graph.
-
-    That is OpenVINO for an ``.xml`` file, on any processor; else TensorRT for an ONNX file, on these GPUs where any are
-    named.
-
-    Raises:
-        InputError: there is an error among the findings.
-    """
-    from fptk.core.console import out
-    from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
-    from fptk.export.tensorrt.lint import check_qdq, refuse_errors
-
-    is_openvino = path.suffix.lower() == ".xml"
-    findings = lint_openvino(path) if is_openvino else check_qdq(path, compute_capabilities)
-    for finding in findings:
-        out.print(str(finding), markup=False, soft_wrap=True)
-    if is_openvino:
-        refuse_known_faults(path.name, findings, InputError)
-        out.print(f"{path}: nothing that OpenVINO is known to compute wrongly", soft_wrap=True)
-    else:
-        refuse_errors(path, findings)
-        out.print(f"{path}: nothing that TensorRT rejects", soft_wrap=True)
+            raise error("; ".join(f"{each.label}: {outcome(each)}; kept in {each.folder}" for each in hit))

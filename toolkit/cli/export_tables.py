@@ -8,25 +8,46 @@ from rich import box
 from rich.table import Table
 
 from fptk.benchmarks.processors import ProcessorMatrix, ProcessorRow
+from fptk.calibration.gate import Verdict
+from fptk.calibration.sensitivity import Sensitivity
 from fptk.core.cpu import INSTRUCTION_SETS
 from fptk.export.bundle import Bundle
 
 
-def render_classes(bundle: Bundle) -> Table:
+def outcome(bundle: Bundle) -> str:
+    """One line: what an engine scored, what the gate said, and why there is none where there is none."""
+    parts = [bundle.unavailable] if bundle.unavailable else []
+    if bundle.evaluation:
+        scores, by = bundle.evaluation, bundle.evaluation.simulated_by
+        simulated = f", simulated by {by}" if by else ""
+        parts.append(
+            f"mIoU {100 * scores.engine.miou:.2f}, FP32 reference {100 * scores.reference.miou:.2f}{simulated}"
+        )
+    if bundle.gate:
+        parts.append(bundle.gate.summary)
+    if bundle.kernel_faults:
+        parts.append("in float for a kernel fault here: " + ", ".join(fault.layer for fault in bundle.kernel_faults))
+    if bundle.build.layers:
+        parts.append(bundle.build.layers.summary)
+    if not (bundle.unavailable or bundle.gate or bundle.evaluation):
+        parts.insert(0, "built, not judged: there was no evaluation data")
+    return "; ".join(parts)
+
+
+def render_classes(label: str, verdict: Verdict) -> Table:
     """What the gate saw of each class, the worst first, and why a class failed or was not judged."""
-    assert bundle.gate is not None
-    policy = bundle.gate["policy"]
-    table = Table(title=f"{bundle.label}: IoU by class, in points", title_justify="left", box=box.SIMPLE_HEAD)
+    policy = verdict.policy
+    table = Table(title=f"{label}: IoU by class, in points", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("class", "FP32", "engine", "Δ", "pixels", "verdict"):
         table.add_column(heading, justify="left" if heading in ("class", "verdict") else "right")
-    for row in sorted(bundle.gate["classes"], key=lambda row: -(row["drop"] or 0.0)):
-        if row["drop"] is None:
+    for row in sorted(verdict.classes, key=lambda row: -(row.drop or 0.0)):
+        if row.drop is None or row.reference_iou is None or row.iou is None:
             continue
-        verdict = "" if row["judged"] else f"not judged: under {policy['min_class_pixels']} pixels"
-        if row["failed"]:
-            verdict = f"fell by more than {policy['max_class_drop']:g}"
-        scores = (f"{100 * row[name]:.2f}" for name in ("reference_iou", "iou"))
-        table.add_row(row["name"], *scores, f"{-row['drop']:+.2f}", str(row["pixels"]), verdict)
+        word = "" if row.judged else f"not judged: under {policy.min_class_pixels} pixels"
+        if row.failed:
+            word = f"fell by more than {policy.max_class_drop:g}"
+        scores = (f"{100 * value:.2f}" for value in (row.reference_iou, row.iou))
+        table.add_row(row.name, *scores, f"{-row.drop:+.2f}", str(row.pixels), word)
     return table
 
 
@@ -70,16 +91,15 @@ def _with_status(measured: Sequence[tuple[str, ProcessorMatrix]], status: str) -
     return "; ".join(f"{named[sets]} ({', '.join(labels)})" for sets, labels in groups.items())
 
 
-def render_sensitivity(bundle: Bundle) -> Table:
-    """The ranking of layer groups that the bundle keeps, the most sensitive first."""
-    ranking = bundle.build["sensitivity"]
-    table = Table(title=f"{bundle.label}: INT8 in one group alone", title_justify="left", box=box.SIMPLE_HEAD)
+def render_sensitivity(label: str, ranking: Sensitivity) -> Table:
+    """A ranking of layer groups, the most sensitive first."""
+    table = Table(title=f"{label}: INT8 in one group alone", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("layer group")
     table.add_column("logits SNR, dB", justify="right")
     table.add_column("layers", justify="right")
-    for row in ranking["rows"]:
-        table.add_row(row["group"], f"{row['snr_db']:.1f}", str(len(row["nodes"])))
-    if ranking["unmeasured"]:
-        table.caption = f"time ran out before {len(ranking['unmeasured'])} more groups: run it again, it goes on there"
+    for row in ranking.rows:
+        table.add_row(row.group, f"{row.snr_db:.1f}", str(len(row.nodes)))
+    if ranking.unmeasured:
+        table.caption = f"time ran out before {len(ranking.unmeasured)} more groups: run it again, it goes on there"
         table.caption_justify = "left"
     return table

@@ -40,6 +40,11 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def model_argument(function: F) -> F:
+    """``MODEL``: what a command works on."""
+    return click.argument("model", required=False, type=PathType, metavar="[MODEL]")(function)
+
+
 def weights_option(function: F) -> F:
     """``--weights``: what a command works on."""
     return click.option(

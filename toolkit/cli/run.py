@@ -55,12 +55,12 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
         precisions=tuple(Precision(name) for name in recipe.export.precisions),
         command=invocation(),
     )
-    result = run(request)
+    result = run(request, console.TERMINAL)
     if result.report:
         console.out.print(render(result.report))
         if sentence := recommend(result.report):
             console.out.print(sentence, soft_wrap=True, markup=False)
-    finish(result.outcomes)
+    finish(result.bundles)
     if result.report:
         raise_if_refused(result.report)
     console.log.print(f"everything of this run is in {request.out}")

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from fptk.core.classes import CLASSES, NUM_CLASSES
 from fptk.core.dataset import UInt8Array
 
-
 MEANS = ("miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy")
 """Fields of :class:`Scores` that are one number for the whole set, 0-1."""
 

@@ -6,24 +6,24 @@ is skipped; one that was interrupted is resumed (training) or done again (the ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fptk.core.console import log
+from fptk.calibration.gate import Decision
 from fptk.core.errors import InputError
 from fptk.core.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.core.precision import Precision
-from fptk.export.bundle import MANIFEST
-from fptk.export.pipeline import ExportPlan, Outcome, export_bundles, gate_policy
+from fptk.core.progress import SILENT, Listener
+from fptk.export.bundle import MANIFEST, Bundle
+from fptk.export.exporter import export
+from fptk.export.plan import ExportPlan
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
-from fptk.runs.source import BUNDLES, find_source
+from fptk.runs.source import find_source
 from fptk.workflows.bench import BenchReport, BenchRequest, bench_source
-
-STAGES = "stages.json"
-BENCH = "bench.json"
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,23 @@ class RunRequest:
 class RunResult:
     """What a run left."""
 
-    outcomes: list[Outcome]
+    bundles: Sequence[Bundle]
     """Engines exported now; empty where the export was kept from before."""
     report: BenchReport | None
     """The table; ``None`` where no engine can run here."""
 
 
-def run(request: RunRequest) -> RunResult:
+def run(request: RunRequest, listener: Listener = SILENT) -> RunResult:
     """Train, export and bench, skipping what is finished.
 
     Raises:
         InputError: the recipe, data or output folder is not usable.
     """
     make_folder(request.out)
-    stages = _Stages(request.out / STAGES)
-    _train(request, stages)
-    outcomes = _export(request, stages)
-    return RunResult(outcomes, _bench(request, stages))
+    stages = _Stages(RunFolder(request.out).stages)
+    _train(request, stages, listener)
+    bundles = _export(request, stages, listener)
+    return RunResult(bundles, _bench(request, stages, listener))
 
 
 class _Stages:
@@ -82,7 +82,7 @@ class _Stages:
         write_json(self.path, self.keys)
 
 
-def _train(request: RunRequest, stages: _Stages) -> None:
+def _train(request: RunRequest, stages: _Stages, listener: Listener) -> None:
     from fptk.training import train
 
     recipe = request.recipe.model_dump(mode="json")
@@ -90,44 +90,56 @@ def _train(request: RunRequest, stages: _Stages) -> None:
     key = sha256_json([training, [str(path.resolve()) for path in request.data]])
     run = RunFolder(request.out)
     if stages.done("train", key) and run.best.is_file():
-        log.print(f"train: kept from before ({run.best})")
+        listener.say(f"train: kept from before ({run.best})")
         return
-    log.print("train", style="bold")
+    listener.say("train", heading=True)
     # A folder with a half-finished training resumes; the trainer refuses one that belongs to another recipe.
-    train(request.recipe, request.data, request.out, resume=True)
+    train(request.recipe, request.data, request.out, resume=True, listener=listener)
     stages.finish("train", key)
 
 
-def _export(request: RunRequest, stages: _Stages) -> list[Outcome]:
+def _export(request: RunRequest, stages: _Stages, listener: Listener) -> Sequence[Bundle]:
     section = request.recipe.export
-    key = sha256_json(
-        [section.model_dump(mode="json"), request.targets, request.precisions, sha256_file(RunFolder(request.out).best)]
-    )
+    run = RunFolder(request.out)
+    wanted = [section.model_dump(mode="json"), request.targets, request.precisions]
+    key = sha256_json([*wanted, sha256_file(run.best)])
     if stages.done("export", key):
-        log.print(f"export: kept from before ({request.out / BUNDLES})")
-        return []
-    log.print("export", style="bold")
-    plan = ExportPlan(
+        listener.say(f"export: kept from before ({run.bundles})")
+        return ()
+    listener.say("export", heading=True)
+    plan = ExportPlan.of_recipe(
+        section,
         targets=request.targets,
         precisions=request.precisions,
         out=request.out,
         command=request.command,
-        calib_size=section.calibration_images,
-        gate=gate_policy(section, None, None),
         threads=request.recipe.bench.threads,
     )
-    outcomes = export_bundles(find_source(request.out), plan)
-    if all(outcome.verdict in ("pass", "not judged") for outcome in outcomes):
+    bundles = export(find_source(request.out), plan, listener)
+    if all(bundle.verdict in (Decision.PASS, Decision.NOT_JUDGED) for bundle in bundles):
         stages.finish("export", key)
-    return outcomes
+    return bundles
 
 
-def _bench(request: RunRequest, stages: _Stages) -> BenchReport | None:
-    manifests = sorted((request.out / BUNDLES).glob(f"*/{MANIFEST}"))
+def _bench(request: RunRequest, stages: _Stages, listener: Listener) -> BenchReport | None:
+    run = RunFolder(request.out)
+    manifests = sorted(run.bundles.glob(f"*/{MANIFEST}"))
     if not manifests:
         return None
-    log.print("bench", style="bold")
-    report = bench_source(find_source(request.out), BenchRequest())
-    write_json(request.out / BENCH, report.as_dict())
-    stages.finish("bench", sha256_json([sha256_file(path) for path in manifests]))
+    key = sha256_json([request.recipe.bench.model_dump(mode="json"), *(sha256_file(path) for path in manifests)])
+    if stages.done("bench", key) and (kept := _kept(run)):
+        listener.say(f"bench: kept from before ({run.bench})")
+        return kept
+    listener.say("bench", heading=True)
+    report = bench_source(find_source(request.out), BenchRequest(), listener)
+    write_json(run.bench, report.as_dict())
+    stages.finish("bench", key)
     return report
+
+
+def _kept(run: RunFolder) -> BenchReport | None:
+    """The table of a finished bench; ``None`` where its file is gone or not of this version."""
+    try:
+        return TypeAdapter(BenchReport).validate_python(read_json(run.bench, "bench report"))
+    except (InputError, ValidationError):
+        return None

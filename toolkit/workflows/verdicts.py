@@ -21,19 +21,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
-from fptk.core.console import TERMINAL, log
+from fptk.calibration.gate import Decision, GatePolicy, Verdict, evaluate_gate
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
-from fptk.core.files import sha256_file, sha256_json
+from fptk.core.files import sha256_file
 from fptk.core.host import describe_host
 from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
+from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 from fptk.export.bundle import Bundle
+from fptk.export.inputs import content_sha256
+from fptk.export.plan import recipe_gate
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.models.checkpoint import read_card
 from fptk.runs.source import ModelSource, find_source, run_of, shipped_weights, torch_session
@@ -86,8 +86,7 @@ def describe(reference: str) -> str:
 class GateResult:
     """What is known about an engine's accuracy."""
 
-    word: str
-    """``pass``, ``refused``, ``not judged`` or ``unavailable``."""
+    word: Decision
     reason: str
     """Why, in one line."""
     reference: Reference | None = None
@@ -106,7 +105,10 @@ class GateResult:
 
 
 def evaluate_gates(
-    scored: Sequence[Scored], dataset: FaceParsingDataset, given: ModelSource | None = None
+    scored: Sequence[Scored],
+    dataset: FaceParsingDataset,
+    given: ModelSource | None = None,
+    listener: Listener = SILENT,
 ) -> list[GateResult]:
     """Judge engines by what they have just scored; scores PyTorch FP32 where that is the reference.
 
@@ -114,24 +116,21 @@ def evaluate_gates(
         scored: engines, all scored on ``dataset``.
         dataset: the evaluation images.
         given: where to look for the bundles' weights first, before their runs and the package.
+        listener: hears of the reference being scored.
 
     Returns:
-        One judgement per engine, in order.
+        One result per engine, in order.
 
     Raises:
-        InputError: an image cannot be read, or the gate in a manifest is damaged.
+        InputError: an image cannot be read.
     """
-    judge_of_all = _Judge(scored, dataset, given)
-    return [judge_of_all.evaluate_gate(engine) for engine in scored]
+    gate = _Gate(scored, dataset, given, listener)
+    return [gate.evaluate(engine) for engine in scored]
 
 
 def carried(bundle: Bundle) -> GateResult:
-    """The judgement that a bundle brings along from its export.
-
-    Raises:
-        InputError: the gate in the manifest is damaged.
-    """
-    return GateResult(bundle.verdict, str(bundle.gate["summary"]) if bundle.gate else "", verdict=_judged(bundle))
+    """What a bundle brings along from its export."""
+    return GateResult(bundle.verdict, bundle.gate.summary if bundle.gate else "", verdict=bundle.judged)
 
 
 def same_machine(bundle: Bundle) -> bool:
@@ -143,34 +142,32 @@ def same_machine(bundle: Bundle) -> bool:
     return all(bundle.tools.get(package) == version for package, version in versions.items())
 
 
-def content_sha256(dataset: FaceParsingDataset) -> str:
-    """Hash over the content hashes of a set's images, in order; masks are no part of it."""
-    return sha256_json([dataset.content_hash(index) for index in range(len(dataset))])
-
-
-class _Judge:
+class _Gate:
     """Judges engines that were scored on one set of images; what several of them need is found once."""
 
-    def __init__(self, scored: Sequence[Scored], dataset: FaceParsingDataset, given: ModelSource | None) -> None:
-        self.scored, self.dataset, self.given = scored, dataset, given
+    def __init__(
+        self, scored: Sequence[Scored], dataset: FaceParsingDataset, given: ModelSource | None, listener: Listener
+    ) -> None:
+        self.scored, self.dataset, self.given, self.listener = scored, dataset, given, listener
         self.images_sha256 = content_sha256(dataset)
         self._sources: dict[str, ModelSource | None] = {}
         self._networks: dict[str, Reference | None] = {}
 
-    def evaluate_gate(self, engine: Scored) -> GateResult:
+    def evaluate(self, engine: Scored) -> GateResult:
         """Find the reference, ask the gate, and refuse what the gate cannot see."""
         reference, objection = self._reference(engine)
         objection = objection or _standing_refusal(engine.bundle)
         if reference is None:
-            return GateResult("refused" if objection else "not judged", objection or NO_REFERENCE)
+            return GateResult(Decision.REFUSED if objection else Decision.NOT_JUDGED, objection or NO_REFERENCE)
         verdict = evaluate_gate(reference.scores, engine.scores, self._policy(engine.bundle))
         if objection:
-            return GateResult("refused", objection, reference, verdict.refused_because(objection))
-        return GateResult("pass" if verdict.passed else "refused", verdict.summary, reference, verdict)
+            return GateResult(Decision.REFUSED, objection, reference, verdict.refused_because(objection))
+        word = Decision.PASS if verdict.passed else Decision.REFUSED
+        return GateResult(word, verdict.summary, reference, verdict)
 
     def _reference(self, engine: Scored) -> tuple[Reference | None, str | None]:
         """What the engine is held against, and why nothing may pass on these labels if that is so."""
-        recorded = _recorded(engine.bundle)
+        recorded = engine.bundle.evaluation.reference if engine.bundle.evaluation else None
         if recorded and self._same_images(engine.bundle) and _same_truth(recorded, engine.scores):
             return Reference(MANIFEST, recorded), None
         network = self._network(engine.bundle)
@@ -207,7 +204,7 @@ class _Judge:
         """mIoU of the FP32 network at export, or else in its training; ``None`` where nothing tells."""
         for each in (engine, *self._siblings(engine)):
             if each.bundle.evaluation:
-                return float(each.bundle.evaluation.reference["miou"])
+                return each.bundle.evaluation.reference.miou
         source = self._source(engine.bundle.checkpoint_sha256)
         return read_card(source.weights).metrics.get("miou") if source else None
 
@@ -224,13 +221,10 @@ class _Judge:
 
     def _policy(self, bundle: Bundle) -> GatePolicy:
         """The bundle's own gate, or else that of its recipe, or else the default."""
-        carried = _judged(bundle)
+        if bundle.judged:
+            return bundle.judged.policy
         source = self._source(bundle.checkpoint_sha256)
-        if carried or not source:
-            return carried.policy if carried else GatePolicy()
-        from fptk.export.pipeline import gate_policy
-
-        return gate_policy(source.recipe.export, None, None)
+        return recipe_gate(source.recipe.export) if source else GatePolicy()
 
     def _network(self, bundle: Bundle) -> Reference | None:
         """PyTorch FP32 on the same images; ``None`` where torch or the weights are not here."""
@@ -243,7 +237,7 @@ class _Judge:
 
     def _score(self, session: Session) -> Reference:
         with session:
-            return Reference(PYTORCH, evaluate(session, self.dataset, listener=TERMINAL))
+            return Reference(PYTORCH, evaluate(session, self.dataset, listener=self.listener))
 
     def _source(self, checkpoint_sha256: str) -> ModelSource | None:
         """Where these very weights lie, known by their hash."""
@@ -255,8 +249,7 @@ class _Judge:
             found = [place for place in places if place and sha256_file(place.weights) == checkpoint_sha256]
             if self.given and self.given not in found:
                 labels = ", ".join(each.bundle.label for each in engines)
-                text = f"{self.given.weights} are not the weights of {labels}: they are no reference there"
-                log.print(text, markup=False, soft_wrap=True)
+                self.listener.say(f"{self.given.weights} are not the weights of {labels}: they are no reference there")
             self._sources[checkpoint_sha256] = found[0] if found else None
         return self._sources[checkpoint_sha256]
 
@@ -288,29 +281,10 @@ def _suspects(witness: Reference) -> str:
 
 def _standing_refusal(bundle: Bundle) -> str | None:
     """A refusal at export for a reason that no score shows: too few int8 layers, wrong on a promised processor."""
-    verdict = _judged(bundle)
-    if bundle.verdict != "refused" or (verdict and (verdict.miou_failed or verdict.failed_classes)):
+    verdict = bundle.judged
+    if bundle.verdict is not Decision.REFUSED or (verdict and (verdict.miou_failed or verdict.failed_classes)):
         return None
-    return f"refused at its export: {str(bundle.gate['summary'] if bundle.gate else '').removeprefix('refused: ')}"
-
-
-def _judged(bundle: Bundle) -> Verdict | None:
-    try:
-        return bundle.judged
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"the gate in the manifest of {bundle.label}: {where}: {first['msg']}; export again"
-        ) from error
-
-
-def _recorded(bundle: Bundle) -> Scores | None:
-    """The reference's scores in the manifest; ``None`` where they are absent or not whole."""
-    try:
-        return Scores.from_dict(bundle.evaluation.reference) if bundle.evaluation else None
-    except ValueError:
-        return None
+    return f"refused at its export: {bundle.gate.summary.removeprefix('refused: ') if bundle.gate else ''}"
 
 
 def _same_truth(recorded: Scores, scores: Scores) -> bool:
