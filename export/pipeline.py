@@ -23,10 +23,10 @@ from fptk.benchmarks.roofline import count_macs
 from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
 from fptk.calibration.fallback import Attempt, Candidate, CandidateSkippedError, try_in_order
 from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
+from fptk.calibration.images import CalibrationStream, counted
 from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
-from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
-from fptk.calibration.sensitivity_chart import draw_sensitivity
-from fptk.core.console import TERMINAL, counting, log, progress_bar, track
+from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, draw_sensitivity, measure_sensitivity
+from fptk.core.console import TERMINAL, counting, log
 from fptk.core.cpu import INSTRUCTION_SETS, Cpu
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
@@ -52,7 +52,7 @@ from fptk.export.bundle import (
     write_manifest,
 )
 from fptk.export.onnx import INPUT_NAME, OUTPUT_NAME, export_onnx
-from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Target
+from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Target
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import load_checkpoint
@@ -536,7 +536,7 @@ class _ExportJob:
                 yield spec.apply(sample.image)[None], spec.apply_mask(sample.mask)
 
         return CalibrationStream(
-            images=lambda: track(stream(), "calibrating", total=len(chosen)) if shown else stream(),
+            images=counted(stream, "calibrating", len(chosen), TERMINAL) if shown else stream,
             labelled=labelled,
             sha256=chosen.sha256,
             preprocess_sha256=spec.sha256,
@@ -546,15 +546,13 @@ class _ExportJob:
     def sensitivity(self, target: Target) -> Sensitivity:
         """Layer groups ranked by what INT8 costs each alone; measured once and kept in the run's cache."""
         calibration = self._calibration(shown=False)
-        with progress_bar() as progress:
-            task = progress.add_task("measuring sensitivity", total=None)
-            return measure_sensitivity(
-                self._onnx(target),
-                calibration.images,
-                calibration.ranges(),
-                SensitivityPlan(images=self.plan.sensitivity_images),
-                lambda done, total, group: progress.update(task, completed=done, total=total),
-            )
+        return measure_sensitivity(
+            self._onnx(target),
+            calibration.images,
+            calibration.ranges(),
+            SensitivityPlan(images=self.plan.sensitivity_images),
+            TERMINAL,
+        )
 
     def _onnx(self, target: Target) -> Path:
         """The FP32 graph for one target, exported once."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fptk.calibration.images import CalibrationStream
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
@@ -20,7 +21,6 @@ from fptk.core.session import Session
 if TYPE_CHECKING:
     from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
-    from fptk.calibration.range_cache import RangeCache
     from fptk.calibration.sensitivity import Sensitivity
 
 
@@ -36,30 +36,6 @@ class Probe:
     """The command or the step that would add what is missing; empty where nothing is."""
     versions: dict[str, str] = field(default_factory=dict)
     """Version of every package and driver that the target uses."""
-
-
-ImageStream = Callable[[], Iterable[UInt8Array]]
-"""Starts a fresh pass over calibration images: preprocessed uint8 (1, H, W, 3) batches, read one at a time."""
-
-
-@dataclass(frozen=True)
-class CalibrationStream:
-    """The calibration set as a builder reads it: a few at a time, as often as it likes."""
-
-    images: ImageStream
-    labelled: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]]
-    """Starts a pass over pairs of image, uint8 (1, H, W, 3), and truth, uint8 (H, W)."""
-    sha256: str
-    """Hash of the list."""
-    preprocess_sha256: str
-    cache: Path
-    """Folder where measured ranges may be kept between builds."""
-
-    def ranges(self) -> RangeCache:
-        """The cache for ranges measured on these images."""
-        from fptk.calibration.range_cache import RangeCache
-
-        return RangeCache(self.cache, self.sha256, self.preprocess_sha256)
 
 
 @dataclass(frozen=True)
