@@ -13,20 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fptk.calibration.images import ImageStream
 from fptk.core.classes import CLASSES, NUM_CLASSES
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import read_json, sha256_json, write_json
 from fptk.core.preprocess import PreprocessSpec, regular_file
+from fptk.core.progress import SILENT, Listener
 
 DEFAULT_POOL = 1000
 """Candidates whose masks are read before choosing; reading more costs about 5 ms each at 512x512."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after each step of long work."""
-
-ImageStream = Callable[[], Iterator[UInt8Array]]
-"""Starts a fresh pass over preprocessed uint8 (1, H, W, 3) batches."""
 
 
 class ClassCoverage(BaseModel):
@@ -189,7 +185,7 @@ def select_calibration_set(
     min_images_per_class: int = 4,
     min_pixels: int = 2000,
     pool: int = DEFAULT_POOL,
-    progress: Progress | None = None,
+    listener: Listener = SILENT,
 ) -> CalibrationSet:
     """Choose ``count`` distinct images, the same ones for the same arguments.
 
@@ -207,7 +203,7 @@ def select_calibration_set(
         min_images_per_class: images that each class should appear in.
         min_pixels: pixels that each class should have over the whole set, at the data set's own size.
         pool: candidates whose masks are read.
-        progress: called after each candidate that was read.
+        listener: told of each candidate that was read.
 
     Raises:
         InputError: ``count`` is not positive, or the data set is empty.
@@ -219,7 +215,7 @@ def select_calibration_set(
     order = list(range(len(dataset)))
     random.Random(seed).shuffle(order)
     need = _Need(min_images_per_class, min_pixels) if strategy == "coverage" else None
-    candidates = _read_candidates(dataset, order, count, pool, need, progress)
+    candidates = _read_candidates(dataset, order, count, pool, need, listener)
     chosen = _greedy(candidates, count, need) if need else []
     taken = {candidate.index for candidate in chosen}
     chosen += [candidate for candidate in candidates if candidate.index not in taken][: count - len(chosen)]
@@ -272,7 +268,7 @@ def _read_candidates(
     count: int,
     pool: int,
     need: _Need | None,
-    progress: Progress | None,
+    listener: Listener,
 ) -> list[_Candidate]:
     """Distinct candidates in ``order``: as many as asked for, twice that while a class is short."""
     wanted = min(len(order), max(count, pool) if need else count)
@@ -280,17 +276,17 @@ def _read_candidates(
     seen: set[str] = set()
     available = _Need(need.min_images, need.min_pixels) if need else None
     candidates: list[_Candidate] = []
-    for done, index in enumerate(order[: limit if available else len(order)], start=1):
-        candidate = _Candidate.read(dataset, index)
-        if candidate.sha256 not in seen:
-            seen.add(candidate.sha256)
-            candidates.append(candidate)
-            if available:
-                available.add(candidate.pixels)
-        if progress:
-            progress(min(done, wanted), wanted)
-        if len(candidates) >= wanted and (available is None or available.met()):
-            break
+    with listener.counting("choosing calibration images", wanted) as update:
+        for done, index in enumerate(order[: limit if available else len(order)], start=1):
+            candidate = _Candidate.read(dataset, index)
+            if candidate.sha256 not in seen:
+                seen.add(candidate.sha256)
+                candidates.append(candidate)
+                if available:
+                    available.add(candidate.pixels)
+            update(min(done, wanted))
+            if len(candidates) >= wanted and (available is None or available.met()):
+                break
     return candidates
 
 

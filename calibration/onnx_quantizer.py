@@ -16,27 +16,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fptk.calibration.images import ImageStream
 from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantizable_nodes
-from fptk.calibration.range_cache import RangeCache
-from fptk.calibration.ranges import Range, RangeEstimator, RangeTable, measure_ranges
+from fptk.calibration.range_cache import Range, RangeCache, RangeTable
+from fptk.calibration.ranges import RangeEstimator, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport
 from fptk.core.cpu import FAMILIES, Family
-from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, missing_package
 from fptk.core.files import atomic_file, sha256_file
 from fptk.core.host import tool_versions
 
 if TYPE_CHECKING:
     import onnx
-
-Images = Callable[[], Iterable[UInt8Array]]
 
 OpType = Literal["Conv", "ConvTranspose", "MatMul", "Gemm"]
 """Operators that can be quantized."""
@@ -90,12 +88,11 @@ def cpu_settings(families: Iterable[Family] = FAMILIES) -> OnnxQuantSettings:
 def quantize_onnx(
     source: Path,
     destination: Path,
-    images: Images,
+    images: ImageStream,
     settings: OnnxQuantSettings | None = None,
     *,
     calibration_sha256: str | None = None,
     cache: RangeCache | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> QuantReport:
     """Quantise the float model ``source`` and write ``destination``.
 
@@ -107,7 +104,6 @@ def quantize_onnx(
         settings: how; ``None`` is the default recipe.
         calibration_sha256: hash of the calibration list, for the report.
         cache: keeps measured ranges between runs; it must have been made for these images.
-        progress: called with the number of images done.
 
     Raises:
         InputError: ``source`` is missing, damaged or already quantised; the set is empty; an activation is not finite;
@@ -122,7 +118,7 @@ def quantize_onnx(
         from fptk.calibration.smoothquant import smooth
 
         model = smooth(model, chosen, images, settings.smooth_alpha)
-    table = measured_ranges(model, source_sha256, images, settings, cache, progress)
+    table = measured_ranges(model, source_sha256, images, settings, cache)
     quantized = insert_qdq(model, table.ranges, settings, chosen)
     drop_unused_constants(quantized)  # the quantiser leaves the float weights' scales and the like behind
     del quantized.metadata_props[:]  # the quantiser adds marks of its own
@@ -145,10 +141,9 @@ def quantize_onnx(
 def measured_ranges(
     model: onnx.ModelProto,
     source_sha256: str,
-    images: Images,
+    images: ImageStream,
     settings: OnnxQuantSettings,
     cache: RangeCache | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> RangeTable:
     """Ranges of the activations that the recipe quantises, from the cache where it has them.
 
@@ -158,7 +153,6 @@ def measured_ranges(
         images: starts a pass over the calibration images.
         settings: recipe and estimator.
         cache: keeps tables between runs.
-        progress: called with the number of images done.
 
     Raises:
         InputError: the set is empty or an activation is not finite.
@@ -174,7 +168,7 @@ def measured_ranges(
     table = cache.fetch(key) if cache else None
     if table is None:
         tensors = tensors_to_measure(model, settings)
-        table = measure_ranges(model, tensors, images, settings.range_estimator, settings.percentile, progress)
+        table = measure_ranges(model, tensors, images, settings.range_estimator, settings.percentile)
         if cache:
             cache.store(key, table)
     return table

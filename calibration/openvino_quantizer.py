@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fptk.calibration.images import ImageStream
 from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
 from fptk.calibration.report import FloatLayer, QuantReport
 from fptk.core.cpu import FAMILIES, Family
@@ -23,8 +24,6 @@ from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, missing_package
 from fptk.core.host import tool_versions
 from fptk.core.metrics import ConfusionMatrix
-
-Images = Callable[[], Iterable[UInt8Array]]
 
 _ARITHMETIC_OPS = frozenset(
     {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul", "ScaledDotProductAttention"}
@@ -80,11 +79,10 @@ def settings_for(families: Sequence[Family]) -> OpenVinoQuantSettings:
 
 def quantize_openvino(
     model: Any,
-    images: Images,
+    images: ImageStream,
     settings: OpenVinoQuantSettings | None = None,
     *,
     calibration_sha256: str | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[Any, QuantReport]:
     """Quantise a float OpenVINO model.
 
@@ -93,7 +91,6 @@ def quantize_openvino(
         images: starts a pass over the calibration images, uint8 (1, H, W, 3) each.
         settings: how; ``None`` is the default.
         calibration_sha256: hash of the calibration list, for the report.
-        progress: called with the number of images read, over all passes.
 
     Returns:
         The quantised model and the record of what was done.
@@ -107,7 +104,7 @@ def quantize_openvino(
     refuse_quantized_openvino(model)
     _check_names(model, settings.ignored_names)
     ignored = _ignored(model, settings)
-    source = _Source(images, settings.max_images, progress)
+    source = _Source(images, settings.max_images)
     random.seed(settings.seed)
     np.random.seed(settings.seed)  # NNCF draws from numpy's legacy generator
     try:
@@ -130,7 +127,7 @@ def quantize_openvino(
 
 def quantize_openvino_with_accuracy_control(
     model: Any,
-    images: Images,
+    images: ImageStream,
     validation: Callable[[], Iterable[tuple[UInt8Array, UInt8Array]]],
     max_miou_drop: float,
     settings: OpenVinoQuantSettings | None = None,
@@ -158,7 +155,7 @@ def quantize_openvino_with_accuracy_control(
     settings = settings or OpenVinoQuantSettings()
     refuse_quantized_openvino(model)
     ignored = _ignored(model, settings)
-    source = _Source(images, settings.max_images, None)
+    source = _Source(images, settings.max_images)
     arguments = nncf_arguments(settings, ignored)
     arguments["advanced_quantization_parameters"] = arguments.pop("advanced_parameters")
     with quiet_nncf():
@@ -333,9 +330,8 @@ def quiet_nncf() -> Iterator[None]:
 class _Source:
     """Calibration images as NNCF wants them: an object that can be iterated more than once."""
 
-    def __init__(self, images: Images, limit: int, progress: Callable[[int], None] | None) -> None:
-        self._start, self._limit, self._progress = images, limit, progress
-        self._read = 0
+    def __init__(self, images: ImageStream, limit: int) -> None:
+        self._start, self._limit = images, limit
         self.images = 0
         """Images of the longest pass."""
 
@@ -344,9 +340,6 @@ class _Source:
             if count > self._limit:
                 return
             self.images = max(self.images, count)
-            self._read += 1
-            if self._progress:
-                self._progress(self._read)
             yield image
 
 

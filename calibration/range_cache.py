@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fptk.calibration.ranges import RangeTable
 from fptk.core.files import sha256_json, write_json
+
+Range = tuple[float, float]
+"""Lowest and highest value of a tensor."""
+
+
+@dataclass(frozen=True)
+class RangeTable:
+    """Measured ranges.
+
+    Attributes:
+        ranges: (low, high) of each tensor, low <= 0 <= high not guaranteed.
+        images: calibration images read.
+    """
+
+    ranges: dict[str, Range]
+    images: int
 
 
 class RangeCache:

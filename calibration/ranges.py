@@ -7,15 +7,15 @@ activation to its extremes, and histograms are filled image by image.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fptk.calibration.images import ImageStream
 from fptk.calibration.onnx_graph import open_session
-from fptk.core.dataset import UInt8Array
+from fptk.calibration.range_cache import Range, RangeTable
 from fptk.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,34 +29,17 @@ divergence between the distribution and its 8-bit form (Migacz, "8-bit inference
 clip of least squared rounding and clipping error.
 """
 
-Range = tuple[float, float]
-Images = Callable[[], Iterable[UInt8Array]]
-
 HISTOGRAM_BINS = 2048
 SAMPLES_PER_TENSOR = 65_536
 """Values of one activation of one image that enter its histogram; the extremes are always exact."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RangeTable:
-    """Measured ranges.
-
-    Attributes:
-        ranges: (low, high) of each tensor, low <= 0 <= high not guaranteed.
-        images: calibration images read.
-    """
-
-    ranges: dict[str, Range]
-    images: int
-
-
 def measure_ranges(
     model: onnx.ModelProto,
     tensors: Sequence[str],
-    images: Images,
+    images: ImageStream,
     estimator: RangeEstimator = "minmax",
     percentile: float = 99.999,
-    progress: Callable[[int], None] | None = None,
 ) -> RangeTable:
     """Measure the range of each tensor over all images.
 
@@ -69,15 +52,14 @@ def measure_ranges(
         images: starts a pass over the calibration images; called once for ``minmax``, else twice.
         estimator: how the range follows from the values.
         percentile: share of the values kept by ``percentile``, in percent, both tails together.
-        progress: called with the number of images done, over both passes.
 
     Raises:
         InputError: there is no image, or an activation is not finite.
     """
-    extremes, count = _extremes(model, tensors, images, progress)
+    extremes, count = _extremes(model, tensors, images)
     if estimator == "minmax":
         return RangeTable({name: (low, high) for name, (low, high, _) in extremes.items()}, count)
-    histograms = _histograms(model, extremes, images, progress, count)
+    histograms = _histograms(model, extremes, images)
     ranges = {
         name: _clip(histogram, extremes[name][:2], estimator, percentile) for name, histogram in histograms.items()
     }
@@ -85,7 +67,7 @@ def measure_ranges(
 
 
 def channel_maxima(
-    model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: Images
+    model: onnx.ModelProto, tensors: Sequence[tuple[str, int]], images: ImageStream
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Largest absolute value of each channel over all images.
 
@@ -121,7 +103,7 @@ def channel_maxima(
 
 
 def _extremes(
-    model: onnx.ModelProto, tensors: Sequence[str], images: Images, progress: Callable[[int], None] | None
+    model: onnx.ModelProto, tensors: Sequence[str], images: ImageStream
 ) -> tuple[dict[str, tuple[float, float, int]], int]:
     """(low, high, number of elements in one image) of each tensor, and the number of images."""
     from onnx import helper
@@ -137,13 +119,12 @@ def _extremes(
     session = _session(model, nodes, outputs)
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     sizes, count = np.zeros(len(tensors), np.int64), 0
-    for count, batch in enumerate(images(), start=1):
+    for batch in images():
         values = session.run(outputs, {session.get_inputs()[0].name: batch})
         low = np.minimum(low, np.array(values[0::3], np.float64))
         high = np.maximum(high, np.array(values[1::3], np.float64))
         sizes = np.array(values[2::3], np.int64)
-        if progress:
-            progress(count)
+        count += 1
     if count == 0:
         raise InputError("the calibration set is empty: no ranges can be measured")
     for name, bottom, top in zip(tensors, low, high, strict=True):
@@ -156,9 +137,7 @@ def _extremes(
 def _histograms(
     model: onnx.ModelProto,
     extremes: dict[str, tuple[float, float, int]],
-    images: Images,
-    progress: Callable[[int], None] | None,
-    done: int,
+    images: ImageStream,
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Counts in :data:`HISTOGRAM_BINS` equal bins between the extremes of each tensor."""
     from onnx import helper, numpy_helper
@@ -179,12 +158,10 @@ def _histograms(
         outputs.append(f"{name}:sample")
     session = _session(model, nodes, outputs, constants)
     counts = {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in extremes}
-    for number, batch in enumerate(images(), start=done + 1):
+    for batch in images():
         values = session.run(outputs, {session.get_inputs()[0].name: batch})
         for (name, (low, high, _)), value in zip(extremes.items(), values, strict=True):
             counts[name] += np.histogram(value, HISTOGRAM_BINS, (low, max(high, low + 1e-12)))[0]
-        if progress:
-            progress(number)
     return counts
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fptk.calibration.images import ImageStream
 from fptk.calibration.onnx_graph import load_float_model, logits_tensor, node_group, open_session, quantizable_nodes
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, insert_qdq, measured_ranges
 from fptk.calibration.range_cache import RangeCache
-from fptk.calibration.ranges import Images
+from fptk.core.charts import chart
 from fptk.core.errors import InputError
 from fptk.core.files import sha256_file, sha256_json, write_json
 from fptk.core.host import tool_versions
+from fptk.core.progress import SILENT, Listener
 
 if TYPE_CHECKING:
     import onnx
@@ -80,10 +82,10 @@ class SensitivityPlan:
 
 def measure_sensitivity(
     source: Path,
-    images: Images,
+    images: ImageStream,
     cache: RangeCache,
     plan: SensitivityPlan | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    listener: Listener = SILENT,
 ) -> Sensitivity:
     """Rank the groups of ``source`` by what int8 costs each alone.
 
@@ -95,7 +97,7 @@ def measure_sensitivity(
         images: starts a pass over the calibration images, uint8 (1, H, W, 3).
         cache: keeps ranges and finished groups.
         plan: settings; ``None`` takes the defaults.
-        progress: called with (done, total, group) before each group.
+        listener: told of each group that is measured, not of those that were kept.
 
     Raises:
         InputError: the model is missing, damaged or quantised, the set is empty, or a group names an unknown node.
@@ -109,19 +111,19 @@ def measure_sensitivity(
     journal = _Journal(cache, source, settings, plan.images)
     reference: _Reference | None = None
     rows, unmeasured = [], []
-    for number, (group, nodes) in enumerate(groups.items()):
-        row = journal.find(group, nodes)
-        if row is None and time.monotonic() - started > plan.max_seconds:
-            unmeasured.append(group)
-            continue
-        if row is None:
-            if progress:
-                progress(number, len(groups), group)
-            reference = reference or _Reference(model, images, plan.images)
-            snr = reference.compare(insert_qdq(model, table.ranges, settings, nodes))
-            row = GroupSensitivity(group=group, nodes=tuple(nodes), snr_db=snr)
-            journal.add(row)
-        rows.append(row)
+    with listener.counting("measuring sensitivity", len(groups)) as update:
+        for number, (group, nodes) in enumerate(groups.items()):
+            row = journal.find(group, nodes)
+            if row is None and time.monotonic() - started > plan.max_seconds:
+                unmeasured.append(group)
+                continue
+            if row is None:
+                update(number, f"measuring sensitivity: {group}")
+                reference = reference or _Reference(model, images, plan.images)
+                snr = reference.compare(insert_qdq(model, table.ranges, settings, nodes))
+                row = GroupSensitivity(group=group, nodes=tuple(nodes), snr_db=snr)
+                journal.add(row)
+            rows.append(row)
     return Sensitivity(
         rows=tuple(sorted(rows, key=lambda row: row.snr_db)),
         unmeasured=tuple(unmeasured),
@@ -148,10 +150,31 @@ def ratio_db(signal: float, noise: float) -> float:
     return min(200.0, max(-200.0, 10 * math.log10(signal / noise)))
 
 
+def draw_sensitivity(ranking: Sensitivity, title: str, path: Path) -> None:
+    """Draw a bar per layer group, the most sensitive on top, into a PNG.
+
+    Args:
+        ranking: at least one row.
+        title: what stands above it.
+        path: ends in ``.png``.
+
+    Raises:
+        InputError: matplotlib is not installed, or the file cannot be written.
+    """
+    rows = ranking.rows[::-1]
+    with chart(path, (8, 1 + 0.22 * len(rows)), "export") as figure:
+        axes = figure.subplots()
+        bars = axes.barh([row.group for row in rows], [row.snr_db for row in rows])
+        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set(title=title, xlabel="SNR of the logits with this group alone in INT8, dB")
+        axes.margins(x=0.08, y=0.01)
+
+
 class _Reference:
     """Sampled float logits of the first images, and the comparison with another graph's."""
 
-    def __init__(self, model: onnx.ModelProto, images: Images, count: int) -> None:
+    def __init__(self, model: onnx.ModelProto, images: ImageStream, count: int) -> None:
         self._tensor = logits_tensor(model)
         self._images, self._count = images, count
         self._logits = list(self._run(model))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fptk.calibration.ranges import Images, channel_maxima
+from fptk.calibration.images import ImageStream
+from fptk.calibration.ranges import channel_maxima
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 
 
-def smooth(model: onnx.ModelProto, nodes: Sequence[str], images: Images, alpha: float = 0.5) -> onnx.ModelProto:
+def smooth(model: onnx.ModelProto, nodes: Sequence[str], images: ImageStream, alpha: float = 0.5) -> onnx.ModelProto:
     """A copy of ``model`` whose outputs are the same up to rounding and whose activations are easier to quantise.
 
     Every activation that feeds chosen ``MatMul``, ``Gemm`` or ungrouped ``Conv`` nodes with constant weights is divided

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fptk.calibration.images import ImageStream
 from fptk.calibration.onnx_graph import float_tensors, load_float_model
-from fptk.calibration.ranges import Images, Range, measure_ranges
+from fptk.calibration.range_cache import Range
+from fptk.calibration.ranges import measure_ranges
 from fptk.calibration.report import FloatLayer
 from fptk.core.dataset import UInt8Array
 from fptk.core.files import atomic_file
@@ -64,7 +66,7 @@ class HalfReport:
 
 
 def convert_to_half(
-    source: Path, destination: Path, images: Images | None = None, *, quantized: Path | None = None
+    source: Path, destination: Path, images: ImageStream | None = None, *, quantized: Path | None = None
 ) -> HalfReport:
     """Write ``destination``, the FP16 form of the float32 ONNX file ``source``; input and output keep their types.
 
@@ -99,7 +101,7 @@ def convert_to_half(
     return HalfReport(_count_half(half), tuple(kept), count)
 
 
-def _first(images: Images) -> Images:
+def _first(images: ImageStream) -> ImageStream:
     def start() -> Iterable[UInt8Array]:
         return itertools.islice(images(), RANGE_IMAGES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.classes import NUM_CLASSES, PALETTE
 from fptk.core.dataset import Sample, UInt8Array
 from fptk.core.metrics import ConfusionMatrix, Scores
+from fptk.core.progress import Listener, Update
 
 SIZE = 32
 """Side of the test images."""
@@ -221,6 +223,24 @@ def smooth_noise(count: int = 4, seed: int = 0) -> list[UInt8Array]:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 1, SIZE // 4, SIZE // 4, 3), dtype=np.uint8)
     return [np.ascontiguousarray(image.repeat(4, 1).repeat(4, 2)) for image in coarse]
+
+
+class Steps(Listener):
+    """Keeps every step of every counter: its number, the total, and the text."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int, str | None]] = []
+
+    @contextmanager
+    def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
+        def update(done: int, text: str | None = None) -> None:
+            self.heard.append((done, total, text))
+            self.on_step(done)
+
+        yield update
+
+    def on_step(self, done: int) -> None:
+        """What a test does at a step."""
 
 
 def stream(images: Sequence[UInt8Array]) -> Callable[[], Iterator[UInt8Array]]:

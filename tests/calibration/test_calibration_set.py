@@ -23,7 +23,7 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.data import FolderDataset, Subset
 from fptk.data.splits import refuse_overlap
 
-from .networks import Faces, striped
+from .networks import Faces, Steps, striped
 
 COMMON = [0, 1, 2, 13, 17]
 
@@ -79,11 +79,11 @@ def test_no_image_is_chosen_twice_even_under_two_names() -> None:
 
 
 def test_reading_is_bounded_by_the_pool(faces: Faces) -> None:
-    steps: list[tuple[int, int]] = []
-    select_calibration_set(faces, 10, pool=60, progress=lambda done, total: steps.append((done, total)))
+    steps = Steps()
+    select_calibration_set(faces, 10, pool=60, listener=steps)
     assert faces.reads <= 120
-    assert steps[0] == (1, 60)
-    assert steps[-1] == (60, 60)
+    assert steps.heard[0] == (1, 60, None)
+    assert steps.heard[-1] == (60, 60, None)
 
 
 @pytest.mark.parametrize(("count", "samples", "message"), [(0, 1, "at least 1"), (4, 0, "is empty")])

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fptk.calibration.images import counted
 from fptk.calibration.onnx_graph import load_float_model, logits_tensor, open_session
 from fptk.calibration.ranges import RangeEstimator, channel_maxima, measure_ranges
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 
-from .networks import attention_network, stream
+from .networks import Steps, attention_network, stream
 
 TENSORS = ("x", "c2", "t3", "p", "m2", "pooled")
 
@@ -73,6 +74,14 @@ def test_channel_maxima_are_those_of_the_activation(tmp_path: Path, noise_images
     maxima = channel_maxima(load_float_model(path), [("c1", 1), ("t3", -1)], stream(noise_images))
     np.testing.assert_allclose(maxima["c1"], np.abs(values(path, "c1", noise_images)).max((0, 1, 3, 4)), rtol=1e-5)
     np.testing.assert_allclose(maxima["t3"], np.abs(values(path, "t3", noise_images)).max((0, 1, 2)), rtol=1e-5)
+
+
+def test_a_counted_stream_tells_of_every_image_of_every_pass(tmp_path: Path, noise_images: list[UInt8Array]) -> None:
+    steps = Steps()
+    images = counted(stream(noise_images), "calibrating", 4, steps)
+    model = load_float_model(attention_network(tmp_path))
+    assert measure_ranges(model, TENSORS, images, "mse") == measure_ranges(model, TENSORS, stream(noise_images), "mse")
+    assert steps.heard == [(done, 4, None) for done in (1, 2, 3, 4)] * 2
 
 
 def test_empty_set_is_refused(tmp_path: Path) -> None:

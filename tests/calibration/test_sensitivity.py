@@ -14,7 +14,7 @@ from fptk.calibration.sensitivity import SensitivityPlan, measure_sensitivity, m
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 
-from .networks import attention_network, stream
+from .networks import Steps, attention_network, stream
 
 LAYERS = 10
 
@@ -33,11 +33,10 @@ def cache(tmp_path: Path) -> RangeCache:
 def test_every_layer_is_ranked_and_readers_of_the_outlier_come_first(
     source: Path, cache: RangeCache, noise_images: list[UInt8Array]
 ) -> None:
-    steps: list[str] = []
-    found = measure_sensitivity(
-        source, stream(noise_images), cache, SensitivityPlan(images=2), lambda done, total, group: steps.append(group)
-    )
-    assert len(found.rows) == len(steps) == LAYERS
+    steps = Steps()
+    found = measure_sensitivity(source, stream(noise_images), cache, SensitivityPlan(images=2), steps)
+    assert [(done, total) for done, total, _ in steps.heard] == [(number, LAYERS) for number in range(LAYERS)]
+    assert len(found.rows) == LAYERS
     assert found.unmeasured == ()
     assert found.images == 2
     decibels = [row.snr_db for row in found.rows]
@@ -65,15 +64,16 @@ def test_a_stopped_call_goes_on_where_it_stopped(
     class StopError(Exception):
         pass
 
-    def stop_at_fourth(done: int, total: int, group: str) -> None:
-        if done == 3:
-            raise StopError
+    class StopAtFourth(Steps):
+        def on_step(self, done: int) -> None:
+            if done == 3:
+                raise StopError
 
     with pytest.raises(StopError):
-        measure_sensitivity(source, stream(noise_images), cache, progress=stop_at_fourth)
-    steps: list[str] = []
-    resumed = measure_sensitivity(source, stream(noise_images), cache, progress=lambda d, t, group: steps.append(group))
-    assert len(steps) == LAYERS - 3
+        measure_sensitivity(source, stream(noise_images), cache, listener=StopAtFourth())
+    steps = Steps()
+    resumed = measure_sensitivity(source, stream(noise_images), cache, listener=steps)
+    assert len(steps.heard) == LAYERS - 3
     fresh = measure_sensitivity(source, stream(noise_images), RangeCache(cache.folder / "other", "list", "spec"))
     assert resumed.rows == fresh.rows
 
@@ -91,9 +91,9 @@ def test_other_images_or_settings_are_measured_anew(
     source: Path, cache: RangeCache, noise_images: list[UInt8Array]
 ) -> None:
     def steps(cache: RangeCache, plan: SensitivityPlan) -> int:
-        seen: list[str] = []
-        measure_sensitivity(source, stream(noise_images), cache, plan, lambda done, total, group: seen.append(group))
-        return len(seen)
+        seen = Steps()
+        measure_sensitivity(source, stream(noise_images), cache, plan, seen)
+        return len(seen.heard)
 
     plan = SensitivityPlan(groups={"a": ["q"], "b": ["fc1"]})
     assert steps(cache, plan) == 2
