@@ -581,8 +581,7 @@ def check_dataset(dataset: FaceParsingDataset, description: str) -> None:
     Raises:
         InputError: one is damaged; the first is named and the others are counted.
     """
-    with counting(description, len(dataset)) as on_image:
-        check_files(dataset, workers=usable_cores(), progress=on_image)
+    check_files(dataset, workers=usable_cores(), what=description, listener=TERMINAL)
 
 
 def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: Variant, engine: str) -> torch.nn.Module:
