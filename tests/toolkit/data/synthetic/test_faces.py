@@ -15,11 +15,10 @@ import pytest
 from PIL import Image
 
 from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE, SWAP_PAIRS
-from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
+from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.progress import Listener, Update
 from fptk.data.folders import FolderDataset
-from fptk.data.pictures import color_mask, contact_sheet
 from fptk.data.synthetic.faces import SyntheticFaces, draw_face
 from fptk.data.writer import write_dataset
 
@@ -163,44 +162,6 @@ def test_start_moves_the_range_so_that_sets_are_disjoint() -> None:
 def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="expected"):
         SyntheticFaces(**{"count": 2, **wrong})  # type: ignore[arg-type]
-
-
-class _Uneven:
-    """Two samples of different size."""
-
-    name = "uneven"
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Sample:
-        side = 16 * (index + 1)
-        return Sample(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8), f"s{index}")
-
-    def content_hash(self, index: int) -> str:
-        return str(index)
-
-
-def test_contact_sheet_pairs_images_with_colored_masks() -> None:
-    dataset = SyntheticFaces(3, size=(24, 32))
-    sheet = contact_sheet(dataset, columns=2, rows=2)
-    assert sheet.shape == (96, 64, 3)
-    third = dataset[2]
-    np.testing.assert_array_equal(sheet[48:72, :32], third.image)
-    np.testing.assert_array_equal(sheet[72:, :32], color_mask(third.mask))
-    assert (sheet[48:, 32:] == 255).all()
-
-
-def test_color_mask_uses_the_palette() -> None:
-    labels = np.arange(NUM_CLASSES, dtype=np.uint8).reshape(1, -1)
-    assert [tuple(color) for color in color_mask(labels)[0].tolist()] == list(PALETTE)
-
-
-def test_contact_sheet_refuses_uneven_images_and_empty_sheets() -> None:
-    with pytest.raises(InputError, match="s1 of uneven is 32x32"):
-        contact_sheet(_Uneven(), 2, 1)
-    with pytest.raises(InputError, match="0 samples"):
-        contact_sheet(SyntheticFaces(0), 2, 1)
 
 
 def test_written_dataset_reads_back(tmp_path: Path, heard: Any) -> None:
