@@ -14,12 +14,14 @@ import os
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import click
 
-from fptk.core.errors import FptkError, InputError, one_line
+from fptk.core.errors import FptkError, FptkWarning, InputError, one_line
 from fptk.core.version import __version__
 
 COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
@@ -62,7 +64,7 @@ def main() -> None:
     """Entry point of the ``fptk`` script: the user's mistakes end in one line and an exit code, not in a traceback."""
     _mend_streams()
     try:
-        with _CtrlC() as ctrl_c:
+        with _shown_warnings(), _CtrlC() as ctrl_c:
             code = _run(ctrl_c)
     except KeyboardInterrupt:  # a second one, while the line for the first was being printed
         code = INTERRUPTED
@@ -83,6 +85,27 @@ def _run(ctrl_c: _CtrlC) -> int:
     if message:
         click.echo(f"fptk: {one_line(message)}", err=True)
     return code
+
+
+@contextlib.contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Print every warning of fptk's own as one line on stderr; those of other packages stay Python's."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, FptkWarning):
+            others(message, category, *where, **more)
+            return
+        from fptk.core.console import log
+
+        log.print(f"warning: {message}", soft_wrap=True)
+
+    warnings.simplefilter("always", FptkWarning)
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def _call() -> int:

@@ -10,10 +10,7 @@ import click
 from fptk.cli.options import MAX_IMAGES, check_json
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
     from fptk.data.inspect import Inspection
-    from fptk.data.parallel import Progress
 
 MAX_SIZE = 4096
 """Largest side of pictures that are written: four times the release's own."""
@@ -50,14 +47,13 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     face is kept in the user's cache folder, so that a training that needs it (class weights, rare-class sampling,
     whitening) need not count again.
     """
-    from fptk.core.console import progress_bar
+    from fptk.core.console import TERMINAL
     from fptk.core.errors import InputError
     from fptk.core.files import write_json
     from fptk.data.inspect import inspect_folder
     from fptk.data.statistics import StatisticsCache
 
-    with progress_bar() as bar:
-        result = inspect_folder(folder, jobs=jobs, progress=_task(bar, "reading pairs"), cache=StatisticsCache())
+    result = inspect_folder(folder, jobs=jobs, cache=StatisticsCache(), listener=TERMINAL)
     to_stdout = json_file == Path("-")
     if json_file is not None and not to_stdout:
         write_json(json_file, result.as_dict(), option="--json")
@@ -94,20 +90,12 @@ def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | No
     SRC holds CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebA-HQ-to-CelebA-mapping.txt. A run that was stopped
     goes on where it ended when it's started again. Faces that cannot be read are left out and listed (exit code 2).
     """
-    from fptk.core.console import log, progress_bar
+    from fptk.core.console import TERMINAL, log
     from fptk.core.console import out as results
     from fptk.core.errors import InputError
     from fptk.data.convert import convert_release
 
-    with progress_bar() as bar:
-        result = convert_release(
-            source,
-            out,
-            splits=_parse_splits(splits_text),
-            size=size,
-            jobs=jobs,
-            progress=_task(bar, "converting faces"),
-        )
+    result = convert_release(source, out, splits=_parse_splits(splits_text), size=size, jobs=jobs, listener=TERMINAL)
     for split in sorted(result.written | result.kept):
         kept = f", {result.kept[split]} were there already" if result.kept[split] else ""
         results.print(f"{out / split}: {result.written[split]} faces written{kept}", markup=False, soft_wrap=True)
@@ -134,8 +122,8 @@ def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
 
     The same seed draws the same faces; the faces of val/ follow those of train/ in the series, so none is in both.
     """
+    from fptk.core.console import TERMINAL
     from fptk.core.console import out as results
-    from fptk.core.console import progress_bar
     from fptk.data.synthetic.faces import SyntheticFaces
     from fptk.data.writer import check_target, write_dataset
 
@@ -143,20 +131,8 @@ def synth(out: Path, count: int, val_count: int, size: int, seed: int) -> None:
     for split, _, _ in parts:
         check_target(out, split)
     for split, number, start in parts:
-        with progress_bar() as bar:
-            faces = SyntheticFaces(number, (size, size), seed, start)
-            folder = write_dataset(faces, out, split, _task(bar, f"drawing {split}"))
+        folder = write_dataset(SyntheticFaces(number, (size, size), seed, start), out, split, TERMINAL)
         results.print(f"{folder}: {number} faces of {size}x{size} written", markup=False, soft_wrap=True)
-
-
-def _task(bar: RichProgress, description: str) -> Progress:
-    """Add a task to ``bar``; the result moves it."""
-    task = bar.add_task(description, total=None)
-
-    def advance(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total)
-
-    return advance
 
 
 def _parse_splits(text: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fptk.core.dataset import FaceParsingDataset
     from fptk.core.metrics import Scores
     from fptk.core.session import Session
-    from fptk.data.comparison import Choice
+    from fptk.data.pictures import Choice
     from fptk.runs.source import ModelSource
     from fptk.workflows.verdicts import GateResult
 
@@ -235,8 +235,7 @@ def _write_sheet(
     from PIL import Image
 
     from fptk.core.console import log
-    from fptk.data.comparison import choose, comparison_sheet
-    from fptk.data.predict import save_png
+    from fptk.data.pictures import choose, comparison_sheet, save_png
 
     indices = choose(values, count, choice)
     sheet, keys = comparison_sheet(session, dataset, indices, columns=6)

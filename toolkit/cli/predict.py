@@ -39,11 +39,11 @@ def command(
     An image that cannot be read is left out and named at the end; the exit code is then 2. No result replaces an INPUT,
     and no other file that fptk predict did not write, unless --overwrite is given.
     """
-    from fptk.core.console import log, track
+    from fptk.core.console import TERMINAL, log
     from fptk.core.errors import InputError
     from fptk.core.files import check_pictures, make_folder
-    from fptk.data.predict import COMMAND, list_images, predict_all, result_of
     from fptk.runs.source import open_session
+    from fptk.workflows.predict import COMMAND, list_images, predict_all, result_of
 
     if bundle is not None and weights is not None:
         raise InputError("--bundle and --weights both say what predicts; give one of them")
@@ -56,7 +56,7 @@ def command(
     done = 0
     try:
         with session:
-            for _, failure in track(predict_all(session, images, folder, style), "predicting", len(images)):
+            for _, failure in predict_all(session, images, folder, style, listener=TERMINAL):
                 done += 1
                 if failure:
                     failures.append(failure)

@@ -35,6 +35,10 @@ class GateRefusedError(FptkError):
     exit_code = 4
 
 
+class FptkWarning(UserWarning):
+    """What a user should look at although the work goes on. ``fptk.cli`` prints each on a line of its own."""
+
+
 def missing_package(package: str, extra: str) -> InputError:
     """The error for a package that an extra would have installed."""
     return InputError(f"the package '{package}' is not installed; run: pip install 'fptk[{extra}]'")

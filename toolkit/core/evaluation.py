@@ -14,6 +14,21 @@ from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 
 
+def predict(session: Session, image: UInt8Array) -> UInt8Array:
+    """Label one photograph at its own size.
+
+    Args:
+        session: any engine.
+        image: uint8 (H, W, 3) RGB.
+
+    Returns:
+        Labels, uint8 (H, W), values 0-18.
+    """
+    labels = session(session.spec.apply(image)[None])[0]
+    height, width = image.shape[:2]
+    return resize_labels(labels, (height, width))
+
+
 def predictions(
     session: Session, dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT
 ) -> Iterator[tuple[Sample, UInt8Array]]:

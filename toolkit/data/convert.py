@@ -24,8 +24,9 @@ from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, make_folder, read_json, write_json, writing
 from fptk.core.preprocess import Decoded, decode_image, opened_image, read_image, regular_file, resize_labels
+from fptk.core.progress import SILENT, Listener, track
 from fptk.data.folders import IMAGE_SUFFIXES, RELEASE_FOLDERS, SPLITS, visible_names
-from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.data.parallel import parallel_map
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -244,7 +245,7 @@ def convert_release(
     splits: Sequence[str] = SPLITS,
     size: int = 512,
     jobs: int | None = None,
-    progress: Progress = no_progress,
+    listener: Listener = SILENT,
 ) -> Conversion:
     """Convert a release to ``OUT/{train,val,test}/{images,masks}``.
 
@@ -258,7 +259,7 @@ def convert_release(
         size: side of images and masks in pixels; an upright image that has it already is copied byte for byte, another
             is resized (Lanczos) and saved as JPEG of quality 95. Masks are resized by nearest neighbour.
         jobs: processes; None for one per core.
-        progress: called after each face.
+        listener: is told how many faces are done.
 
     Raises:
         InputError: ``source`` is no release, ``out`` holds something else, or the disk cannot be written.
@@ -270,14 +271,14 @@ def convert_release(
         make_folder(out / split / "images")
         make_folder(out / split / "masks")
     work = partial(_convert_face, source, out, size)
-    for done, (face, outcome) in enumerate(zip(faces, parallel_map(work, faces, jobs), strict=True), start=1):
+    outcomes = track(listener, parallel_map(work, faces, jobs), "converting faces", len(faces))
+    for face, outcome in zip(faces, outcomes, strict=True):
         if outcome is None:
             result.written[face.split] += 1
         elif outcome == _KEPT:
             result.kept[face.split] += 1
         else:
             result.failures.append((face.stem, outcome))
-        progress(done, len(faces))
     return result
 
 

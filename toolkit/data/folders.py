@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fptk.core.dataset import Sample
-from fptk.core.errors import InputError
+from fptk.core.errors import FptkWarning, InputError
 from fptk.core.files import reason_of, sha256_file
 from fptk.core.preprocess import Decoded, decode_image, decode_mask, regular_file
 from fptk.data.pixels import hash_files
@@ -110,7 +111,7 @@ class FolderDataset:
         """Decode the pair at ``index``: uint8 (H, W, 3) RGB and uint8 (H, W) labels 0-18.
 
         Image and mask are each turned upright by their own EXIF orientation. The first pair in which only one of them
-        has such a tag is named on stderr.
+        has such a tag is named in an :class:`~fptk.core.errors.FptkWarning`.
 
         Raises:
             InputError: a file is missing, damaged or no image, a label is above 18, or the sizes differ.
@@ -120,7 +121,8 @@ class FolderDataset:
             raise InputError(size_mismatch(self._masks[index], mask, image))
         if image.turned != mask.turned and not self._warned:
             self._warned = True
-            _warn(f"{self.name}: {one_turned(self._masks[index], mask)}; other pairs of this data set aren't named")
+            text = f"{self.name}: {one_turned(self._masks[index], mask)}; other pairs of this data set aren't named"
+            warnings.warn(text, FptkWarning, stacklevel=2)
         return Sample(image.pixels, mask.pixels, self._keys[index])
 
     def key(self, index: int) -> str:
@@ -172,12 +174,6 @@ def one_turned(path: Path, mask: Decoded) -> str:
     """The sentence for a pair of which only one file has an EXIF orientation; ``path`` and ``mask`` are its mask."""
     has, lacks = ("its mask", "the image") if mask.turned else ("the image", "its mask")
     return f"mask {path}: {has} has an EXIF orientation and {lacks} has none; check that the two lie on each other"
-
-
-def _warn(text: str) -> None:
-    from fptk.core.console import log
-
-    log.print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
 def is_hidden(name: str) -> bool:

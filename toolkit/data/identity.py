@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from typing import Any
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.files import reason_of, sha256_file, sha256_json
+from fptk.core.progress import SILENT, Listener
 from fptk.data.folders import FolderDataset
 from fptk.data.splits import innermost, key_of
 from fptk.data.statistics import SampleStatistics, StatisticsCache, measure, pair_key
@@ -20,6 +21,7 @@ from fptk.data.statistics import SampleStatistics, StatisticsCache, measure, pai
 Identity = dict[str, dict[str, Any]]
 """By set (``train`` and ``val``): number of ``images``, and the sha256 of their ``names`` and of their ``contents``."""
 
+_Place = tuple[FaceParsingDataset, int]
 _WORDS = {"train": "training", "val": "validation"}
 _KEPT_AT_ONCE = 256
 
@@ -67,7 +69,8 @@ def difference_of(before: Identity, now: Identity) -> str | None:
 def check_files(
     *datasets: FaceParsingDataset,
     workers: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    what: str = "checking the files",
+    listener: Listener = SILENT,
     cache: StatisticsCache | None = None,
 ) -> None:
     """Decode every photograph and mask, so that none ends a command later. Drawn faces are passed over.
@@ -75,7 +78,8 @@ def check_files(
     Args:
         datasets: what the command will read.
         workers: threads; None for the executor's own number.
-        progress: called with the number of faces done.
+        what: description of the counter.
+        listener: is told how many faces are done.
         cache: of faces that were decoded before, by the content of their files; None for the user's own.
 
     Raises:
@@ -84,28 +88,35 @@ def check_files(
     cache = cache or StatisticsCache()
     faults: list[str] = []
     done = 0
-    for part in _parts(*datasets):
-        with ThreadPoolExecutor(workers) as pool:
-            keys = list(pool.map(lambda each: _pair(*each), part))
-            known = cache.get([key for key in keys if key is not None])
-            unknown = [each for each, key in zip(part, keys, strict=True) if key is not None and key not in known]
-            results = list(pool.map(lambda each: _decode(*each), unknown))
-        decoded = {}
-        for (dataset, index), result in zip(unknown, results, strict=True):
-            if isinstance(result, Fault):
-                faults.append(result.message)
-            elif key := _pair(dataset, index):
-                decoded[key] = result
-        if decoded:
-            cache.put(decoded)
-        done += len(part)
-        progress(done)
+    with listener.counting(what, sum(map(len, datasets))) as update:
+        for part in _parts(*datasets):
+            faults += _check_part(part, workers, cache)
+            done += len(part)
+            update(done)
     if faults:
         others = f" ({len(faults) - 1} more like it; fptk data inspect lists all)" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{others}")
 
 
-def _parts(*datasets: FaceParsingDataset) -> Iterator[list[tuple[FaceParsingDataset, int]]]:
+def _check_part(part: list[_Place], workers: int | None, cache: StatisticsCache) -> list[str]:
+    """Decode the faces that the cache does not know, and tell it of them; the faults of the others."""
+    with ThreadPoolExecutor(workers) as pool:
+        keys = list(pool.map(lambda each: _pair(*each), part))
+        known = cache.get([key for key in keys if key is not None])
+        unknown = [each for each, key in zip(part, keys, strict=True) if key is not None and key not in known]
+        results = list(pool.map(lambda each: _decode(*each), unknown))
+    faults, decoded = [], {}
+    for (dataset, index), result in zip(unknown, results, strict=True):
+        if isinstance(result, Fault):
+            faults.append(result.message)
+        elif key := _pair(dataset, index):
+            decoded[key] = result
+    if decoded:
+        cache.put(decoded)
+    return faults
+
+
+def _parts(*datasets: FaceParsingDataset) -> Iterator[list[_Place]]:
     """Handfuls of faces: what a handful has cost is kept, also if Ctrl-C comes during the next."""
     for dataset in datasets:
         for start in range(0, len(dataset), _KEPT_AT_ONCE):

@@ -16,8 +16,9 @@ from fptk.core.dataset import UInt8Array, pixel_hash
 from fptk.core.errors import InputError
 from fptk.core.files import sha256_file
 from fptk.core.preprocess import decode_image, decode_mask, mask_values
+from fptk.core.progress import SILENT, Listener, track
 from fptk.data.folders import Pairing, one_turned, pair_files, size_mismatch, split_pair, stem_of, unicode_note
-from fptk.data.parallel import Progress, no_progress, parallel_map
+from fptk.data.parallel import parallel_map
 from fptk.data.pixels import FileState, keep_hashes, state_of
 from fptk.data.splits import split_folders
 from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
@@ -206,17 +207,17 @@ def inspect_folder(
     folder: Path,
     *,
     jobs: int | None = None,
-    progress: Progress = no_progress,
     cache: StatisticsCache | None = None,
+    listener: Listener = SILENT,
 ) -> Inspection:
     """Read every file of a data set root or split folder.
 
     Args:
         folder: data set root or split folder.
         jobs: processes; None for one per core.
-        progress: called after each pair.
         cache: where to leave what was counted of each valid pair, for the trainings to come; the hashes of the pixels
             go into the user's cache too. None to leave nothing.
+        listener: is told how many pairs are read.
 
     Raises:
         InputError: ``folder`` itself is missing, empty or of no known layout; faults inside it become findings.
@@ -228,7 +229,8 @@ def inspect_folder(
     hashes: dict[str, list[_Pair]] = defaultdict(list)
     counted: dict[str, SampleStatistics] = {}
     decoded: dict[FileState, str] = {}
-    for done, (pair, examined) in enumerate(zip(pairs, parallel_map(_examine, pairs, jobs), strict=True), start=1):
+    results = track(listener, parallel_map(_examine, pairs, jobs), "reading pairs", len(pairs))
+    for pair, examined in zip(pairs, results, strict=True):
         _count(result, pair, examined)
         if examined.identity is not None:
             hashes[examined.identity].append(pair)
@@ -236,7 +238,6 @@ def inspect_folder(
                 decoded[examined.state] = examined.identity
         if examined.key is not None and examined.statistics is not None:
             counted[examined.key] = examined.statistics
-        progress(done, len(pairs))
     if cache is not None:
         cache.put(counted)
         keep_hashes(decoded)

@@ -18,15 +18,8 @@ from fptk.core.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after every item; it runs in the calling process."""
-
 WORTH_A_PROCESS = 32
 """Files below which starting another interpreter takes longer than the work it saves."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """The default :data:`Progress`: says nothing."""
 
 
 def parallel_map(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Iterator[R]:

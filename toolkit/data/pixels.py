@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fptk.core.dataset import pixel_hash
 from fptk.core.preprocess import decode_image, decode_small, regular_file
-from fptk.data.parallel import Progress, no_progress
+from fptk.core.progress import SILENT, Listener, track
 from fptk.data.statistics import default_cache
 
 FILE = "files-1.sqlite"
@@ -102,19 +102,19 @@ class FileCache:
         return database
 
 
-def hash_files(paths: Sequence[Path], jobs: int | None = None, progress: Progress = no_progress) -> list[str]:
+def hash_files(paths: Sequence[Path], jobs: int | None = None, listener: Listener = SILENT) -> list[str]:
     """:func:`~fptk.core.dataset.pixel_hash` of each image file, from the user's cache where the file is unchanged.
 
     Args:
         paths: image files.
         jobs: threads; None for one per core.
-        progress: called after each file that had to be decoded.
+        listener: is told how many files are decoded.
 
     Raises:
         InputError: a file is missing, damaged or no image.
     """
     states = [state_of(path) for path in paths]
-    hashes = _look_up(PIXELS, dict(zip(states, paths, strict=True)), _hash, jobs, progress)
+    hashes = _look_up(PIXELS, dict(zip(states, paths, strict=True)), _hash, jobs, listener)
     return [hashes[state] for state in states]
 
 
@@ -124,7 +124,7 @@ def keep_hashes(hashes: Mapping[FileState, str]) -> None:
 
 
 def equal_images(
-    a: Sequence[Path], b: Sequence[Path], jobs: int | None = None, progress: Progress = no_progress
+    a: Sequence[Path], b: Sequence[Path], jobs: int | None = None, listener: Listener = SILENT
 ) -> list[tuple[int, int]]:
     """Places (in ``a``, in ``b``) of image files that decode to the same picture.
 
@@ -135,7 +135,7 @@ def equal_images(
         a: image files.
         b: image files.
         jobs: threads; None for one per core.
-        progress: called after each file that had to be read: first for the small pictures, then for the whole ones.
+        listener: is told how many files are read: first for the small pictures, then for the whole ones.
 
     Raises:
         InputError: a file is missing, damaged or no image.
@@ -144,9 +144,9 @@ def equal_images(
     files = dict(zip([*states_a, *states_b], [*a, *b], strict=True))
     hashes = FileCache(PIXELS).get(files)
     if len(hashes) < len(files):
-        sketches = _look_up(SKETCH, files, _sketch, jobs, progress)
+        sketches = _look_up(SKETCH, files, _sketch, jobs, listener)
         wanted = _candidates(states_a, states_b, sketches) | _candidates(states_b, states_a, sketches)
-        hashes = _look_up(PIXELS, {state: files[state] for state in files if state in wanted}, _hash, jobs, progress)
+        hashes = _look_up(PIXELS, {state: files[state] for state in files if state in wanted}, _hash, jobs, listener)
     twins: dict[str, list[int]] = defaultdict(list)
     for place, state in enumerate(states_b):
         if state in hashes:
@@ -178,7 +178,7 @@ def _look_up(
     files: Mapping[FileState, Path],
     examine: Callable[[Path], str],
     jobs: int | None,
-    progress: Progress,
+    listener: Listener,
 ) -> dict[FileState, str]:
     """What the cache knows of ``files``, and what ``examine`` says of the others, which the cache keeps.
 
@@ -195,9 +195,8 @@ def _look_up(
     found: dict[FileState, str] = {}
     pool = ThreadPoolExecutor(max(1, min(jobs or usable_cores(), len(new))))
     try:
-        for done, (state, text) in enumerate(zip(new, pool.map(examine, new.values()), strict=True), start=1):
-            found[state] = text
-            progress(done, len(new))
+        texts = track(listener, pool.map(examine, new.values()), "reading images", len(new))
+        found.update(zip(new, texts, strict=True))  # pair by pair: what Ctrl-C interrupts keeps what it has
     finally:
         pool.shutdown(cancel_futures=True)
         cache.put(found)

@@ -13,8 +13,8 @@ import numpy as np
 
 from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.core.errors import InputError
+from fptk.core.progress import SILENT, Listener
 from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
-from fptk.data.parallel import Progress, no_progress
 from fptk.data.pixels import equal_images
 
 VAL_FRACTION = 0.1
@@ -289,9 +289,7 @@ def refuse_overlap(calibration: FaceParsingDataset, evaluation: FaceParsingDatas
         )
 
 
-def find_duplicates(
-    a: FaceParsingDataset, b: FaceParsingDataset, progress: Progress = no_progress
-) -> list[tuple[str, str]]:
+def find_duplicates(a: FaceParsingDataset, b: FaceParsingDataset, listener: Listener = SILENT) -> list[tuple[str, str]]:
     """Samples of ``a`` and ``b`` that show the same photograph, as (key in ``a``, key in ``b``).
 
     Files with the same content are found by their bytes, those that were saved again without loss by their pixels.
@@ -301,7 +299,7 @@ def find_duplicates(
     Args:
         a: one data set.
         b: the other.
-        progress: called after each image that had to be decoded.
+        listener: is told how many images are decoded.
 
     Raises:
         InputError: an image file cannot be read.
@@ -309,7 +307,7 @@ def find_duplicates(
     files_a, files_b = ([image_file(each, index) for index in range(len(each))] for each in (a, b))
     paths_a, paths_b = ([path for path in files if path is not None] for files in (files_a, files_b))
     if len(paths_a) == len(a) and len(paths_b) == len(b):
-        pairs = {*_equal_bytes(a, b), *equal_images(paths_a, paths_b, progress=progress)}
+        pairs = {*_equal_bytes(a, b), *equal_images(paths_a, paths_b, listener=listener)}
     else:
         # A sample without a file (a drawn face) could equal one of any size: nothing can be ruled out.
         pairs = _equal_pixels(a, b)

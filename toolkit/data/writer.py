@@ -10,17 +10,15 @@ from fptk.core.classes import flat_palette
 from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_folder, make_folder, writing
-from fptk.data.parallel import Progress, no_progress
+from fptk.core.progress import SILENT, Listener, track
 
 JPEG_QUALITY = 95
 
 
-def write_dataset(
-    dataset: FaceParsingDataset, folder: Path, split: str = "train", progress: Progress = no_progress
-) -> Path:
+def write_dataset(dataset: FaceParsingDataset, folder: Path, split: str = "train", listener: Listener = SILENT) -> Path:
     """Write ``<split>/images/KEY.jpg`` (quality 95) and ``<split>/masks/KEY.png`` (palette PNG) under ``folder``.
 
-    The split folder appears whole or not at all.
+    The split folder appears whole or not at all. ``listener`` is told how many samples are written.
 
     Returns:
         The split folder.
@@ -33,9 +31,8 @@ def write_dataset(
     with atomic_folder(target) as temporary:
         for name in ("images", "masks"):
             (temporary / name).mkdir()
-        for index in range(len(dataset)):
+        for index in track(listener, range(len(dataset)), f"writing {split}"):
             _write_pair(dataset[index], temporary)
-            progress(index + 1, len(dataset))
     return target
 
 

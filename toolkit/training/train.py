@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from fptk.core.console import counting
+from fptk.core.console import TERMINAL
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, make_folder, sha256_file
@@ -121,8 +121,7 @@ def _checked(
     total = sum(map(len, sets))
     listener.say(f"checking the files of {total} faces")
     workers = recipe.data.workers or default_workers(1) + 1
-    with counting("checking", total) as progress:
-        check_files(*sets, workers=workers, progress=progress)
+    check_files(*sets, workers=workers, what="checking", listener=TERMINAL)
     return identity_of(*sets, workers)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
-from fptk.core.evaluation import evaluate, evaluate_all
+from fptk.core.evaluation import evaluate, evaluate_all, predict
 from fptk.core.metrics import ConfusionMatrix
 from fptk.core.preprocess import PreprocessSpec, resize_labels
 from fptk.core.session import Session
@@ -67,3 +67,9 @@ def test_a_session_refuses_images_it_was_not_made_for() -> None:
         session(np.zeros((1, 64, 64, 3), np.float32))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shape"):
         session(np.zeros((1, 32, 64, 3), np.uint8))
+
+
+def test_a_photograph_is_labelled_at_its_own_size(faces: SyntheticFaces) -> None:
+    sample = faces[0]
+    labels = predict(Oracle([sample.mask], (32, 32)), np.zeros((48, 96, 3), np.uint8))
+    assert np.array_equal(labels, resize_labels(resize_labels(sample.mask, (32, 32)), (48, 96)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fptk.core.classes import NUM_CLASSES, flat_palette
+from fptk.core.progress import Listener, Update
 
 MakeSplit = Callable[..., Path]
 
@@ -28,6 +30,23 @@ def save_mask(path: Path, mask: np.ndarray) -> None:
     picture.putpalette(flat_palette())
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+
+
+class Heard(Listener):
+    """Keeps every step that it is told of: what is counted, how many are done, and of how many."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
+        yield lambda done, text=None: self.steps.append((what, done, total))
+
+
+@pytest.fixture
+def heard() -> Heard:
+    """A listener that keeps what it hears in ``steps``."""
+    return Heard()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from PIL import Image
 
 from fptk.core.classes import CLASSES, PALETTE, flat_palette
 from fptk.core.dataset import pixel_hash, pixel_hash_of
+from fptk.core.errors import FptkWarning
 from fptk.core.preprocess import read_image, read_mask
 from fptk.data import ConcatDataset, FolderDataset, Subset, find_duplicates
 from fptk.data import pixels as pixels_module
@@ -700,6 +701,26 @@ def test_sizes_beyond_sense_are_refused(size: int, fptk: Command, tmp_path: Path
     finished = fptk("data", "synth", "--out", tmp_path / "out", "--count", 1, "--size", size)
     assert finished.code == 2
     assert "4096" in finished.err
+
+
+def test_a_warning_is_one_line_on_stderr(tmp_path: Path) -> None:
+    """In a process of its own: pytest keeps warnings to itself."""
+    program = (
+        "import sys, warnings, click, fptk.cli; from fptk.core.errors import FptkWarning\n"
+        "@click.command()\n"
+        "def command(): [warnings.warn('a\\nb [red]', FptkWarning) for _ in range(2)]\n"
+        "fptk.cli.LazyGroup.get_command = lambda *_: command\n"
+        "sys.argv = ['fptk', 'doctor']; fptk.cli.main()"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("", "warning: a\\nb [red]\n" * 2)
+
+
+def test_a_script_hears_of_orientations_as_a_warning(tmp_path: Path) -> None:
+    bad = Bad(tmp_path / "faces")
+    bad.turned(6)
+    with pytest.warns(FptkWarning, match="EXIF orientation"):
+        list(FolderDataset(bad.folder))
 
 
 def test_warnings_of_pillow_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -117,11 +117,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_second_run_keeps_what_is_there_and_adds_what_is_missing(tmp_path, make_release):
+def test_second_run_keeps_what_is_there_and_adds_what_is_missing(tmp_path, make_release, heard):
     source, out = make_release(), tmp_path / "out"
-    calls: list[tuple[int, int]] = []
-    convert_release(source, out, size=64, jobs=1, progress=lambda *step: calls.append(step))
-    assert calls == [(n, 6) for n in range(1, 7)]
+    convert_release(source, out, size=64, jobs=1, listener=heard)
+    assert heard.steps == [("converting faces", n, 6) for n in range(1, 7)]
     whole = tree(out)
     (out / "train" / "images" / "00001.jpg").unlink()
     kept = out / "train" / "images" / "00000.jpg"

@@ -106,13 +106,12 @@ def test_json_form_is_complete_and_strict(tmp_path, make_split):
     assert sum(row["pixel_share"] for row in split["classes"].values()) == pytest.approx(1)
 
 
-def test_processes_find_the_same_as_one(tmp_path, make_split):
+def test_processes_find_the_same_as_one(tmp_path, make_split, heard):
     faces_with_faults(tmp_path, make_split)
-    steps: list[tuple[int, int]] = []
     alone = inspect_folder(tmp_path, jobs=1)
-    shared = inspect_folder(tmp_path, jobs=2, progress=lambda *step: steps.append(step))
+    shared = inspect_folder(tmp_path, jobs=2, listener=heard)
     assert alone.as_dict() == shared.as_dict()
-    assert steps[-1] == (12, 12)
+    assert heard.steps[-1] == ("reading pairs", 12, 12)
 
 
 def test_split_folder_is_inspected_by_itself(tmp_path, make_split):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,10 @@ import pytest
 from PIL import Image
 
 from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE, SWAP_PAIRS
-from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
+from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
+from fptk.core.progress import Listener, Update
 from fptk.data.folders import FolderDataset
-from fptk.data.pictures import color_mask, contact_sheet
 from fptk.data.synthetic.faces import SyntheticFaces, draw_face
 from fptk.data.writer import write_dataset
 
@@ -162,50 +164,11 @@ def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
         SyntheticFaces(**{"count": 2, **wrong})  # type: ignore[arg-type]
 
 
-class _Uneven:
-    """Two samples of different size."""
-
-    name = "uneven"
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Sample:
-        side = 16 * (index + 1)
-        return Sample(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8), f"s{index}")
-
-    def content_hash(self, index: int) -> str:
-        return str(index)
-
-
-def test_contact_sheet_pairs_images_with_colored_masks() -> None:
-    dataset = SyntheticFaces(3, size=(24, 32))
-    sheet = contact_sheet(dataset, columns=2, rows=2)
-    assert sheet.shape == (96, 64, 3)
-    third = dataset[2]
-    np.testing.assert_array_equal(sheet[48:72, :32], third.image)
-    np.testing.assert_array_equal(sheet[72:, :32], color_mask(third.mask))
-    assert (sheet[48:, 32:] == 255).all()
-
-
-def test_color_mask_uses_the_palette() -> None:
-    labels = np.arange(NUM_CLASSES, dtype=np.uint8).reshape(1, -1)
-    assert [tuple(color) for color in color_mask(labels)[0].tolist()] == list(PALETTE)
-
-
-def test_contact_sheet_refuses_uneven_images_and_empty_sheets() -> None:
-    with pytest.raises(InputError, match="s1 of uneven is 32x32"):
-        contact_sheet(_Uneven(), 2, 1)
-    with pytest.raises(InputError, match="0 samples"):
-        contact_sheet(SyntheticFaces(0), 2, 1)
-
-
-def test_written_dataset_reads_back(tmp_path: Path) -> None:
+def test_written_dataset_reads_back(tmp_path: Path, heard: Any) -> None:
     dataset = SyntheticFaces(3, size=(64, 64), seed=4)
-    steps: list[tuple[int, int]] = []
-    target = write_dataset(dataset, tmp_path / "faces", "val", progress=lambda done, total: steps.append((done, total)))
+    target = write_dataset(dataset, tmp_path / "faces", "val", heard)
     assert target == tmp_path / "faces" / "val"
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert heard.steps == [("writing val", 1, 3), ("writing val", 2, 3), ("writing val", 3, 3)]
     folder = FolderDataset(target)
     assert len(folder) == 3
     for index in range(3):
@@ -228,11 +191,16 @@ def test_writing_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_broken_off_writing_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    class Interrupting(Listener):
+        @contextmanager
+        def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
+            def stop(done: int, text: str | None = None) -> None:
+                raise KeyboardInterrupt
+
+            yield stop
 
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(SyntheticFaces(2, (32, 32)), tmp_path, progress=stop)
+        write_dataset(SyntheticFaces(2, (32, 32)), tmp_path, listener=Interrupting())
     assert list(tmp_path.iterdir()) == []
 
 
