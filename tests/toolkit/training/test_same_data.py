@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file
-from fptk.recipes import Recipe
-from fptk.recipes.loading import recipe_from
+from fptk.recipes import Recipe, recipe_from
 from fptk.runs.folder import RunFolder
 from fptk.runs.lock import NAME, RunLock
 from fptk.training import train
