@@ -42,7 +42,7 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     from fptk.core.precision import Precision
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.folder import DEFAULT_ROOT
-    from fptk.training.threads import wait_without_spinning
+    from fptk.training.machine import wait_without_spinning
     from fptk.workflows.bench import raise_if_refused, recommend
     from fptk.workflows.run import RunRequest, run
 

@@ -70,11 +70,12 @@ def command(
     weights as if it had never been interrupted.
     """
     _require("torch", "accelerate", "safetensors", "matplotlib")
-    from fptk.training.threads import wait_without_spinning
+    from fptk.training.machine import wait_without_spinning
 
     wait_without_spinning()
     from fptk.core.console import log
-    from fptk.training import default_folder, train
+    from fptk.runs.folder import default_folder
+    from fptk.training import train
 
     if resume:
         chosen, folders, out = _resumed(recipe, data, out, init_weights, changes)
@@ -136,7 +137,7 @@ def _resumed(
     """Recipe, data and folder of the run to go on with; what was given again must say the same."""
     from fptk.core.errors import InputError
     from fptk.core.files import kind_of
-    from fptk.training import RunFolder, newest_run
+    from fptk.runs.folder import RunFolder, newest_run
 
     if init_weights is not None:
         raise InputError("--init-weights starts a new run and --resume goes on with one; give one of them")

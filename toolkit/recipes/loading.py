@@ -1,17 +1,18 @@
-"""Reading recipes from YAML, changing single keys, and saying in one line what is wrong with them."""
+"""Plain values of recipes: read from YAML, changed key by key, and what is wrong with them said in one line.
+
+Nothing here knows the recipe's sections: where they matter, the caller passes the model.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from fptk.core.errors import InputError
-from fptk.recipes.schema import Recipe
 from fptk.recipes.yaml_reader import parse_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml")
@@ -26,28 +27,20 @@ _EXPECTED = {
 """What pydantic says in the words of Python, by its type of error, in the words of YAML."""
 
 
-def list_recipes() -> dict[str, str]:
-    """Names of the shipped recipes, each with its description."""
-    return {name: load_recipe(name).description for name in shipped("fptk.recipes")}
-
-
 def shipped(package: str) -> list[str]:
     """Names of the YAML files in a package."""
     folder = resources.files(package)
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(SUFFIXES[0]))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Read a shipped recipe by its name, or any recipe by its path.
-
-    A recipe may name another one as its ``base`` and say only what differs: the keys that a section of it holds
-    replace those keys of the base's section, whole. A base has no base.
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """What a recipe's file says, its name included, over what its base says; see ``Recipe.load``.
 
     Args:
-        name_or_path: a name of :func:`list_recipes`, or a file ending in ``.yaml`` or ``.yml``.
+        name_or_path: name of a shipped recipe, or a file ending in ``.yaml`` or ``.yml``.
 
     Raises:
-        InputError: there is no such recipe, it is not YAML, or a key or value in it is not allowed.
+        InputError: there is no such recipe, or it is not YAML with sections.
     """
     source, name = str(name_or_path), _name(name_or_path)
     values = _values(name_or_path)
@@ -58,7 +51,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         if "base" in below:
             raise InputError(f"recipe {source}: key 'base': {base} has a base itself; build on {below['base']}")
         values = _merged(below, values)
-    return recipe_from({"name": name, **values}, source)
+    return {"name": name, **values}
 
 
 def _name(name_or_path: str | Path) -> str:
@@ -98,52 +91,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
-    """Validate a plain mapping; ``source`` names it in the error.
-
-    Raises:
-        InputError: a key or value is not allowed.
-    """
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"recipe {source}: {explain(error, values)}") from None
-
-
-def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """See :meth:`Recipe.with_overrides`."""
-    values = recipe.model_dump(mode="json")
-    wrong = ""  # since the first assignment that made it so; a later one may yet complete it
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise InputError(f"--set {_short(assignment)!r}: expected key.path=value, e.g. optim.lr=5e-4")
-        _assign(values, keys, parse_yaml(text, f"--set {_short(path)}"), recipe)
-        try:
-            recipe = Recipe.model_validate(values)
-        except ValidationError as error:
-            wrong = wrong or f"--set {_short(assignment)}: {explain(error, values)}"
-        else:
-            values, wrong = recipe.model_dump(mode="json"), ""
-    if wrong:
-        raise InputError(wrong)
-    return recipe
-
-
-def differing_keys(one: Recipe, other: Recipe) -> list[str]:
-    """Dotted paths of the keys in which two recipes differ."""
-    return list(_differences(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
-
-
-def _differences(one: Any, other: Any, prefix: str) -> Iterable[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}):
-            yield from _differences(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif one != other:
-        yield prefix
-
-
 def read_sections(text: str, what: str) -> dict[str, Any]:
     """The sections of a YAML document; ``what`` names it in errors.
 
@@ -156,32 +103,71 @@ def read_sections(text: str, what: str) -> dict[str, Any]:
     return values
 
 
-def _assign(values: dict[str, Any], keys: list[str], value: Any, recipe: Recipe) -> None:
-    """Set ``values[k0][k1]... = value``, following list indices, and refuse a key that does not exist."""
+class Change(NamedTuple):
+    """A new value for one key."""
+
+    keys: list[str]
+    """The parts of its dotted path."""
+    value: Any
+    where: str
+    """What errors about the key begin with, e.g. ``--set optim.lr``."""
+    text: str
+    """What errors about the value begin with, e.g. ``--set optim.lr=5e-4``."""
+
+
+def parse_assignment(assignment: str) -> Change:
+    """The change that ``--set KEY=VALUE`` asks for; the value is YAML.
+
+    Raises:
+        InputError: there is no ``=``, a part of the path is empty, or the value is not YAML.
+    """
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {_short(assignment)!r}: expected key.path=value, e.g. optim.lr=5e-4")
+    value = parse_yaml(text, f"--set {_short(path)}")
+    return Change(keys, value, f"--set {_short('.'.join(keys))}", f"--set {_short(assignment)}")
+
+
+def override(path: str, value: Any) -> Change:
+    """The change of one key of a mapping: ``path`` is dotted, ``value`` is what a key of that kind takes."""
+    return Change(path.split("."), value, f"override {_short(path)}", f"override {_short(f'{path}={value}')}")
+
+
+def assign(values: dict[str, Any], change: Change, model: type[BaseModel]) -> None:
+    """Set ``values[k0][k1]... = value``, following list indices.
+
+    Args:
+        values: of a whole ``model``, plain; changed in place.
+        change: what to set.
+        model: whose keys an unknown one may be mistaken for.
+
+    Raises:
+        InputError: the key does not exist.
+    """
     node: Any = values
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
+    for depth, key in enumerate(change.keys):
+        last = depth == len(change.keys) - 1
         index: Any = key
         if isinstance(node, list) and key in (places := [str(place) for place in range(len(node))]):
             index = places.index(key)
-        elif not (isinstance(node, dict) and (key in node or keys[:depth] == ["model", "options"])):
+        elif not (isinstance(node, dict) and (key in node or change.keys[:depth] == ["model", "options"])):
             allowed = list(node) if isinstance(node, dict) else []
-            where = ".".join(keys[:depth])
-            raise InputError(f"--set {_short('.'.join(keys))}: {_unknown(key, where, allowed, recipe)}")
+            raise InputError(f"{change.where}: {_unknown(key, '.'.join(change.keys[:depth]), allowed, model)}")
         if last:
-            node[index] = value
+            node[index] = change.value
         else:
             node = node[index] if isinstance(node, list) else node.get(index)
 
 
-def _unknown(key: str, where: str, allowed: list[str], recipe: Recipe | None = None) -> str:
+def _unknown(key: str, where: str, allowed: list[str], model: type[BaseModel]) -> str:
     """Say which key is unknown and which exist there; ``a.key`` of another section is the first guess."""
     path = _short(f"{where}.{key}" if where else key)
     if not allowed:
         return f"unknown key '{path}'; '{where}' has no keys"
     near = guess(path, [f"{where}.{name}" if where else name for name in allowed])
     if not near:
-        near = guess(key, [], also=[each for each in _all_keys(Recipe) if each.rpartition(".")[2] == key])
+        near = guess(key, [], also=[each for each in _all_keys(model) if each.rpartition(".")[2] == key])
     return f"unknown key '{path}'{near}; {f'keys of {where}' if where else 'sections'}: {', '.join(allowed)}"
 
 
@@ -201,14 +187,14 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def explain(error: ValidationError, values: Any) -> str:
-    """One line for the first of a validation's errors: the key's path, what was found, what is allowed."""
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for the first of the errors of a ``model``: the key's path, what was found, what is allowed."""
     errors = error.errors(include_url=False)
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a typo explains the rest
     keys = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("tuple[", "int")))]
     path = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        return _unknown(keys[-1], ".".join(keys[:-1]), _siblings(keys[:-1]))
+        return _unknown(keys[-1], ".".join(keys[:-1]), _siblings(keys[:-1], model), model)
     if first["type"] == "missing":
         if isinstance(first["loc"][-1], int):
             return f"key '{'.'.join(keys[:-1])}': its list ends before item {first['loc'][-1] + 1}"
@@ -222,9 +208,9 @@ def explain(error: ValidationError, values: Any) -> str:
     return f"key '{path}': {message}, found {_kind(found)}"
 
 
-def _siblings(keys: list[str]) -> list[str]:
-    """Names of the keys of the section at ``keys``."""
-    model: Any = Recipe
+def _siblings(keys: list[str], root: type[BaseModel]) -> list[str]:
+    """Names of the keys of the section at ``keys`` below ``root``."""
+    model: Any = root
     for key in keys:
         if key.isdigit():
             continue

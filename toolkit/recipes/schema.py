@@ -1,4 +1,4 @@
-"""What a recipe may say: one section per concern, every key typed, bounded and explained."""
+"""The sections of a recipe: one per concern, every key typed, bounded and explained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from fptk.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE, PreprocessSpec
+from fptk.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, SIZE_MULTIPLE
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Strength = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -440,44 +439,3 @@ class BenchSection(Section):
     """Interleaved rounds: each engine takes one turn a round."""
     calls: Annotated[int, Field(ge=1, le=10**6)] = 4
     """Timed calls in a turn."""
-
-
-class Recipe(Section):
-    """Everything that decides what a training (and ``fptk run``) does."""
-
-    name: Annotated[str, AfterValidator(check_name)] = "custom"
-    """What run folders and cards call it: the file's stem. A plain file name."""
-    description: Annotated[str, Field(max_length=1000)] = ""
-    """One sentence for people."""
-    seed: NaturalInt = 0
-    """Seed of the initial weights, the order of images, augmentation and dropout."""
-    model: ModelSection = ModelSection()
-    data: DataSection = DataSection()
-    augment: AugmentSection = AugmentSection()
-    mix: MixSection = MixSection()
-    loss: LossSection = LossSection()
-    optim: OptimSection = OptimSection()
-    dynamic: DynamicSection = DynamicSection()
-    early_stop: EarlyStopSection = EarlyStopSection()
-    precision: PrecisionSection = PrecisionSection()
-    preprocess: PreprocessSection = PreprocessSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    export: ExportSection = ExportSection()
-    bench: BenchSection = BenchSection()
-
-    @property
-    def spec(self) -> PreprocessSpec:
-        """Preprocessing of the trained network at ``data.size``, before anything is measured."""
-        return PreprocessSpec(size=self.data.size, mean=self.preprocess.mean, std=self.preprocess.std)
-
-    def with_overrides(self, assignments: list[str] | tuple[str, ...]) -> Recipe:
-        """A copy with ``key.path=value`` assignments applied in order; values are YAML.
-
-        Keys that only go together may be set one after the other: what counts is the recipe at the end.
-
-        Raises:
-            InputError: an assignment has no ``=``, its key does not exist, or its value is not allowed.
-        """
-        from fptk.recipes.loading import override
-
-        return override(self, assignments)

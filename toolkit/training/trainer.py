@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +30,7 @@ from fptk.training.curves import draw_curves
 from fptk.training.ema import Ema
 from fptk.training.interrupt import Interrupt, TrainingInterruptedError
 from fptk.training.losses import TERMS, SegmentationLoss
+from fptk.training.machine import machine_memory
 from fptk.training.optimizers import RELOADS, Event, Pipeline
 from fptk.training.processes import by_first
 from fptk.training.progress import Listener
@@ -45,14 +45,6 @@ BYTES_A_PIXEL = 4 * (AHEAD + 1) + 12
 """Memory that a training needs for its images alone: the batches prepared ahead as uint8, and one as float32."""
 LOG_EVERY = 10
 """Steps between looks at the loss: each look waits for the device."""
-
-
-def machine_memory() -> int:
-    """Bytes of this machine's memory; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 class Trainer:

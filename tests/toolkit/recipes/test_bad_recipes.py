@@ -190,7 +190,7 @@ def test_bad_table(fptk: Fptk, text: str, words: list[str]) -> None:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training of two steps that has ended, and stands as if it had been stopped after the first validation."""
-    from fptk.recipes.loading import recipe_from
+    from fptk.recipes import recipe_from
     from fptk.training import train
     from fptk.training.progress import Silent
 

@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from fptk.core.errors import InputError
-from fptk.recipes import differing_keys, list_recipes, load_recipe
-from fptk.recipes.schema import Recipe
+from fptk.recipes import Recipe, differing_keys, list_recipes
 
 
 def test_every_shipped_recipe_loads_and_describes_itself() -> None:
     recipes = list_recipes()
     assert {"microsegformer", "demo", "shipped"} <= set(recipes)
     for name, description in recipes.items():
-        assert load_recipe(name).name == name
+        assert Recipe.load(name).name == name
         assert len(description) > 20
 
 
 def test_paper_recipe_states_the_papers_numbers() -> None:
-    recipe = load_recipe("microsegformer")
+    recipe = Recipe.load("microsegformer")
     assert (recipe.data.size, recipe.data.batch, recipe.optim.epochs) == ((512, 512), 32, 80)
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.clip) == (8e-4, 1e-4, 1.0)
     assert (recipe.optim.warmup_epochs, recipe.optim.schedule) == (5, "cosine")
@@ -31,20 +30,20 @@ def test_paper_recipe_states_the_papers_numbers() -> None:
 
 
 def test_recipe_survives_json() -> None:
-    recipe = load_recipe("shipped")
+    recipe = Recipe.load("shipped")
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
 def test_overrides_are_applied_in_order() -> None:
-    recipe = load_recipe("shipped").with_overrides(
+    recipe = Recipe.load("shipped").with_overrides(
         ["optim.lr=5e-4", "optim.lr=1e-3", "data.phases.0.size=128", "model.options.lmsa=null", "precision.amp=off"]
     )
     assert recipe.optim.lr == 1e-3
     assert recipe.data.phases[0].size == (128, 128)
     assert recipe.model.options["lmsa"] is None
     assert recipe.precision.amp == "off"
-    assert differing_keys(recipe, load_recipe("shipped"))[0] == "data.phases"
+    assert differing_keys(recipe, Recipe.load("shipped"))[0] == "data.phases"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_overrides_are_applied_in_order() -> None:
 )
 def test_bad_override_is_told_in_one_line(assignment: str, said: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        load_recipe("shipped").with_overrides([assignment])
+        Recipe.load("shipped").with_overrides([assignment])
     message = str(caught.value)
     assert "\n" not in message
     for part in said:
@@ -104,15 +103,45 @@ def test_bad_override_is_told_in_one_line(assignment: str, said: list[str]) -> N
 
 
 def test_keys_that_only_go_together_may_be_set_one_after_the_other() -> None:
-    recipe = load_recipe("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3", "augment.crop=0.5"])
+    recipe = Recipe.load("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3", "augment.crop=0.5"])
     assert (recipe.augment.crop_on_class, recipe.augment.crop, recipe.optim.lr) == (0.5, 0.5, 1e-3)
+
+
+def test_loading_takes_overrides_as_plain_values(tmp_path: Path) -> None:
+    recipe = Recipe.load("microsegformer", {"optim.epochs": 10, "data.size": (64, 96), "model.options.lmsa": None})
+    assert (recipe.optim.epochs, recipe.data.size, recipe.model.options["lmsa"]) == (10, (64, 96), None)
+    changed = set(differing_keys(recipe, Recipe.load("microsegformer")))
+    assert changed == {"optim.epochs", "data.size", "model.options.lmsa"}
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: shipped\noptim: {lr: 5e-4}")
+    mine = Recipe.load(path, {"augment.crop_on_class": 0.5, "augment.crop": 0.5, "data.phases.0.size": 128})
+    assert (mine.name, mine.optim.lr, mine.augment.crop_on_class) == ("mine", 5e-4, 0.5)
+    assert mine.data.phases[0].size == (128, 128)
+    assert Recipe.load(str(path), {}) == Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("optim.lrr", 1, "override optim.lrr: unknown key 'optim.lrr' (did you mean 'optim.lr'?)"),
+        ("optim.lr", "fast", "override optim.lr=fast: key 'optim.lr': "),
+        ("data.batch", 2.5, "found 2.5"),
+        ("augment.crop_on_class", 0.5, "override augment.crop_on_class=0.5: key 'augment': "),
+    ],
+)
+def test_wrong_override_is_told_in_one_line(key: str, value: object, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.load("microsegformer", {key: value})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--set" not in str(caught.value)
 
 
 def test_first_wrong_assignment_is_named_when_nothing_mends_it() -> None:
     with pytest.raises(InputError, match=r"--set augment.crop_on_class=0.5: key 'augment'"):
-        load_recipe("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3"])
+        Recipe.load("shipped").with_overrides(["augment.crop_on_class=0.5", "optim.lr=1e-3"])
     with pytest.raises(InputError, match=r"--set optim.lr=fast: key 'optim.lr'"):
-        load_recipe("shipped").with_overrides(["optim.lr=fast", "optim.name=lion"])
+        Recipe.load("shipped").with_overrides(["optim.lr=fast", "optim.name=lion"])
 
 
 def test_everything_of_the_papers_methods_is_off_unless_asked_for() -> None:
@@ -140,7 +169,7 @@ def test_bad_file_is_told_in_one_line(tmp_path: Path, text: str, said: str) -> N
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        load_recipe(path)
+        Recipe.load(path)
     message = str(caught.value)
     assert "\n" not in message
     assert said in message
@@ -150,27 +179,27 @@ def test_bad_file_is_told_in_one_line(tmp_path: Path, text: str, said: str) -> N
 def test_words_of_yaml_1_1_are_no_booleans(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("precision: {amp: off}\noptim: {lr: 1e-3, ema: ~}\n")
-    recipe = load_recipe(path)
+    recipe = Recipe.load(path)
     assert (recipe.name, recipe.precision.amp, recipe.optim.lr, recipe.optim.ema) == ("mine", "off", 1e-3, None)
 
 
 def test_unknown_name_lists_the_shipped_recipes() -> None:
     with pytest.raises(InputError, match=r"did you mean 'shipped'.*demo, .*microsegformer, .*shipped, "):
-        load_recipe("shiped")
+        Recipe.load("shiped")
 
 
 def test_binary_and_missing_files_are_input_errors(tmp_path: Path) -> None:
     (tmp_path / "photo.yaml").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(InputError, match="not a text file"):
-        load_recipe(tmp_path / "photo.yaml")
+        Recipe.load(tmp_path / "photo.yaml")
     with pytest.raises(InputError, match="does not exist"):
-        load_recipe("no/such.yaml")
+        Recipe.load("no/such.yaml")
 
 
 def test_base_is_replaced_key_by_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: microsegformer\noptim: {lr: 5e-4}\nmodel: {options: {lmsa: null}}")
-    recipe, base = load_recipe(path), load_recipe("microsegformer")
+    recipe, base = Recipe.load(path), Recipe.load("microsegformer")
     assert set(differing_keys(recipe, base)) == {"name", "optim.lr", "model.options.dropout", "model.options.lmsa"}
     assert recipe.name == "mine"
 
@@ -188,6 +217,6 @@ def test_wrong_base_is_refused_in_one_line(base: str, said: str, tmp_path: Path)
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {base}")
     with pytest.raises(InputError) as error:
-        load_recipe(path)
+        Recipe.load(path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fptk.recipes import Recipe
-from fptk.recipes.loading import recipe_from
+from fptk.recipes import Recipe, recipe_from
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from fptk.cli import cli
 from fptk.core.errors import FptkError
-from fptk.training import RunFolder
+from fptk.runs.folder import RunFolder
 
 TINY = (
     "--size=32 --batch=4 --set=data.synthetic={train: 12, val: 2, size: 32} --set=optim.max_steps=3 "

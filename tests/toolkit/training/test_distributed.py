@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from fptk.recipes import Recipe
-from fptk.training import RunFolder
+from fptk.runs.folder import RunFolder
 
 WORKER = Path(__file__).with_name("worker.py")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from fptk.training.allocator import keep_freed_memory
+from fptk.training.machine import keep_freed_memory
 torch.set_num_threads(1)
 assert sys.argv[1] == "plain" or keep_freed_memory()
 def churn():
@@ -37,11 +38,12 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
 def test_threads_sleep_only_where_it_can_still_be_settled() -> None:
     code = """
 import os, sys
-from fptk.training.threads import wait_without_spinning
+from fptk.training.machine import wait_without_spinning
 assert wait_without_spinning() and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
 assert wait_without_spinning() and os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 sys.modules["torch"] = None
 assert not wait_without_spinning()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": ""})
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

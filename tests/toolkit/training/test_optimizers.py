@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from fptk.recipes import Recipe
-from fptk.training import RunFolder, train
+from fptk.runs.folder import RunFolder
+from fptk.training import train
 from fptk.training.optimizers import Event, Pipeline, PipelineState
 from fptk.training.progress import Silent
 from fptk.training.schedule import learning_rate, make_plan
-from fptk.training.train import make_accelerator, make_model
+from fptk.training.start import make_accelerator, make_model
 from fptk.training.validation import score
 
 DYNAMIC = [

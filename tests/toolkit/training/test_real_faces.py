@@ -12,7 +12,8 @@ import torch
 
 from fptk.models import read_card
 from fptk.recipes import Recipe
-from fptk.training import RunFolder, train
+from fptk.runs.folder import RunFolder
+from fptk.training import train
 from fptk.training.progress import Silent
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file
-from fptk.recipes import Recipe
-from fptk.recipes.loading import recipe_from
+from fptk.recipes import Recipe, recipe_from
+from fptk.runs.folder import RunFolder
 from fptk.runs.lock import NAME, RunLock
-from fptk.training import RunFolder, train
+from fptk.training import train
 from fptk.training.progress import Silent
 
 Fptk = Callable[..., Any]

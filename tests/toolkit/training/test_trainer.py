@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from fptk.core.errors import FptkError, InputError
 from fptk.models import load_checkpoint, read_card
 from fptk.recipes import Recipe
-from fptk.training import RunFolder, open_data, train
+from fptk.runs.data import open_data
+from fptk.runs.folder import RunFolder
+from fptk.training import train
 from fptk.training.interrupt import TrainingInterruptedError
 from fptk.training.progress import Silent
 

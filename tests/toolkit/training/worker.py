@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from fptk.recipes import load_recipe
 from fptk.runs.data import open_data
-from fptk.training import RunFolder
+from fptk.runs.folder import RunFolder
 from fptk.training.progress import Silent
-from fptk.training.train import make_accelerator, make_model
+from fptk.training.start import make_accelerator, make_model
 from fptk.training.trainer import Trainer
 
 

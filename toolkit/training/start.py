@@ -23,9 +23,9 @@ from fptk.recipes import Recipe
 from fptk.runs.data import open_data
 from fptk.runs.folder import RunFolder, TrainResult
 from fptk.runs.lock import RunLock
-from fptk.training.allocator import keep_freed_memory
 from fptk.training.batches import default_workers
 from fptk.training.interrupt import TrainingInterruptedError
+from fptk.training.machine import keep_freed_memory
 from fptk.training.processes import by_first
 from fptk.training.progress import ConsoleListener, Listener, Silent
 from fptk.training.seeds import Stream, torch_seed
