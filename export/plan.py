@@ -52,7 +52,7 @@ class ExportPlan:
     """Evaluation images of the processor matrix; ``None`` leaves the matrix out."""
     threads: int | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By target: fields of :attr:`fptk.export.targets.base.Target.options` that are not to be left at their defaults."""
+    """By target: values of fields of its :attr:`fptk.export.targets.base.Target.options`."""
 
     @classmethod
     def of_recipe(cls, section: ExportSection, *, out: Path, command: str, **changes: Any) -> ExportPlan:

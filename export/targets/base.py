@@ -63,11 +63,11 @@ class CpuOptions(TargetOptions):
         return promised_families(self.cpu)
 
 
-S = TypeVar("S", bound=BaseModel)
-O = TypeVar("O", bound=TargetOptions)
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+OptionsT = TypeVar("OptionsT", bound=TargetOptions)
 
 
-def settings_of(options: BaseModel, defaults: S) -> S:
+def settings_of(options: BaseModel, defaults: SettingsT) -> SettingsT:
     """``defaults``, with the values of the fields that were set in ``options``.
 
     The best defaults of a quantizer depend on other options, such as the promised processors.
@@ -91,7 +91,7 @@ class BuildRequest:
     options: TargetOptions = field(default_factory=lambda: TargetOptions())
     """Settings of the target: an instance of :attr:`Target.options`."""
 
-    def options_as(self, kind: type[O]) -> O:
+    def options_as(self, kind: type[OptionsT]) -> OptionsT:
         """The options as those of one target; its defaults where a caller gave none."""
         given = self.options
         return given if isinstance(given, kind) else kind.model_validate(given.model_dump(exclude_unset=True))
