@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fptk.benchmarks.processors import MatrixImages, MatrixRequest, ProcessorMatrix, measure_processors
-from fptk.benchmarks.roofline import count_macs
+from fptk.benchmarks.processors import MatrixImages, MatrixLimits, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
 from fptk.calibration.fallback import Attempt, Candidate, CandidateSkippedError, try_in_order
 from fptk.calibration.gate import GatePolicy, Verdict, evaluate_gate
@@ -27,7 +26,7 @@ from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agree
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
 from fptk.calibration.sensitivity_chart import draw_sensitivity
 from fptk.core.console import TERMINAL, counting, log, progress_bar, track
-from fptk.core.cpu import INSTRUCTION_SETS, Cpu
+from fptk.core.cpu import Cpu, promised_families
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.core.evaluation import evaluate
@@ -51,6 +50,8 @@ from fptk.export.bundle import (
     record_files,
     write_manifest,
 )
+from fptk.export.engine_process import engine_command
+from fptk.export.macs import count_macs
 from fptk.export.onnx import INPUT_NAME, OUTPUT_NAME, export_onnx
 from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Target
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
@@ -362,17 +363,18 @@ class _ExportJob:
         """The engine under every instruction set of this host; ``None`` where that is not asked or says nothing."""
         if not (target.runs_on_cpu and artifact.files and self.dataset and self.plan.matrix_images):
             return None
+        hint, threads = artifact.precision_hint, self.plan.threads
         request = MatrixRequest(
-            target=target.name,
-            engine=artifact.files[0],
-            spec=self.spec,
-            precision_hint=artifact.precision_hint,
-            cpu=self._promise(target, precision) or "any",
-            threads=self.plan.threads,
+            name=f"{target.name} {precision}",
+            command=engine_command(target.name, artifact.files[0], self.spec, threads=threads, precision_hint=hint),
+            isa_variable=target.isa_variable,
+            promised=promised_families(self._promise(target, precision) or "any"),
+            needs_bf16=hint == "bf16",
+            threads=threads,
         )
-        images = self._matrix_images
-        with counting(f"{target.name} {precision}: instruction sets", len(INSTRUCTION_SETS)) as on_row:
-            return measure_processors(request, images, self.plan.gate, on_row)
+        gate = self.plan.gate
+        limits = MatrixLimits(gate.max_miou_drop, gate.max_agreement_drop) if gate else None
+        return measure_processors(request, self._matrix_images, limits, TERMINAL)
 
     def _promise(self, target: Target, precision: Precision) -> Cpu | None:
         """The processors that an engine is promised to be right on: only int8 kernels differ between them."""

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.cpu import promised_families
 from fptk.core.dataset import UInt8Array
@@ -19,14 +20,11 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.targets.base import (
-    PROFILED_CALLS,
     BuildRequest,
     BuildResult,
-    NodeTime,
     Probe,
     Target,
     in_batches,
-    median_times,
 )
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
 from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
 from fptk.core.cpu import ISA_VARIABLE, has_bf16, promised_families
 from fptk.core.dataset import UInt8Array
@@ -18,14 +19,11 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
 from fptk.export.targets.base import (
-    PROFILED_CALLS,
     BuildRequest,
     BuildResult,
-    NodeTime,
     Probe,
     Target,
     in_batches,
-    median_times,
 )
 
 if TYPE_CHECKING:

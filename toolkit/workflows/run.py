@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fptk.core.console import log
+from fptk.benchmarks.report import BenchReport
+from fptk.core.console import TERMINAL, log
 from fptk.core.errors import InputError
 from fptk.core.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.core.precision import Precision
@@ -20,7 +21,7 @@ from fptk.export.pipeline import ExportPlan, Outcome, export_bundles, gate_polic
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import BUNDLES, find_source
-from fptk.workflows.bench import BenchReport, BenchRequest, bench_source
+from fptk.workflows.bench import BenchRequest, bench_source
 
 STAGES = "stages.json"
 BENCH = "bench.json"
@@ -127,7 +128,7 @@ def _bench(request: RunRequest, stages: _Stages) -> BenchReport | None:
     if not manifests:
         return None
     log.print("bench", style="bold")
-    report = bench_source(find_source(request.out), BenchRequest())
+    report = bench_source(find_source(request.out), BenchRequest(), TERMINAL)
     write_json(request.out / BENCH, report.as_dict())
     stages.finish("bench", sha256_json([sha256_file(path) for path in manifests]))
     return report
