@@ -25,6 +25,7 @@ from fptk.core.version import __version__
 COMMANDS = (
     "train",
     "export",
+    "check",
     "bench",
     "profile",
     "eval",

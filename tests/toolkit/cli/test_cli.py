@@ -53,7 +53,7 @@ def test_help_lists_every_command_and_starts_fast() -> None:
     done = subprocess.run([sys.executable, "-m", "fptk", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    for name in ("train", "export", "bench", "profile", "eval", "predict", "run", "demo", "doctor", "data"):
+    for name in ("train", "export", "check", "bench", "profile", "eval", "predict", "run", "demo", "doctor", "data"):
         assert f"\n  {name} " in done.stdout
     assert seconds < 0.5
 
