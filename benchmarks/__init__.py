@@ -1,1 +1,1 @@
-"""Latency and throughput of sessions, measured in interleaved rounds."""
+"""Measures sessions: latency in interleaved rounds, memory, roofline, profile, and the processor matrix."""

@@ -1,6 +1,6 @@
 """Latency of several sessions on one machine, measured in interleaved rounds.
 
-A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the contenders take turns,
+A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the engines take turns,
 A B C, A B C …, for many short turns, and a drift falls on all of them alike. What is timed is one synchronous call:
 uint8 images in host memory in, label map in host memory out, nothing left running.
 """
@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.core.dataset import UInt8Array
+from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 
-Contender = Callable[[], float | None]
+TimedCall = Callable[[], float | None]
 """Does its work and returns when it is done: the milliseconds by a clock of its own, or ``None`` to be timed here."""
 
 
@@ -26,22 +27,22 @@ class LatencyPlan:
     """How long and how often to measure."""
 
     rounds: int = 15
-    """Turns that each contender takes."""
+    """Turns that each call takes."""
     calls: int = 4
-    """Timed calls in a turn; one untimed call goes before them, since the contender before left the caches full of
+    """Timed calls in a turn; one untimed call goes before them, since the engine before left the caches full of
     its own data and its thread pool may still be spinning."""
     warmup: int = 3
-    """Untimed calls of each contender before the first round."""
+    """Untimed calls of each engine before the first round."""
 
     @property
     def samples(self) -> int:
-        """Timed calls of each contender."""
+        """Timed calls of each engine."""
         return self.rounds * self.calls
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one contender.
+    """Times of one engine.
 
     Attributes:
         milliseconds: float64 (samples,), one per timed call, in the order of measurement.
@@ -62,39 +63,37 @@ class Latency:
 
 
 def time_in_turns(
-    contenders: Sequence[Contender],
-    plan: LatencyPlan | None = None,
-    on_round: Callable[[int], None] | None = None,
+    calls: Sequence[TimedCall], plan: LatencyPlan | None = None, listener: Listener = SILENT
 ) -> list[npt.NDArray[np.float64]]:
     """Time calls against each other.
 
     Args:
-        contenders: at least one.
+        calls: at least one.
         plan: rounds and calls; ``None`` takes the defaults.
-        on_round: called with the number of finished rounds.
+        listener: is told how many rounds are done.
 
     Returns:
-        float64 (samples,) milliseconds per contender, in order.
+        float64 (samples,) milliseconds of each call, in order.
     """
     plan = plan or LatencyPlan()
-    for contender in contenders:
+    for call in calls:
         for _ in range(plan.warmup):
-            contender()
-    times: list[list[float]] = [[] for _ in contenders]
-    for done in range(plan.rounds):
-        for contender, record in zip(contenders, times, strict=True):
-            contender()
-            for _ in range(plan.calls):
-                start = time.perf_counter_ns()
-                own = contender()
-                record.append((time.perf_counter_ns() - start) / 1e6 if own is None else own)
-        if on_round:
-            on_round(done + 1)
+            call()
+    times: list[list[float]] = [[] for _ in calls]
+    with listener.counting("timing, in turns", plan.rounds, still=True) as update:
+        for done in range(1, plan.rounds + 1):
+            for call, record in zip(calls, times, strict=True):
+                call()
+                for _ in range(plan.calls):
+                    start = time.perf_counter_ns()
+                    own = call()
+                    record.append((time.perf_counter_ns() - start) / 1e6 if own is None else own)
+            update(done)
     return [np.array(record) for record in times]
 
 
-def as_call(session: Session, image: UInt8Array, batch: int = 1, *, transfers: bool = True) -> Contender:
-    """One inference of ``session`` as a contender.
+def as_call(session: Session, image: UInt8Array, batch: int = 1, *, transfers: bool = True) -> TimedCall:
+    """One inference of ``session``, ready to be timed.
 
     Args:
         session: loaded engine.

@@ -1,8 +1,8 @@
 """The processor matrix: one engine under every instruction set that this host can be told to use.
 
 An engine's kernels are chosen on the machine where it runs. OpenVINO can be told to forget instruction sets when it is
-loaded, so each row is a process of its own: ``python -m fptk.benchmarks.processors`` with one JSON argument. It labels
-a few images, writes the label maps, and answers with one JSON line on stdout. Its parent compares and judges.
+loaded, so each row comes from a process of its own (:mod:`fptk.benchmarks.own_process`). It labels a few images and
+writes the label maps. Its parent compares and judges.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,23 +21,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fptk.calibration.gate import GatePolicy
-from fptk.core.cpu import (
-    INSTRUCTION_SETS,
-    ISA_VARIABLE,
-    Cpu,
-    Family,
-    InstructionSet,
-    cpu_family,
-    cpu_model,
-    host_instruction_sets,
-    promised_families,
-)
+from fptk.core.cpu import INSTRUCTION_SETS, Family, InstructionSet, cpu_family, cpu_model, host_instruction_sets
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
 from fptk.core.metrics import ConfusionMatrix
-from fptk.core.preprocess import PreprocessSpec, resize_labels
-from fptk.export.targets.registry import get_target
+from fptk.core.preprocess import resize_labels
+from fptk.core.progress import SILENT, Listener, track
+from fptk.core.session import Session
+
+LABELS = "labels"
+"""Name of the task in :mod:`fptk.benchmarks.own_process`."""
 
 NATIVE = "native"
 """Row of an engine that cannot be told which instruction set to use."""
@@ -106,14 +98,28 @@ class ProcessorMatrix(BaseModel):
 class MatrixRequest:
     """What to measure."""
 
-    target: str
-    engine: Path
-    spec: PreprocessSpec
-    precision_hint: str | None
-    """As for :meth:`fptk.export.targets.base.Target.load`; ``bf16`` does not exist on every instruction set."""
-    cpu: Cpu
-    """The bundle's promise."""
-    threads: int | None
+    name: str
+    """What the engine is called, e.g. ``openvino int8``."""
+    command: Sequence[str]
+    """Loads the engine in a process of its own; see :mod:`fptk.benchmarks.own_process`."""
+    isa_variable: str | None
+    """Environment variable that limits its instruction sets; ``None`` for an engine that cannot be told."""
+    promised: Sequence[Family]
+    """Processors that the engine is promised to be right on."""
+    needs_bf16: bool = False
+    """Whether it computes in bf16, which does not exist on every instruction set."""
+    threads: int | None = None
+    """CPU threads that the command gives it."""
+
+
+@dataclass(frozen=True)
+class MatrixLimits:
+    """What an instruction set may lose."""
+
+    max_miou_drop: float
+    """Points (hundredths) of mIoU, to the FP32 reference."""
+    max_agreement_drop: float
+    """Points (hundredths of the pixels) of agreement with the reference, to the set that agrees best."""
 
 
 @dataclass(frozen=True)
@@ -129,39 +135,27 @@ class MatrixImages:
 
 
 def measure_processors(
-    request: MatrixRequest,
-    images: MatrixImages,
-    policy: GatePolicy | None,
-    on_row: Callable[[int], None] | None = None,
+    request: MatrixRequest, images: MatrixImages, limits: MatrixLimits | None, listener: Listener = SILENT
 ) -> ProcessorMatrix:
     """Run an engine under every instruction set of this host, each in a process of its own, and judge what is promised.
 
     Args:
         request: the engine.
         images: at least one.
-        policy: limits; ``None`` judges nothing.
-        on_row: called with the number of rows done.
+        limits: ``None`` judges nothing.
+        listener: is told how many rows are done.
     """
-    promised = promised_families(request.cpu)
-    variable = get_target(request.target).isa_variable
-    host = {each.name for each in host_instruction_sets()}
     rows: list[ProcessorRow] = []
     with tempfile.TemporaryDirectory(prefix="fptk-") as name:
         folder = Path(name)
         np.save(folder / "images.npy", images.pixels)
-        for each in INSTRUCTION_SETS:
-            if variable is None:
-                row = _untold_row(each, promised)
-            else:
-                row = _row(request, each, each.name in host, images, folder, promised)
-            rows.append(row)
-            if on_row:
-                on_row(len(rows))
-        if variable is None:
-            rows.append(_native_row(request, images, folder, promised))
+        for place in track(listener, list(_places(request)), f"{request.name}: instruction sets"):
+            figures = place.obstacle or _measured(request, images, folder, place.environment)
+            row = {"instruction_set": place.name, "family": place.family, "promised": place.family in request.promised}
+            rows.append(ProcessorRow(**row, **figures))
     reference = _mean_miou(images.reference, images.masks)
-    if policy is not None:
-        rows = mark_failed(rows, reference, policy)
+    if limits is not None:
+        rows = mark_failed(rows, reference, limits)
     return ProcessorMatrix(
         processor=cpu_model(),
         images=len(images.pixels),
@@ -171,7 +165,7 @@ def measure_processors(
     )
 
 
-def mark_failed(rows: Sequence[ProcessorRow], reference: float, policy: GatePolicy) -> list[ProcessorRow]:
+def mark_failed(rows: Sequence[ProcessorRow], reference: float, limits: MatrixLimits) -> list[ProcessorRow]:
     """Mark the promised rows that fall below a limit.
 
     A promised instruction set fails if its mean mIoU is more than ``max_miou_drop`` points under ``reference``, if its
@@ -189,67 +183,51 @@ def mark_failed(rows: Sequence[ProcessorRow], reference: float, policy: GatePoli
             return False
         # 1e-9 keeps binary fractions from deciding a figure on the limit.
         return (
-            100 * (reference - row.mean_miou) > policy.max_miou_drop + 1e-9
-            or 100 * (best - row.agreement) > policy.max_agreement_drop + 1e-9
+            100 * (reference - row.mean_miou) > limits.max_miou_drop + 1e-9
+            or 100 * (best - row.agreement) > limits.max_agreement_drop + 1e-9
         )
 
     return [row.model_copy(update={"failed": fails(row)}) for row in rows]
 
 
-def _row(
-    request: MatrixRequest,
-    isa: InstructionSet,
-    on_host: bool,
-    images: MatrixImages,
-    folder: Path,
-    promised: Sequence[Family],
-) -> ProcessorRow:
-    row = ProcessorRow(
-        instruction_set=isa.name,
-        family=isa.family,
-        promised=isa.family in promised,
-        status="not offered",
-        reason="no bf16 arithmetic",
-    )
-    if request.precision_hint == "bf16" and not isa.bf16:
-        return row
-    if not on_host:
-        reason = f"this processor ({cpu_model()}) does not have it"
-        return row.model_copy(update={"status": "not tested", "reason": reason})
-    return row.model_copy(update=_measured(request, images, folder, {ISA_VARIABLE: isa.name}))
+@dataclass(frozen=True)
+class _Place:
+    """Where an engine is to run: a row of the matrix."""
+
+    name: str
+    family: Family
+    environment: Mapping[str, str]
+    """What tells the engine."""
+    obstacle: dict[str, Any]
+    """Status and reason of a row that cannot be measured; else empty."""
 
 
-def _untold_row(isa: InstructionSet, promised: Sequence[Family]) -> ProcessorRow:
-    return ProcessorRow(
-        instruction_set=isa.name,
-        family=isa.family,
-        promised=isa.family in promised,
-        status="not tested",
-        reason="this engine cannot be told which instruction set to use",
-    )
+def _places(request: MatrixRequest) -> Iterator[_Place]:
+    """Every instruction set, and this processor as it is for an engine that cannot be told which to use."""
+    host = {each.name for each in host_instruction_sets()}
+    for isa in INSTRUCTION_SETS:
+        environment = {request.isa_variable: isa.name} if request.isa_variable else {}
+        yield _Place(isa.name, isa.family, environment, _obstacle(request, isa, host))
+    if request.isa_variable is None:
+        yield _Place(NATIVE, cpu_family(), {}, {})
 
 
-def _native_row(request: MatrixRequest, images: MatrixImages, folder: Path, promised: Sequence[Family]) -> ProcessorRow:
-    """Of an engine that cannot be told which instruction set to use: as it runs on this processor."""
-    row = ProcessorRow(
-        instruction_set=NATIVE, family=cpu_family(), promised=cpu_family() in promised, status="not tested"
-    )
-    return row.model_copy(update=_measured(request, images, folder, {}))
+def _obstacle(request: MatrixRequest, isa: InstructionSet, host: set[str]) -> dict[str, Any]:
+    if request.isa_variable is None:
+        return {"status": "not tested", "reason": "this engine cannot be told which instruction set to use"}
+    if request.needs_bf16 and not isa.bf16:
+        return {"status": "not offered", "reason": "no bf16 arithmetic"}
+    if isa.name not in host:
+        return {"status": "not tested", "reason": f"this processor ({cpu_model()}) does not have it"}
+    return {}
 
 
 def _measured(
-    request: MatrixRequest, images: MatrixImages, folder: Path, environment: dict[str, str]
+    request: MatrixRequest, images: MatrixImages, folder: Path, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """The figures of one process, or why there are none."""
-    argument = {
-        "target": request.target,
-        "engine": str(request.engine),
-        "spec": request.spec.model_dump(mode="json"),
-        "options": {"threads": request.threads, "precision_hint": request.precision_hint},
-        "images": str(folder / "images.npy"),
-        "labels": str(folder / "labels.npy"),
-    }
-    command = [sys.executable, "-m", "fptk.benchmarks.processors", json.dumps(argument)]
+    task = {"measure": LABELS, "images": str(folder / "images.npy"), "labels": str(folder / "labels.npy")}
+    command = [*request.command, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode == TargetUnavailableError.exit_code:
         return {"status": "not offered", "reason": done.stderr.strip().splitlines()[-1]}
@@ -260,11 +238,32 @@ def _measured(
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     return {
         "status": "measured",
-        "reason": "",
         "agreement": float((labels == images.reference).mean()),
         "mean_miou": _mean_miou(labels, images.masks),
         "milliseconds": float(json.loads(done.stdout.splitlines()[-1])["milliseconds"]),
     }
+
+
+def label_images(session: Session, images: Path, labels: Path) -> dict[str, Any]:
+    """Label every image of a file, in the process of the engine.
+
+    Args:
+        session: the engine.
+        images: ``.npy`` of uint8 (N, H, W, 3), preprocessed.
+        labels: ``.npy`` to write, uint8 (N, H, W).
+
+    Returns:
+        ``milliseconds``: the median of a call.
+    """
+    found, times = [], []
+    pixels = np.load(images, allow_pickle=False)
+    session(pixels[:1])
+    for image in pixels:
+        start = time.perf_counter_ns()
+        found.append(session(image[None]))
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    np.save(labels, np.concatenate(found))
+    return {"milliseconds": statistics.median(times)}
 
 
 def _mean_miou(labels: UInt8Array, masks: Sequence[UInt8Array]) -> float:
@@ -281,26 +280,3 @@ def _figures(row: ProcessorRow) -> str:
     if row.agreement is None or row.mean_miou is None:
         return f"{row.instruction_set} ({row.reason})"
     return f"{row.instruction_set} {100 * row.agreement:.2f} % of pixels as FP32, mIoU {100 * row.mean_miou:.2f}"
-
-
-def _run(request: dict[str, Any]) -> float:
-    """Label every image; returns the median milliseconds of a call."""
-    spec = PreprocessSpec.model_validate(request["spec"])
-    images = np.load(request["images"], allow_pickle=False)
-    labels, times = [], []
-    with get_target(request["target"]).load(Path(request["engine"]), spec, **request["options"]) as session:
-        session(images[:1])
-        for image in images:
-            start = time.perf_counter_ns()
-            labels.append(session(image[None]))
-            times.append((time.perf_counter_ns() - start) / 1e6)
-        np.save(request["labels"], np.concatenate(labels))
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(json.dumps({"milliseconds": _run(json.loads(sys.argv[1]))}) + "\n")
-    except TargetUnavailableError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)

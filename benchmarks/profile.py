@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from fptk.export.targets.base import NodeTime
+PROFILED_CALLS = 10
+"""Inferences that a profile takes the median of."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node of an engine's graph took in one inference."""
+
+    name: str
+    type: str
+    """Operator type, in the engine's own word."""
+    kernel: str
+    """Implementation that ran, where the engine tells."""
+    milliseconds: float
+
+
+def median_times(runs: Iterable[Iterable[NodeTime]]) -> list[NodeTime]:
+    """Per node the median over several profiled inferences, in the order of the first."""
+    nodes: dict[str, tuple[NodeTime, list[float]]] = {}
+    for run in runs:
+        for node in run:
+            nodes.setdefault(node.name, (node, []))[1].append(node.milliseconds)
+    return [replace(node, milliseconds=statistics.median(times)) for node, times in nodes.values()]
 
 
 def by_type(nodes: Sequence[NodeTime]) -> list[tuple[str, float, int]]:

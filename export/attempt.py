@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fptk.benchmarks.processors import MatrixRequest, ProcessorMatrix, measure_processors
+from fptk.benchmarks.processors import MatrixLimits, MatrixRequest, ProcessorMatrix, measure_processors
 from fptk.calibration.gate import BuilderRefusal, Verdict, evaluate_gate
 from fptk.calibration.kernel_faults import Agreement, KernelFault, measure_agreement
+from fptk.core.cpu import promised_families
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
 from fptk.core.evaluation import evaluate
 from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
 from fptk.core.session import Session
 from fptk.export.bundle import Evaluation
+from fptk.export.engine_process import engine_command
 from fptk.export.inputs import ExportInputs
 from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltError, Target
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
@@ -227,12 +229,14 @@ def _matrix(inputs: ExportInputs, done: Attempt) -> ProcessorMatrix | None:
     target, plan = done.target, inputs.plan
     if not (target.runs_on_cpu and done.built.files and inputs.dataset and plan.matrix_images):
         return None
+    hint, threads = done.built.precision_hint, plan.threads
     request = MatrixRequest(
-        target=target.name,
-        engine=done.built.files[0],
-        spec=inputs.spec,
-        precision_hint=done.built.precision_hint,
-        cpu=target.promise(done.precision, inputs.options(target)) or "any",
-        threads=plan.threads,
+        name=f"{target.name} {done.precision}",
+        command=engine_command(target.name, done.built.files[0], inputs.spec, threads=threads, precision_hint=hint),
+        isa_variable=target.isa_variable,
+        promised=promised_families(target.promise(done.precision, inputs.options(target)) or "any"),
+        needs_bf16=hint == "bf16",
+        threads=threads,
     )
-    return measure_processors(request, inputs.matrix_images, plan.gate, listener=inputs.listener)
+    limits = MatrixLimits(plan.gate.max_miou_drop, plan.gate.max_agreement_drop) if plan.gate else None
+    return measure_processors(request, inputs.matrix_images, limits, inputs.listener)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from fptk.benchmarks.profile import NodeTime
 from fptk.calibration.images import CalibrationStream
 from fptk.core.cpu import Cpu, Family, promised_families
 from fptk.core.dataset import UInt8Array
@@ -108,18 +108,6 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class NodeTime:
-    """What one node of an engine's graph took in one inference."""
-
-    name: str
-    type: str
-    """Operator type, in the engine's own word."""
-    kernel: str
-    """Implementation that ran, where the engine tells."""
-    milliseconds: float
-
-
-@dataclass(frozen=True)
 class BuildResult:
     """What a build left."""
 
@@ -144,19 +132,6 @@ def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
         raise InputError(f"the engine's batch is {batch}; {len(images)} images are no multiple of it")
     for start in range(0, len(images), batch):
         yield images[start : start + batch]
-
-
-PROFILED_CALLS = 10
-"""Inferences that a profile takes the median of."""
-
-
-def median_times(runs: Iterable[Iterable[NodeTime]]) -> list[NodeTime]:
-    """Per node the median over several profiled inferences, in the order of the first."""
-    nodes: dict[str, tuple[NodeTime, list[float]]] = {}
-    for run in runs:
-        for node in run:
-            nodes.setdefault(node.name, (node, []))[1].append(node.milliseconds)
-    return [replace(node, milliseconds=statistics.median(times)) for node, times in nodes.values()]
 
 
 def in_batches(images: UInt8Array, batch: int | None, run: Callable[[UInt8Array], UInt8Array]) -> UInt8Array:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
 from fptk.calibration.fallback import Candidate, onnx_candidates
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantize_onnx
@@ -20,16 +21,13 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
-    PROFILED_CALLS,
     BuildRequest,
     BuildResult,
     CpuOptions,
-    NodeTime,
     Probe,
     Target,
     TargetOptions,
     in_batches,
-    median_times,
     settings_of,
 )
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
 from fptk.calibration.fallback import Candidate, openvino_candidates
 from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
 from fptk.calibration.openvino_quantizer import (
@@ -27,16 +28,13 @@ from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
 from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
-    PROFILED_CALLS,
     BuildRequest,
     BuildResult,
     CpuOptions,
-    NodeTime,
     Probe,
     Target,
     TargetOptions,
     in_batches,
-    median_times,
     settings_of,
 )
 

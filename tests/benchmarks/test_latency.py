@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,11 +57,10 @@ def test_fps_counts_images_at_the_median() -> None:
     assert latency.percentile(99) > 900
 
 
-def test_rounds_are_reported() -> None:
-    seen: list[int] = []
+def test_rounds_are_reported(heard: Any) -> None:
     plan = LatencyPlan(rounds=3, calls=1, warmup=0)
-    time_in_turns([as_call(Sleeper("a", 0, []), IMAGE)], plan, on_round=seen.append)
-    assert seen == [1, 2, 3]
+    time_in_turns([as_call(Sleeper("a", 0, []), IMAGE)], plan, heard)
+    assert heard.counted == [("timing, in turns", 3, True, [1, 2, 3])]
 
 
 def test_an_engine_with_a_clock_of_its_own_is_timed_by_it_without_transfers() -> None:

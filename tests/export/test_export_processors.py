@@ -95,9 +95,9 @@ def test_bf16_is_built_unasked_where_the_processor_has_it_and_loads_as_it_was_bu
 
 def nodes_of(folder: Path) -> list[Any]:
     """The nodes of a bundle's engine as a profile sees them."""
-    from fptk.workflows.bench import profile_bundles
+    from fptk.workflows.profile import profile_bundle
 
-    ((_, nodes),) = profile_bundles([folder], 1)
+    _, nodes = profile_bundle(folder, 1)
     return nodes
 
 
@@ -195,13 +195,13 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
     """An ONNX Runtime engine stands in that would be wrong without VNNI; nothing gentler mends it."""
     real = processors.measure_processors
 
-    def measured(request: Any, images: Any, policy: Any, on_row: Any = None) -> Any:
-        matrix = real(request, images, None, on_row)
+    def measured(request: Any, images: Any, limits: Any, listener: Any) -> Any:
+        matrix = real(request, images, None, listener)
         rows = list(matrix.rows)
         avx2 = next(index for index, row in enumerate(rows) if row.family == "avx2")
         figures = {"status": "measured", "agreement": 0.3, "mean_miou": 0.01, "milliseconds": 1.0}
         rows[avx2] = rows[avx2].model_copy(update=figures)
-        judged = processors.mark_failed(rows, matrix.reference_mean_miou, policy)
+        judged = processors.mark_failed(rows, matrix.reference_mean_miou, limits)
         return matrix.model_copy(update={"rows": tuple(judged)})
 
     monkeypatch.setattr("fptk.export.pipeline.measure_processors", measured)

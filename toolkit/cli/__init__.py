@@ -24,7 +24,20 @@ import click
 from fptk.core.errors import FptkError, FptkWarning, InputError, one_line
 from fptk.core.version import __version__
 
-COMMANDS = ("train", "export", "bench", "eval", "predict", "run", "demo", "ablate", "doctor", "data")
+COMMANDS = (
+    "train",
+    "export",
+    "check",
+    "bench",
+    "profile",
+    "eval",
+    "predict",
+    "run",
+    "demo",
+    "ablate",
+    "doctor",
+    "data",
+)
 """Subcommands in the order of ``fptk --help``; command NAME is the object ``command`` of module ``fptk.cli.NAME``."""
 
 INTERRUPTED = 128 + signal.SIGINT

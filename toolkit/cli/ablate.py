@@ -61,7 +61,8 @@ def command(
     --out share their common rows. The folder gets TABLE.md, TABLE.json and TABLE.png.
     """
     from fptk.cli.options import invocation
-    from fptk.core import console
+    from fptk.core.console import TERMINAL, log
+    from fptk.core.console import out as results
     from fptk.core.files import write_json, write_text
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.folder import DEFAULT_ROOT
@@ -82,7 +83,7 @@ def command(
         threads=threads,
         command=invocation(),
     )
-    result = ablate(request)
+    result = ablate(request, TERMINAL)
     files = {suffix: request.out / f"{chosen.name}.{suffix}" for suffix in ("md", "json", "png")}
     text = markdown(result, files["png"].name)
     draw(result, files["png"])
@@ -91,5 +92,5 @@ def command(
     if json_path:
         write_result(json_path, result.as_dict())
     if str(json_path) != "-":
-        console.out.print_lines(text, soft_wrap=True)
-    console.log.print(f"the table: {files['md']}")
+        results.print_lines(text, soft_wrap=True)
+    log.print(f"the table: {files['md']}")

@@ -20,8 +20,8 @@ from fptk.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from fptk.benchmarks.report import BenchReport
     from fptk.runs.source import ModelSource
-    from fptk.workflows.bench import BenchReport
 
 
 @click.command("bench")
@@ -40,14 +40,9 @@ if TYPE_CHECKING:
     help="Count the copies to and from a GPU; without them a GPU engine's figure is trtexec's GPU compute time.",
 )
 @click.option("--rounds", type=click.IntRange(1, MAX_ROUNDS), help="Interleaved rounds. Default: the recipe's.")
-@click.option(
-    "--baseline", is_flag=True, help="Add the naive export of each target: what the rewrites are measured by."
-)
+@click.option("--original", is_flag=True, help="Add the export of the network as it is written, for each target.")
 @click.option(
     "--roofline", is_flag=True, help="Add what share of this processor's float32 GEMM rate each engine reaches."
-)
-@click.option(
-    "--profile", is_flag=True, help="Print instead where the time goes: per operator type, and the slowest nodes."
 )
 @click.option(
     "--rewrites",
@@ -67,9 +62,8 @@ def command(
     batch: int,
     transfers: bool,
     rounds: int | None,
-    baseline: bool,
+    original: bool,
     roofline: bool,
-    profile: bool,
     document: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -77,35 +71,19 @@ def command(
 
     With neither --fps nor --accuracy both are measured; BUNDLES are scored with --data or --accuracy only. An FPS
     figure is one synchronous call at a time (latency), uint8 images in, label maps out; the engines take turns, so that
-    a drifting machine favours none.
+    a drifting machine favours none. Where there is no run, FP32 engines of the shipped weights are built first.
 
     What is scored is judged, by the bundle's own limits. Figures and verdicts from the bundles are marked, with the
     processor they are from. A refused engine ends the command with exit code 4.
     """
-    from fptk.cli.bench_tables import render_profile
-    from fptk.core.console import out
-    from fptk.core.errors import InputError
+    from fptk.benchmarks.report import raise_if_refused
+    from fptk.core.console import TERMINAL
     from fptk.runs.source import find_source
-    from fptk.workflows.bench import (
-        BenchRequest,
-        bench_folders,
-        bench_source,
-        bundles_of,
-        profile_bundles,
-        raise_if_refused,
-    )
+    from fptk.workflows.bench import BenchRequest, bench_folders, bench_source
 
-    for switch, heeded in ALONE.items():
-        if click.get_current_context().params[switch]:
-            refuse_beside(switch, heeded)
     if document:
-        if bundles:
-            raise InputError("--rewrites measures a network, not bundles; name its run with --weights instead")
+        refuse_beside_rewrites(bundles)
         write_rewrites(document, find_source(weights), threads, rounds)
-        return
-    if profile:
-        for label, nodes in profile_bundles(bundles or bundles_of(find_source(weights)), threads):
-            out.print(render_profile(label, nodes))
         return
     request = BenchRequest(
         fps=fps or not accuracy,
@@ -117,51 +95,45 @@ def command(
         batch=batch,
         transfers=transfers,
         rounds=rounds,
-        baseline=baseline,
+        original=original,
         roofline=roofline,
     )
     if bundles:
-        report = bench_folders(bundles, request, find_source(weights) if weights else None)
+        report = bench_folders(bundles, request, find_source(weights) if weights else None, TERMINAL)
     else:
-        report = bench_source(find_source(weights), request)
+        report = bench_source(find_source(weights), request, TERMINAL)
     show(report, json_path, roofline=roofline)
     raise_if_refused(report)
 
 
-ALONE = {
-    "document": {"document", "weights", "threads", "rounds", "bundles"},
-    "profile": {"profile", "weights", "threads", "bundles"},
-}
-"""Options that print something else than the table, and the parameters that they heed."""
-
-
-def refuse_beside(switch: str, heeded: set[str]) -> None:
-    """Refuse every option that was given beside ``switch`` and would be dropped.
+def refuse_beside_rewrites(bundles: tuple[Path, ...]) -> None:
+    """Refuse what was given beside ``--rewrites`` and would be dropped.
 
     Raises:
-        InputError: there is one.
+        InputError: bundles, or an option that it does not heed.
     """
     from fptk.core.errors import InputError
 
+    if bundles:
+        raise InputError("--rewrites measures a network, not bundles; name its run with --weights instead")
     context = click.get_current_context()
-    names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    for name in context.params:
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in heeded:
-            raise InputError(f"{names[switch]} does not heed {names[name]}; leave one of the two out")
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.name not in ("document", "weights", "threads", "rounds"):
+            raise InputError(f"--rewrites does not heed {parameter.opts[0]}; leave one of the two out")
 
 
 def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:
     """Print the report, and write what ``--json`` asks for."""
+    from fptk.benchmarks.report import recommend
     from fptk.cli.bench_tables import render, render_roofline
     from fptk.core.console import out
-    from fptk.workflows.bench import recommend
 
     sentence = recommend(report)
     if str(json_path) != "-":
         out.print(render(report))
         if sentence:
-            out.print(sentence, markup=False, soft_wrap=True)
+            out.print(sentence, soft_wrap=True)
         if roofline:
             out.print(render_roofline(report))
     if json_path:
@@ -172,7 +144,7 @@ def write_rewrites(document: Path, source: ModelSource, threads: int | None, rou
     """Measure the rewrites on the run's network and write the table."""
     from fptk.benchmarks.latency import LatencyPlan
     from fptk.cli.options import invocation
-    from fptk.core.console import counting, out
+    from fptk.core.console import TERMINAL, out
     from fptk.core.files import check_destination, write_text
     from fptk.core.host import usable_cores
     from fptk.models.checkpoint import load_checkpoint
@@ -181,10 +153,8 @@ def write_rewrites(document: Path, source: ModelSource, threads: int | None, rou
     check_destination(document, "--rewrites")
     network, card = load_checkpoint(source.weights)
     plan = LatencyPlan(rounds=rounds or source.recipe.bench.rounds, calls=source.recipe.bench.calls)
-    with counting("timing, in turns", plan.rounds, animated=False) as on_round:
-        table = measure_rewrites(
-            network, card.preprocess, threads=threads or usable_cores(), plan=plan, on_round=on_round
-        )
+    cores = threads or usable_cores()
+    table = measure_rewrites(network, card.preprocess, threads=cores, plan=plan, listener=TERMINAL)
     text = markdown(table, invocation())
     write_text(document, text, option="--rewrites")
     out.print_lines(text, soft_wrap=True)

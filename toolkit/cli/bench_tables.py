@@ -1,4 +1,4 @@
-"""The tables of ``fptk bench``."""
+"""The tables of ``fptk bench`` and ``fptk profile``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from fptk.benchmarks.profile import by_type, slowest
-from fptk.export.targets.base import NodeTime
-from fptk.workflows.bench import BenchReport, Row
+from fptk.benchmarks.profile import NodeTime, by_type, slowest
+from fptk.benchmarks.report import BenchReport, Row
 from fptk.workflows.verdicts import describe
 
 MARKS = {"manifest": "†", "simulated": "*"}
-"""What stands behind figures that were not measured now, by :attr:`fptk.workflows.bench.Row.accuracy`."""
+"""What stands behind figures that were not measured now, by :attr:`fptk.benchmarks.report.Row.accuracy`."""
 
 HEADINGS = ("target", "prec.", "mIoU", "f1", "Δ", "FPS", "p50", "p90", "p99", "MB", "peak", "verdict")
 
@@ -162,7 +161,7 @@ def _label(report: BenchReport, row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    return row.target + (" naive" if row.variant == "naive" else "")
+    return row.target + (" original" if row.graph == "original" else "")
 
 
 def _megabytes(count: int | None) -> str:

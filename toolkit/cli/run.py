@@ -35,6 +35,7 @@ def command(
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:
     """Carry ``fptk run`` and ``fptk demo`` through to the table and the exit code."""
+    from fptk.benchmarks.report import raise_if_refused, recommend
     from fptk.cli.bench_tables import render
     from fptk.cli.export import finish
     from fptk.cli.options import invocation
@@ -43,7 +44,6 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.folder import DEFAULT_ROOT
     from fptk.training.machine import wait_without_spinning
-    from fptk.workflows.bench import raise_if_refused, recommend
     from fptk.workflows.run import RunRequest, run
 
     wait_without_spinning()

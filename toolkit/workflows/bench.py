@@ -1,35 +1,37 @@
-"""The one table: accuracy and speed of every bundle of a run, on the same images with the same code."""
+"""What ``fptk bench`` measures: which bundles, on which images, beside which originals; one row for each engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
+from fptk.benchmarks.bench import Measurement, MeasurePlan, measure
+from fptk.benchmarks.latency import LatencyPlan
 from fptk.benchmarks.memory import peak_memory
-from fptk.benchmarks.roofline import gemm_call, gemm_rate
-from fptk.core.console import TERMINAL, counting, track
-from fptk.core.cpu import cpu_model, has_vnni
+from fptk.benchmarks.report import BenchReport, Row
+from fptk.core.cpu import cpu_model
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
-from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
-from fptk.core.evaluation import evaluate_all
+from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file
 from fptk.core.host import describe_host, usable_cores
-from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
+from fptk.core.progress import SILENT, Listener, track
 from fptk.core.session import Session
 from fptk.data import open_evaluation
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import draw_face
-from fptk.export.bundle import Bundle, checked_bundle, find_bundles, open_bundle, read_bundle
-from fptk.export.targets.base import NodeTime
+from fptk.export.bundle import Bundle, Variant, find_bundles, open_bundle, read_bundle
+from fptk.export.engine_process import engine_command
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
-from fptk.runs.source import BUNDLES, ModelSource, run_of
+from fptk.runs.source import BUNDLES, ModelSource, run_of, shipped_weights
 from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
+
+ORIGINAL = "original"
+"""Folder in a run for the exports of the network as it is written."""
 
 
 @dataclass(frozen=True)
@@ -54,134 +56,6 @@ class BenchPlan:
     """Measure the host's float32 GEMM rate in the same interleaved run, and what share of it each engine reaches."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One engine. Accuracy is a fraction of 1, times are milliseconds of one batch; ``None`` is "not measured"."""
-
-    network: str
-    """Name of the network in the registry."""
-    checkpoint_sha256: str
-    """Whose weights the engine holds."""
-    target: str
-    precision: str
-    variant: str
-    miou: float | None
-    f1: float | None
-    delta_miou: float | None
-    """mIoU minus that of ``reference`` on the same images."""
-    fps: float | None
-    """Images a second: batch / median latency of one synchronous call."""
-    p50_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-    size_bytes: int
-    peak_bytes: int | None
-    """What one inference adds to the memory of a process that has the engine loaded, at its peak."""
-    macs: int | None
-    """Multiply-adds of one image through the exported graph."""
-    roofline_ms: float | None
-    """Milliseconds that ``macs`` would take at this host's GEMM rate."""
-    roofline_fraction: float | None
-    """``roofline_ms`` over the milliseconds of one image."""
-    verdict: str
-    """``pass``, ``refused``, ``not judged`` or ``unavailable``; judged now where ``accuracy`` is ``measured``."""
-    accuracy: str
-    """``measured`` now, ``manifest`` (measured at export), ``simulated`` by another engine at export, or ``none``."""
-    note: str = ""
-    """Why a figure is missing."""
-    measured_on: str | None = None
-    """Processor that accuracy and verdict are from; ``None`` where there is neither."""
-    same_machine: bool = False
-    """Whether a verdict from the manifest was had on this very machine, with the same version of the engine."""
-    reference: str | None = None
-    """What accuracy and verdict are relative to: ``manifest``, ``pytorch fp32``, or the name of an FP32 engine."""
-    judged_classes: tuple[str, ...] = ()
-    """Classes that the verdict stands on."""
-    unjudged_classes: tuple[str, ...] = ()
-    """Classes that the images show nothing or too little of."""
-    reason: str = ""
-    """Why the verdict is what it is, in one line."""
-
-    @property
-    def label(self) -> str:
-        """Short name, e.g. ``onnx int8``."""
-        return f"{self.target} {self.precision}" + (" naive" if self.variant == "naive" else "")
-
-    @property
-    def holds_here(self) -> bool:
-        """Whether the verdict was had on this machine, now or at export."""
-        return self.accuracy == "measured" or self.same_machine
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """Rows with the conditions they were measured under."""
-
-    host: dict[str, Any]
-    conditions: dict[str, Any]
-    reference: dict[str, Any] | None
-    """``miou`` and ``f1`` of PyTorch FP32, with ``accuracy`` and ``measured_on`` as in :class:`Row` (and
-    ``same_machine`` where they are the manifest's); ``None`` where the rows know several, or none."""
-    rows: list[Row]
-
-    @property
-    def several(self) -> bool:
-        """Whether the rows are engines of several checkpoints."""
-        return len({row.checkpoint_sha256 for row in self.rows}) > 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
-
-
-def recommend(report: BenchReport) -> str | None:
-    """One sentence: the fastest engine that passed on this machine, and what INT8 did on this host.
-
-    A verdict from another machine recommends nothing; the sentence then says so. ``None`` without figures, and between
-    engines of several checkpoints, where the fastest says nothing: each passed by the measure of its own.
-    """
-    passed = [row for row in report.rows if row.verdict == "pass" and row.fps and row.variant == "deploy"]
-    if not passed or report.several:
-        return None
-    foreign = [row for row in passed if not row.holds_here]
-    passed = [row for row in passed if row.holds_here]
-    elsewhere = ", ".join(row.label for row in foreign)
-    if not passed:
-        return f"nothing is recommended: {elsewhere} passed on another machine; run with --data DIR to judge here"
-    sentence = _fastest(passed, report.host["isa"])
-    return (
-        f"{sentence}; left out: {elsewhere}, judged on another machine (run with --data DIR)" if foreign else sentence
-    )
-
-
-def _fastest(passed: list[Row], isa: Sequence[str]) -> str:
-    best = max(passed, key=lambda row: row.fps or 0)
-    sentence = f"fastest here among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
-    by_precision = {row.precision: row.fps for row in passed if row.target == best.target}
-    int8, fp32 = by_precision.get("int8"), by_precision.get("fp32")
-    if not (int8 and fp32):
-        return sentence
-    ratio = f"; INT8 runs at {int8 / fp32:.2f}x the speed of FP32 in {best.target}"
-    if has_vnni(isa):
-        return f"{sentence}{ratio} on this processor with VNNI"
-    return f"{sentence}{ratio}: this processor has no VNNI; on AVX-VNNI, AMX or an NPU expect more"
-
-
-def raise_if_refused(report: BenchReport) -> None:
-    """End a command whose table is out.
-
-    Raises:
-        GateRefusedError: an engine is refused; the message names each and why.
-    """
-    reasons: dict[str, list[str]] = {}
-    for row in report.rows:
-        if row.verdict == "refused":
-            origin = "" if row.accuracy == "measured" else f" (from the manifest, judged on {row.measured_on})"
-            reasons.setdefault(row.reason + origin, []).append(row.label)
-    if reasons:
-        raise GateRefusedError("; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()))
-
-
 @dataclass
 class _Contender:
     """A bundle on its way through the benchmark."""
@@ -190,20 +64,20 @@ class _Contender:
     bundle: Bundle
     session: Session | None
     note: str = ""
-    scores: Scores | None = None
+    measured: Measurement = field(default_factory=Measurement)
     gate_result: GateResult | None = None
-    """On ``scores``."""
-    latency: Latency | None = None
+    """On the measured scores."""
     peak_bytes: int | None = None
 
 
-def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchReport:
+def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener: Listener = SILENT) -> BenchReport:
     """Measure the bundles in ``folders`` against each other.
 
     Args:
         folders: bundle folders, at least one.
         image: uint8 (H, W, 3) photograph that the speed is measured with.
         plan: what to measure.
+        listener: is told how the work goes on.
 
     Raises:
         InputError: no bundle, or a damaged one.
@@ -215,11 +89,10 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan) -> BenchR
         contenders = [_open(folder, threads, stack) for folder in folders]
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
-        _score(running, plan)
-        rate = _time(running, image, plan, threads) if plan.fps and running else None
+        rate = _measure(running, image, plan, threads, listener)
     _judge(running, plan)
     if plan.fps and plan.memory:
-        _measure_memory(running, threads)
+        _measure_memory(running, threads, listener)
     conditions = {
         "mode": "latency",
         "threads": threads,
@@ -261,44 +134,40 @@ def _check_batch(contenders: list[_Contender], batch: int) -> None:
             )
 
 
-def _score(contenders: list[_Contender], plan: BenchPlan) -> None:
-    """Score every session on ``plan.dataset`` in one pass."""
-    if plan.dataset is None or not contenders:
-        return
+def _measure(
+    contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int, listener: Listener
+) -> float | None:
+    """Score and time every session; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
     sessions = [contender.session for contender in contenders if contender.session]
-    scores = evaluate_all(sessions, plan.dataset, listener=TERMINAL)
-    for contender, result in zip(contenders, scores, strict=True):
-        contender.scores = result
+    measure_plan = MeasurePlan(
+        dataset=plan.dataset,
+        latency=plan.latency if plan.fps else None,
+        batch=plan.batch,
+        transfers=plan.transfers,
+        gemm_threads=threads if plan.roofline else None,
+    )
+    figures = measure(sessions, image, measure_plan, listener)
+    for contender, measured in zip(contenders, figures.sessions, strict=True):
+        contender.measured = measured
+    return figures.gemm_macs_per_s
 
 
 def _judge(contenders: list[_Contender], plan: BenchPlan) -> None:
     """Judge what was scored. It comes after the timing: PyTorch may be started for it."""
     if plan.dataset is None or not contenders:
         return
-    scored = [Scored(each.folder, each.bundle, each.scores) for each in contenders if each.scores]
+    scored = [Scored(each.folder, each.bundle, each.measured.scores) for each in contenders if each.measured.scores]
     for contender, gate_result in zip(contenders, evaluate_gates(scored, plan.dataset, plan.source), strict=True):
         contender.gate_result = gate_result
 
 
-def _time(contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int) -> float | None:
-    """Time every session in turns; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
-    sessions = [contender.session for contender in contenders if contender.session]
-    calls = [as_call(session, image, plan.batch, transfers=plan.transfers) for session in sessions]
-    if plan.roofline:
-        calls.append(gemm_call(threads))
-    with counting("timing, in turns", plan.latency.rounds, animated=False) as on_round:
-        times = time_in_turns(calls, plan.latency, on_round)
-    for contender, milliseconds in zip(contenders, times, strict=False):
-        contender.latency = Latency(milliseconds, plan.batch)
-    return gemm_rate(Latency(times[-1]).percentile(50)) if plan.roofline else None
-
-
-def _measure_memory(contenders: list[_Contender], threads: int) -> None:
-    for contender in track(contenders, "measuring memory"):
+def _measure_memory(contenders: list[_Contender], threads: int, listener: Listener) -> None:
+    for contender in track(listener, contenders, "measuring memory"):
         bundle = contender.bundle
         assert bundle.engine is not None
-        engine = contender.folder / bundle.engine
-        contender.peak_bytes = peak_memory(bundle.target, engine, bundle.preprocess, threads, bundle.precision_hint)
+        engine, hint = contender.folder / bundle.engine, bundle.precision_hint
+        command = engine_command(bundle.target, engine, bundle.preprocess, threads=threads, precision_hint=hint)
+        contender.peak_bytes = peak_memory(command)
 
 
 def _pytorch(contenders: list[_Contender]) -> dict[str, Any] | None:
@@ -332,14 +201,14 @@ def _means(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def _row(contender: _Contender, rate: float | None) -> Row:
-    bundle, latency = contender.bundle, contender.latency
+    bundle, latency = contender.bundle, contender.measured.latency
     roofline_ms = 1e3 * bundle.macs / rate if bundle.macs and rate else None
     return Row(
         network=bundle.model,
         checkpoint_sha256=bundle.checkpoint_sha256,
         target=bundle.target,
         precision=str(bundle.precision),
-        variant=bundle.variant,
+        graph="original" if bundle.variant == "naive" else "deploy",
         fps=latency.fps if latency else None,
         p50_ms=latency.percentile(50) if latency else None,
         p90_ms=latency.percentile(90) if latency else None,
@@ -356,7 +225,7 @@ def _row(contender: _Contender, rate: float | None) -> Row:
 
 def _accuracy(contender: _Contender) -> dict[str, Any]:
     """The fields of :class:`Row` about accuracy: of what was scored now, or else of the manifest."""
-    scores, gate_result = contender.scores, contender.gate_result
+    scores, gate_result = contender.measured.scores, contender.gate_result
     if scores is None or gate_result is None:
         return _accuracy_at_export(contender.bundle)
     reference = gate_result.reference
@@ -407,48 +276,51 @@ class BenchRequest:
     threads: int | None = None
     batch: int = 1
     rounds: int | None = None
-    baseline: bool = False
-    """Measure the naive export of each target of the run beside its engines."""
+    original: bool = False
+    """Measure the export of the network as it is written beside the engines, for each target among them."""
     transfers: bool = True
     roofline: bool = False
 
 
-def bench_source(source: ModelSource, request: BenchRequest) -> BenchReport:
+def bench_source(source: ModelSource, request: BenchRequest, listener: Listener = SILENT) -> BenchReport:
     """Measure every bundle of a run, with the run's own data and recipe where the request names none.
+
+    The shipped weights need no bundle: FP32 engines of them are built first where there are none.
 
     Raises:
         InputError: the run has no bundle, its data is gone, or accuracy must be scored and there is no data.
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
-    bundles, dataset = bundles_of(source), source.evaluation_set(request.data)
-    _refuse_to_copy(request, dataset)
-    return _bench(_with_baseline(bundles, source, request), dataset, source, source.recipe.bench, request)
-
-
-def bundles_of(source: ModelSource) -> list[Path]:
-    """Folders of a run's bundles.
-
-    Raises:
-        InputError: it has none.
-    """
     folders = find_bundles(source.folder / BUNDLES)
-    if not folders:
+    targets = () if folders or source.weights != shipped_weights() else _usable_here(source)
+    if not folders and not targets:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
-    return folders
+    dataset = source.evaluation_set(request.data)
+    _refuse_to_copy(request, dataset)
+    if targets:
+        listener.say(f"no bundle yet: building FP32 engines of the shipped weights in {source.folder}")
+        folders = _build_fp32(source, targets, source.folder)
+    if request.original:
+        folders += original_bundles(source, request, folders)
+    return _bench(folders, dataset, source, source.recipe.bench, request, listener)
 
 
-def _with_baseline(folders: list[Path], source: ModelSource, request: BenchRequest) -> list[Path]:
-    """``folders``, and the naive exports of ``source`` for the targets among them if the request asks for these."""
-    if not request.baseline:
-        return folders
-    return folders + baseline_bundles(source, request, sorted({read_bundle(folder).target for folder in folders}))
+def _usable_here(source: ModelSource) -> tuple[str, ...]:
+    """Targets of the recipe that can both build and run on this host."""
+    probes = {name: get_target(name).probe() for name in source.recipe.export.targets}
+    return tuple(name for name, probe in probes.items() if probe.can_build and probe.can_run)
 
 
-def baseline_bundles(source: ModelSource, request: BenchRequest, targets: list[str]) -> list[Path]:
-    """FP32 engines of the network as it is written, kept in the run's ``baseline/`` while its weights stay."""
-    from fptk.export.pipeline import ExportPlan, export_bundles
+def original_bundles(source: ModelSource, request: BenchRequest, folders: Sequence[Path]) -> list[Path]:
+    """FP32 engines of the network as it is written, kept in the run's ``original/`` while its weights stay.
 
-    out = source.folder / "baseline"
+    Args:
+        source: the network.
+        request: evaluation images of the exports.
+        folders: bundles; there will be an original for each of their targets.
+    """
+    targets = sorted({read_bundle(folder).target for folder in folders})
+    out = source.folder / ORIGINAL
     current = sha256_file(source.weights)
     kept = {
         bundle.target: folder
@@ -457,40 +329,40 @@ def baseline_bundles(source: ModelSource, request: BenchRequest, targets: list[s
     }
     missing = tuple(name for name in targets if name not in kept and get_target(name).probe().can_run)
     if missing:
-        plan = ExportPlan(
-            targets=missing,
-            precisions=(Precision.FP32,),
-            out=out,
-            command=f"fptk export --fp32 --no-deploy-form --target {' --target '.join(missing)}",
-            variant="naive",
-            data=request.data,
-            eval_images=request.eval_images,
-            gate=None,
-        )
-        kept |= {name: outcome.folder for name, outcome in zip(missing, export_bundles(source, plan), strict=True)}
+        kept |= zip(missing, _build_fp32(source, missing, out, "naive", request), strict=True)
     return list(kept.values())
 
 
-def profile_bundles(folders: Sequence[Path], threads: int | None) -> Iterator[tuple[str, list[NodeTime]]]:
-    """Label and node times of every bundle in ``folders`` whose engine fptk can profile here.
+def _build_fp32(
+    source: ModelSource,
+    targets: tuple[str, ...],
+    out: Path,
+    variant: Variant = "deploy",
+    request: BenchRequest | None = None,
+) -> list[Path]:
+    """Export FP32 engines, one for each target; scored where a request says on which images, and not judged."""
+    from fptk.export.pipeline import ExportPlan, export_bundles
 
-    Raises:
-        InputError: a folder is no bundle.
-    """
-    image = draw_face(0, 0, (512, 512))[0]
-    for folder in _each_bundle(folders):
-        bundle = checked_bundle(folder)
-        target = get_target(bundle.target)
-        if bundle.engine is None or not target.probe().can_run:
-            continue
-        images = bundle.preprocess.apply(image)[None]
-        path = folder / bundle.engine
-        hint = bundle.precision_hint
-        nodes = target.profile(path, bundle.preprocess, images, threads=threads or usable_cores(), precision_hint=hint)
-        yield bundle.label, nodes
+    options = "--fp32" if variant == "deploy" else "--fp32 --no-deploy-form"
+    plan = ExportPlan(
+        targets=targets,
+        precisions=(Precision.FP32,),
+        out=out,
+        command=f"fptk export {options} --target {' --target '.join(targets)}",
+        variant=variant,
+        data=request.data if request else None,
+        eval_images=request.eval_images if request else None,
+        gate=None,
+    )
+    return [outcome.folder for outcome in export_bundles(source, plan)]
 
 
-def bench_folders(folders: Sequence[Path], request: BenchRequest, source: ModelSource | None = None) -> BenchReport:
+def bench_folders(
+    folders: Sequence[Path],
+    request: BenchRequest,
+    source: ModelSource | None = None,
+    listener: Listener = SILENT,
+) -> BenchReport:
     """Measure the bundles in ``folders``, wherever they are.
 
     Accuracy needs ``request.data``. Only where it must be scored, the images may also be those of ``source``, or of the
@@ -499,23 +371,25 @@ def bench_folders(folders: Sequence[Path], request: BenchRequest, source: ModelS
     Args:
         folders: bundles, or folders of bundles.
         request: what to measure.
-        source: whose naive export ``request.baseline`` means, and whose weights may be the bundles' own.
+        source: whose export as written ``request.original`` means, and whose weights may be the bundles' own.
+        listener: is told how the work goes on.
 
     Raises:
-        InputError: a folder is no bundle, a baseline without a source, or accuracy must be scored without any data.
+        InputError: a folder is no bundle, an original is asked for without a source, or accuracy must be scored without
+            any data.
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
     dataset = open_evaluation(request.data) if request.data else None
-    bundles = _each_bundle(folders)
+    bundles = [path for folder in folders for path in find_bundles(folder) or [folder]]
     if dataset is None and request.must_score:
         home = source or _common_run(bundles)
         dataset = home.evaluation_set(None) if home else None
     _refuse_to_copy(request, dataset)
-    if source is not None:
-        bundles = _with_baseline(bundles, source, request)
-    elif request.baseline:
-        raise InputError("a bundle does not hold the network that --baseline exports; name its run with --weights")
-    return _bench(bundles, dataset, source, BenchSection(), request)
+    if request.original:
+        if source is None:
+            raise InputError("a bundle does not hold the network that --original exports; name its run with --weights")
+        bundles += original_bundles(source, request, bundles)
+    return _bench(bundles, dataset, source, BenchSection(), request, listener)
 
 
 def _refuse_to_copy(request: BenchRequest, dataset: FaceParsingDataset | None) -> None:
@@ -529,17 +403,13 @@ def _common_run(bundles: Sequence[Path]) -> ModelSource | None:
     return runs[0] if len({run and run.folder for run in runs}) == 1 else None
 
 
-def _each_bundle(folders: Sequence[Path]) -> list[Path]:
-    """Bundles, or the bundles that lie in the folders."""
-    return [path for folder in folders for path in find_bundles(folder) or [folder]]
-
-
 def _bench(
     folders: Sequence[Path],
     dataset: FaceParsingDataset | None,
     source: ModelSource | None,
     section: BenchSection,
     request: BenchRequest,
+    listener: Listener,
 ) -> BenchReport:
     """Turn request and recipe into a plan. Speed is measured on a real image of the data where there is one."""
     plan = BenchPlan(
@@ -557,7 +427,7 @@ def _bench(
 
         check_dataset(plan.dataset, "checking the images")
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
-    report = bench(folders, image, plan)
+    report = bench(folders, image, plan, listener)
     if request.must_score and not any(row.accuracy == "measured" for row in report.rows):
         notes = dict.fromkeys(f"{row.label}: {row.note}" for row in report.rows)
         raise TargetUnavailableError(f"no engine could be scored here; {'; '.join(notes)}")

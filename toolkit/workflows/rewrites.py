@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fptk.benchmarks.latency import Contender, Latency, LatencyPlan, as_call, time_in_turns
-from fptk.benchmarks.roofline import count_macs, gemm_call, gemm_rate, roofline_fraction
+from fptk.benchmarks.latency import Latency, LatencyPlan, TimedCall, as_call, time_in_turns
+from fptk.benchmarks.roofline import gemm_call, gemm_rate, roofline_fraction
 from fptk.core.host import describe_host, tool_versions
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
+from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 from fptk.data.synthetic.faces import draw_face
+from fptk.export.macs import count_macs
 from fptk.export.onnx import export_onnx
 from fptk.export.pipeline import original_network
 from fptk.export.targets.base import BuildRequest, Target
@@ -24,7 +26,7 @@ from fptk.export.targets.registry import get_target
 if TYPE_CHECKING:
     from fptk.models.network import FaceParsingNetwork
 
-ORIGINAL = "naive export"
+ORIGINAL = "original export"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def measure_rewrites(
     targets: Sequence[str] = ("onnx", "openvino"),
     threads: int,
     plan: LatencyPlan,
-    on_round: Callable[[int], None] | None = None,
+    listener: Listener = SILENT,
 ) -> RewriteTable:
     """Export, build and time every cumulative set of rewrites in FP32, for every target.
 
@@ -68,12 +70,12 @@ def measure_rewrites(
         targets: names of targets that run on this host.
         threads: CPU threads of one inference.
         plan: rounds and calls of the one interleaved run.
-        on_round: called with the number of finished rounds.
+        listener: is told how many rounds are done.
     """
     image = draw_face(0, 0, spec.size)[0]
     names: list[tuple[str, str]] = []
     macs: dict[str, int] = {}
-    calls: list[Contender] = []
+    calls: list[TimedCall] = []
     with tempfile.TemporaryDirectory(prefix="fptk-") as scratch, ExitStack() as stack:
         for target in map(get_target, targets):
             for step, chosen in _cumulative(network):
@@ -82,7 +84,7 @@ def measure_rewrites(
                 calls.append(as_call(stack.enter_context(session), image))
                 names.append((step, target.name))
                 macs[step] = count
-        times = time_in_turns([*calls, gemm_call(threads)], plan, on_round)
+        times = time_in_turns([*calls, gemm_call(threads)], plan, listener)
     medians = {name: Latency(milliseconds).percentile(50) for name, milliseconds in zip(names, times, strict=False)}
     rows = tuple(
         RewriteRow(step, count, {target: medians[step, target] for target in targets}) for step, count in macs.items()
@@ -134,8 +136,8 @@ def markdown(table: RewriteTable, command: str) -> str:
         + ", ".join(f"{name} {tools[name]}" for name in ("torch", "onnxruntime", "openvino") if name in tools)
         + f". A float32 GEMM ran at {table.gemm_macs_per_s / 1e9:.1f} G multiply-adds/s in the same run.",
         "",
-        "Rows are cumulative: each has the rewrites above it. `×` is the speed relative to the naive export in the "
-        "same engine; `of GEMM` is the share of the GEMM rate that the row's multiply-adds reach.",
+        "Rows are cumulative: each has the rewrites above it. `×` is the speed relative to the original export in "
+        "the same engine; `of GEMM` is the share of the GEMM rate that the row's multiply-adds reach.",
         "",
         "| rewrites up to | M multiply-adds | " + " | ".join(f"{name} ms | × | of GEMM" for name in targets) + " |",
         "|---|---:|" + "---:|---:|---:|" * len(targets),

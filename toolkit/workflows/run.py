@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from fptk.benchmarks.report import BenchReport
 from fptk.calibration.gate import Decision
 from fptk.core.errors import InputError
 from fptk.core.files import make_folder, read_json, sha256_file, sha256_json, write_json
@@ -23,7 +24,7 @@ from fptk.export.plan import ExportPlan
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import find_source
-from fptk.workflows.bench import BenchReport, BenchRequest, bench_source
+from fptk.workflows.bench import BenchRequest, bench_source
 
 
 @dataclass(frozen=True)

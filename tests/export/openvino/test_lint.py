@@ -286,7 +286,7 @@ def test_refuses_what_is_no_openvino_file(damage: str, tmp_path: Path) -> None:
 
 
 def test_the_command_names_the_faults_of_a_file(fptk: Callable[..., Any], tmp_path: Path) -> None:
-    finished = fptk("export", "--check", write(patches(), tmp_path))
+    finished = fptk("check", write(patches(), tmp_path))
     assert finished.code == 2
     assert finished.out.startswith("error: reduce: unpadded int8 convolution")
     assert finished.out.strip().endswith("[patch-convolution]")
@@ -295,7 +295,7 @@ def test_the_command_names_the_faults_of_a_file(fptk: Callable[..., Any], tmp_pa
 
 def test_the_command_says_that_a_file_is_sound(fptk: Callable[..., Any], tmp_path: Path) -> None:
     path = write(patches(data=None), tmp_path)
-    finished = fptk("export", "--check", path)
+    finished = fptk("check", path)
     assert finished.code == 0
     assert finished.out.strip() == f"{path}: nothing that OpenVINO is known to compute wrongly"
 
@@ -303,7 +303,7 @@ def test_the_command_says_that_a_file_is_sound(fptk: Callable[..., Any], tmp_pat
 def test_the_command_refuses_a_damaged_file(fptk: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model.xml").write_text("<net", encoding="utf-8")
     for name in ("model.xml", "missing.xml"):
-        finished = fptk("export", "--check", tmp_path / name)
+        finished = fptk("check", tmp_path / name)
         assert finished.code == 2
         assert name in finished.err
         assert len(finished.err.strip().splitlines()) == 1

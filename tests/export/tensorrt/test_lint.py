@@ -182,7 +182,7 @@ def test_the_command_names_each_defect(
     tmp_path: Path,
 ) -> None:
     path = {"attention": attention_file, "float": face_net}.get(broken) if isinstance(broken, str) else None
-    finished = fptk("export", "--check", path or write_conv(tmp_path / "broken.onnx", **broken), *arguments)
+    finished = fptk("check", path or write_conv(tmp_path / "broken.onnx", **broken), *arguments)
     assert finished.code == 2
     (line,) = (line for line in finished.out.splitlines() if line.startswith(f"error: {node}: "))
     assert line.endswith(f"[{code}]")
@@ -190,6 +190,6 @@ def test_the_command_names_each_defect(
 
 
 def test_the_command_says_that_a_file_is_sound(fptk: Callable[..., Any], face_net: Path) -> None:
-    finished = fptk("export", "--check", face_net, "--sm", 86)
+    finished = fptk("check", face_net, "--sm", 86)
     assert finished.code == 0
     assert "nothing that TensorRT rejects" in finished.out

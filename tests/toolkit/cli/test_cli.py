@@ -53,7 +53,7 @@ def test_help_lists_every_command_and_starts_fast() -> None:
     done = subprocess.run([sys.executable, "-m", "fptk", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    for name in ("train", "export", "bench", "eval", "predict", "run", "demo", "doctor", "data"):
+    for name in ("train", "export", "check", "bench", "profile", "eval", "predict", "run", "demo", "doctor", "data"):
         assert f"\n  {name} " in done.stdout
     assert seconds < 0.5
 
@@ -101,18 +101,18 @@ def test_bench_measures_and_writes_json(exported: Path, faces_folder: Path, fptk
         assert row["fps"] == pytest.approx(1e3 / row["p50_ms"])
         assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["size_bytes"] > 1_000_000
-        assert row["variant"] == "deploy"
+        assert row["graph"] == "deploy"
     assert "openvino" not in finished.out
 
 
 def test_bench_heeds_the_bundles_that_it_is_given(exported: Path, fptk: Command) -> None:
     """Options that could mean the newest run's network instead do not."""
     bundle = exported / "bundles" / "onnx-int8"
-    profile = fptk("bench", bundle, "--profile")
+    profile = fptk("profile", bundle)
     assert profile.code == 0, profile.err
     assert "onnx int8:" in profile.out
     assert "onnx fp32" not in profile.out
-    for options in (["--rewrites", "table.md"], ["--fps", "--baseline"]):
+    for options in (["--rewrites", "table.md"], ["--fps", "--original"]):
         refused = fptk("bench", bundle, *options)
         assert refused.code == 2
         assert "--weights" in refused.err.strip().splitlines()[-1]
@@ -122,8 +122,6 @@ def test_bench_heeds_the_bundles_that_it_is_given(exported: Path, fptk: Command)
     ("options", "words"),
     [
         (("--batch", 4), ("batches of 1", "4 calls")),
-        (("--profile", "--json", "profile.json"), ("--profile does not heed --json",)),
-        (("--profile", "--data", "faces"), ("--profile does not heed --data",)),
         (("--rewrites", "table.md", "--data", "faces"), ("--rewrites does not heed --data",)),
         (("--rewrites", "table.md", "--batch", 1), ("--rewrites does not heed --batch",)),
     ],

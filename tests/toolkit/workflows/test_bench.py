@@ -1,105 +1,89 @@
-"""The recommendation follows the figures, and says why; the caption says what the table stands on."""
+"""What ``fptk bench`` measures where it is not told: originals, and the shipped weights in an empty folder."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fptk.cli.bench_tables import render
 from fptk.core.errors import InputError
-from fptk.workflows.bench import BenchReport, BenchRequest, Row, bench_folders, recommend
+from fptk.export.bundle import read_bundle
+from fptk.workflows.bench import BenchRequest, bench_folders
 
-ROW = Row(
-    network="microsegformer",
-    checkpoint_sha256="0" * 64,
-    target="openvino",
-    precision="fp32",
-    variant="deploy",
-    miou=0.7,
-    f1=0.8,
-    delta_miou=0.0,
-    fps=20.0,
-    p50_ms=50.0,
-    p90_ms=60.0,
-    p99_ms=70.0,
-    size_bytes=7_000_000,
-    peak_bytes=None,
-    macs=None,
-    roofline_ms=None,
-    roofline_fraction=None,
-    verdict="pass",
-    accuracy="measured",
-)
+Command = Callable[..., Any]
 
 
-def report(rows: list[Row], isa: list[str]) -> BenchReport:
-    return BenchReport(host={"isa": isa}, conditions={}, reference=None, rows=rows)
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_fastest_that_passed_is_recommended() -> None:
-    """A refused engine is not, however fast."""
-    rows = [ROW, replace(ROW, precision="int8", fps=40.0, verdict="refused"), replace(ROW, target="onnx", fps=25.0)]
-    assert "onnx fp32 (25.0 FPS)" in (recommend(report(rows, ["avx2"])) or "")
+@pytest.fixture
+def shipped(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An untrained network for 64x64 images in the place of the shipped weights."""
+    for module in ("fptk.runs.source", "fptk.workflows.bench"):
+        monkeypatch.setattr(f"{module}.shipped_weights", lambda: checkpoint)
+    return checkpoint
 
 
-@pytest.mark.parametrize(("isa", "words"), [(["avx2"], "no VNNI"), (["avx2", "avx512_vnni"], "with VNNI")])
-def test_int8_is_compared_with_fp32_of_the_same_engine(isa: list[str], words: str) -> None:
-    rows = [ROW, replace(ROW, precision="int8", fps=16.0), replace(ROW, target="onnx", precision="int8", fps=19.0)]
-    sentence = recommend(report(rows, isa)) or ""
-    assert "openvino fp32" in sentence
-    assert "0.80x" in sentence
-    assert words in sentence
-
-
-def test_bf16_is_recommended_where_it_is_fastest() -> None:
-    """INT8's ratio to FP32 is still told."""
-    rows = [ROW, replace(ROW, precision="bf16", fps=73.0), replace(ROW, precision="int8", fps=50.0)]
-    sentence = recommend(report(rows, ["avx512_vnni"])) or ""
-    assert "openvino bf16 (73.0 FPS); INT8 runs at 2.50x the speed of FP32 in openvino" in sentence
-
-
-def test_nothing_is_recommended_without_a_verdict() -> None:
-    assert recommend(report([replace(ROW, verdict="not judged")], [])) is None
-
-
-def test_a_verdict_from_another_machine_recommends_nothing() -> None:
-    """It is left out, with one sentence that says so; one from this machine's export counts."""
-    foreign = replace(ROW, precision="int8", fps=90.0, accuracy="manifest", measured_on="another processor")
-    sentence = recommend(report([foreign], [])) or ""
-    assert (
-        sentence == "nothing is recommended: openvino int8 passed on another machine; run with --data DIR to judge here"
-    )
-    both = recommend(report([ROW, foreign], [])) or ""
-    assert "openvino fp32 (20.0 FPS); left out: openvino int8, judged on another machine" in both
-    assert "openvino int8 (90.0 FPS)" in (recommend(report([ROW, replace(foreign, same_machine=True)], [])) or "")
-
-
-def test_the_naive_export_is_a_baseline_and_not_recommended() -> None:
-    assert "20.0 FPS" in (recommend(report([ROW, replace(ROW, variant="naive", fps=21.0)], [])) or "")
-
-
-def test_rows_that_differ_in_their_unjudged_classes_say_which() -> None:
-    conditions = {"threads": 1, "batch": 1, "interleaved_rounds": 1}
-    judged = replace(ROW, judged_classes=("skin", "hair"), unjudged_classes=("hat",))
-    other = replace(judged, target="onnx", judged_classes=("skin",), unjudged_classes=("hair", "hat"))
-    one = str(render(replace(report([judged, judged], []), conditions=conditions, host={"cpu": "x"})).caption)
-    assert "too little of: hat\n" in f"{one}\n"
-    two = str(render(replace(report([judged, other], []), conditions=conditions, host={"cpu": "x"})).caption)
-    assert "too little of: hat (openvino fp32); hair, hat (onnx fp32)" in two
-
-
-def test_engines_of_several_checkpoints_are_named_and_none_is_recommended() -> None:
-    """Fast-SCNN passes by its own measure; that it is faster does not make it the engine to ship."""
-    other = replace(ROW, network="fastscnn", checkpoint_sha256="1" * 64, fps=60.0)
-    both = report([ROW, other], ["avx2"])
-    assert recommend(both) is None
-    both = replace(both, conditions={"threads": 1, "batch": 1, "interleaved_rounds": 1}, host={"cpu": "x"})
-    networks = list(render(both).columns[0].cells)
-    assert networks == ["microsegformer 000000", "fastscnn 111111"]
-
-
-def test_a_baseline_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
+def test_an_original_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--weights"):
-        bench_folders([tmp_path], BenchRequest(baseline=True))
+        bench_folders([tmp_path], BenchRequest(original=True))
+
+
+def test_in_an_empty_folder_fp32_engines_of_the_shipped_weights_are_built_and_measured(
+    fptk: Command, empty_folder: Path, shipped: Path
+) -> None:
+    """And the next time those are measured that are there."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    run = empty_folder / "runs" / shipped.stem
+    finished = fptk("bench", "--rounds", 1, "--json", "bench.json")
+    assert finished.code == 0, finished.err
+    said = f"building FP32 engines of the shipped weights in {run.relative_to(empty_folder)}"
+    assert len([line for line in finished.err.splitlines() if said in line]) == 1
+    rows = json.loads(Path("bench.json").read_text())["rows"]
+    assert [(row["target"], row["precision"]) for row in rows] == [("onnx", "fp32"), ("openvino", "fp32")]
+    assert all(row["fps"] > 0 for row in rows)
+    bundles = sorted((run / "bundles").iterdir())
+    assert [read_bundle(each).command for each in bundles] == ["fptk export --fp32 --target onnx --target openvino"] * 2
+    before = [(each / "fptk.json").stat().st_mtime_ns for each in bundles]
+    again = fptk("bench", "--rounds", 1)
+    assert again.code == 0, again.err
+    assert said not in again.err
+    assert [(each / "fptk.json").stat().st_mtime_ns for each in bundles] == before
+
+
+def test_nothing_is_built_that_could_not_be_measured(fptk: Command, empty_folder: Path, shipped: Path) -> None:
+    """Accuracy by name needs images, and no run names any."""
+    finished = fptk("bench", "--accuracy")
+    assert finished.code == 2
+    assert "give --data DIR" in finished.err.strip().splitlines()[-1]
+    assert not list(empty_folder.iterdir())
+
+
+def test_other_weights_need_an_export_first(
+    fptk: Command, empty_folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fptk.workflows.bench.shipped_weights", lambda: None)
+    finished = fptk("bench", "--weights", checkpoint)
+    assert finished.code == 2
+    assert "run `fptk export` first" in finished.err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_original_is_exported_once_for_each_target_and_measured_beside_the_engines(
+    fptk: Command, empty_folder: Path, shipped: Path
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    for _ in range(2):
+        finished = fptk("bench", "--original", "--rounds", 1, "--json", "bench.json")
+        assert finished.code == 0, finished.err
+        rows = json.loads(Path("bench.json").read_text())["rows"]
+        graphs = [(row["target"], row["graph"]) for row in rows]
+        assert graphs == [(target, graph) for graph in ("deploy", "original") for target in ("onnx", "openvino")]
+    assert "building" not in finished.err

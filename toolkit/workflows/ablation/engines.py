@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fptk.benchmarks.latency import LatencyPlan
-from fptk.core.console import log
+from fptk.benchmarks.report import Row
 from fptk.core.files import sha256_file
 from fptk.core.precision import Precision
+from fptk.core.progress import SILENT, Listener
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
 from fptk.export.targets.registry import get_target
 from fptk.runs.source import BUNDLES, REJECTED, ModelSource
-from fptk.workflows.bench import BenchPlan, Row, bench
+from fptk.workflows.bench import BenchPlan, bench
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def precisions_of(target: str) -> tuple[Precision, ...]:
     return (Precision.FP32, *([Precision.BF16] if has_bf16 else []), Precision.INT8)
 
 
-def build_engines(source: ModelSource, targets: Sequence[str], command: str) -> list[Path]:
+def build_engines(source: ModelSource, targets: Sequence[str], command: str, listener: Listener = SILENT) -> list[Path]:
     """Bundles of every target and precision; those that are there already for these weights are kept.
 
     Returns:
@@ -69,7 +70,7 @@ def build_engines(source: ModelSource, targets: Sequence[str], command: str) -> 
             gate=gate_policy(section, None, None),
         )
         for outcome in export_bundles(source, plan):
-            log.print(f"{source.recipe.name}: {outcome.message}", markup=False, soft_wrap=True)
+            listener.say(f"{source.recipe.name}: {outcome.message}")
     found = [_find(source, pair, current) for pair in wanted]
     return [folder for folder in found if folder is not None]
 
@@ -83,19 +84,22 @@ def _find(source: ModelSource, pair: tuple[str, Precision], checkpoint_sha256: s
     return None
 
 
-def measure_engines(networks: Sequence[Sequence[Path]], plan: LatencyPlan, threads: int) -> list[list[Engine]]:
+def measure_engines(
+    networks: Sequence[Sequence[Path]], plan: LatencyPlan, threads: int, listener: Listener = SILENT
+) -> list[list[Engine]]:
     """Scores of every engine from its bundle, and speeds of all that run here from one interleaved run.
 
     Args:
         networks: bundle folders of each network.
         plan: rounds and calls.
         threads: CPU threads of one inference.
+        listener: is told how the work goes on.
     """
     folders = [folder for network in networks for folder in network]
     if not folders:
         return [[] for _ in networks]
     image = draw_face(0, 0, read_bundle(folders[0]).preprocess.size)[0]
-    report = bench(folders, image, BenchPlan(threads=threads, latency=plan, memory=False))
+    report = bench(folders, image, BenchPlan(threads=threads, latency=plan, memory=False), listener)
     engines = {folder: _engine(row, read_bundle(folder)) for folder, row in zip(folders, report.rows, strict=True)}
     return [[engines[folder] for folder in network] for network in networks]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fptk.benchmarks.latency import LatencyPlan
-from fptk.core.console import counting, log
 from fptk.core.files import make_folder
 from fptk.core.host import describe_host, tool_versions, usable_cores
+from fptk.core.progress import SILENT, Listener
 from fptk.recipes import Recipe, load_recipe
 from fptk.runs.source import find_source
 from fptk.workflows.ablation.engines import Engine, build_engines, measure_engines
@@ -144,7 +143,7 @@ class Ablation:
         }
 
 
-def ablate(request: AblationRequest) -> Ablation:
+def ablate(request: AblationRequest, listener: Listener = SILENT) -> Ablation:
     """Train what is not trained yet, build what is not built yet, and measure.
 
     Raises:
@@ -154,15 +153,14 @@ def ablate(request: AblationRequest) -> Ablation:
     make_folder(request.out)
     recipes = [load_recipe(row.recipe).with_overrides(request.scale.overrides) for row in request.table.rows]
     trainings = [_training(recipe, seed, request.out) for recipe in recipes for seed in range(request.seeds)]
-    with counting(f"training, {request.jobs} at a time", len(trainings)) as progress:
-        trained = train_all(trainings, request.data, request.jobs, _teller(len(trainings), progress))
+    trained = train_all(trainings, request.data, request.jobs, listener)
     firsts = trainings[:: request.seeds]
-    folders = [
-        build_engines(find_source(first.run.path), request.engines, request.command) if request.engines else []
-        for first in firsts
-    ]
+    folders: list[list[Path]] = [[] for _ in firsts]
+    if request.engines:
+        sources = [find_source(first.run.path) for first in firsts]
+        folders = [build_engines(source, request.engines, request.command, listener) for source in sources]
     timing, threads = LatencyPlan(), request.threads or usable_cores()
-    engines = measure_engines(folders, timing, threads)
+    engines = measure_engines(folders, timing, threads, listener)
     by_row = [trained[start : start + request.seeds] for start in range(0, len(trained), request.seeds)]
     rows = zip(request.table.rows, firsts, by_row, engines, strict=True)
     results = [Result(row, first.recipe, figures, built) for row, first, figures, built in rows]
@@ -171,19 +169,3 @@ def ablate(request: AblationRequest) -> Ablation:
 
 def _training(recipe: Recipe, seed: int, out: Path) -> Training:
     return Training(recipe.with_overrides([f"seed={seed}"]), out / recipe.name / f"seed-{seed}")
-
-
-def _teller(total: int, progress: Callable[[int], None]) -> Callable[[Training, Trained], None]:
-    """Says what became of each training."""
-    done = 0
-
-    def tell(training: Training, trained: Trained) -> None:
-        nonlocal done
-        done += 1
-        progress(done)
-        log.print(
-            f"{training.recipe.name}, seed {trained.seed}: f1 {trained.scores['f1']:.4f}, "
-            f"mIoU {100 * trained.scores['miou']:.2f} ({done} of at most {total})"
-        )
-
-    return tell

@@ -22,6 +22,7 @@ import yaml
 from fptk.core.errors import FptkError, InputError
 from fptk.core.files import make_folder, write_text
 from fptk.core.host import usable_cores
+from fptk.core.progress import SILENT, Listener
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 
@@ -98,7 +99,7 @@ class Trained:
 
 
 def train_all(
-    trainings: Sequence[Training], data: Sequence[Path], jobs: int, on_done: Callable[[Training, Trained], None]
+    trainings: Sequence[Training], data: Sequence[Path], jobs: int, listener: Listener = SILENT
 ) -> list[Trained]:
     """Carry out the trainings that are not finished; interrupted ones go on where they were.
 
@@ -106,7 +107,7 @@ def train_all(
         trainings: in the order of the table.
         data: data set folders; empty for the recipes' synthetic faces.
         jobs: trainings that run at a time, each with its share of the cores.
-        on_done: called with each training that was carried out now, when it has ended.
+        listener: is told the scores of each training that was carried out now, when it has ended.
 
     Returns:
         The results, in the order of ``trainings``.
@@ -117,18 +118,27 @@ def train_all(
         StoppedError: SIGINT or SIGTERM came.
     """
     todo = [each for each in trainings if not _is_finished(each, data)]
-    with ThreadPoolExecutor(jobs) as pool, _children() as start:
+    counter = listener.counting(f"training, {jobs} at a time", len(trainings))
+    with counter as update, ThreadPoolExecutor(jobs) as pool, _children() as start:
         futures = {pool.submit(_carry_out, each, data, jobs, start): each for each in todo}
         try:
-            for future in as_completed(futures):
+            for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
-                on_done(futures[future], read_trained(futures[future]))
+                update(done)
+                listener.say(f"{_result(futures[future])} ({done} of at most {len(trainings)})")
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 raise StoppedError(error.args[0] if error.args else signal.SIGINT) from None
             raise
     return [read_trained(each) for each in trainings]
+
+
+def _result(training: Training) -> str:
+    """One line for a training that has ended well."""
+    trained = read_trained(training)
+    f1, miou = trained.scores["f1"], 100 * trained.scores["miou"]
+    return f"{training.recipe.name}, seed {trained.seed}: f1 {f1:.4f}, mIoU {miou:.2f}"
 
 
 def _is_finished(training: Training, data: Sequence[Path]) -> bool:

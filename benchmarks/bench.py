@@ -1,0 +1,78 @@
+"""Sessions measured against each other: accuracy in one pass over the images, speed in interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
+from fptk.benchmarks.roofline import gemm_call, gemm_rate
+from fptk.core.dataset import FaceParsingDataset, UInt8Array
+from fptk.core.evaluation import evaluate_all
+from fptk.core.metrics import Scores
+from fptk.core.progress import SILENT, Listener
+from fptk.core.session import Session
+
+
+@dataclass(frozen=True)
+class MeasurePlan:
+    """What to measure of each session."""
+
+    dataset: FaceParsingDataset | None = None
+    """Score every session on these images; ``None`` scores none."""
+    latency: LatencyPlan | None = field(default_factory=LatencyPlan)
+    """``None`` times none."""
+    batch: int = 1
+    """Images in one timed call."""
+    transfers: bool = True
+    """Count the copies to and from a GPU."""
+    gemm_threads: int | None = None
+    """Time a float32 GEMM with so many threads in the same interleaved run; ``None`` leaves it out."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one session; ``None`` is "not measured"."""
+
+    scores: Scores | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Figures of several sessions from one run."""
+
+    sessions: list[Measurement]
+    """In the order of the sessions."""
+    gemm_macs_per_s: float | None = None
+    """Multiply-adds a second of the GEMM; ``None`` where it was left out."""
+
+
+def measure(
+    sessions: Sequence[Session], image: UInt8Array, plan: MeasurePlan, listener: Listener = SILENT
+) -> Measurements:
+    """Score and time sessions on the same images, in the same rounds.
+
+    Args:
+        sessions: loaded engines; there may be none.
+        image: uint8 (H, W, 3) RGB photograph of any size that the speed is measured with.
+        plan: what to measure.
+        listener: is told how many images are scored and how many rounds are done.
+
+    Raises:
+        InputError: a file of the data set is damaged, or torch is not installed for the GEMM.
+    """
+    if not sessions:
+        return Measurements([])
+    scores: list[Scores | None] = [None] * len(sessions)
+    if plan.dataset is not None:
+        scores = [*evaluate_all(sessions, plan.dataset, listener=listener)]
+    if plan.latency is None:
+        return Measurements([Measurement(each) for each in scores])
+    calls = [as_call(session, image, plan.batch, transfers=plan.transfers) for session in sessions]
+    if plan.gemm_threads is not None:
+        calls.append(gemm_call(plan.gemm_threads))
+    times = time_in_turns(calls, plan.latency, listener)
+    rate = gemm_rate(Latency(times.pop()).percentile(50)) if plan.gemm_threads is not None else None
+    figures = zip(scores, times, strict=True)
+    return Measurements([Measurement(each, Latency(taken, plan.batch)) for each, taken in figures], rate)

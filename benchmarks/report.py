@@ -1,0 +1,139 @@
+"""The one table as values: a row for each engine, the conditions of the figures, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fptk.core.cpu import has_vnni
+from fptk.core.errors import GateRefusedError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine. Accuracy is a fraction of 1, times are milliseconds of one batch; ``None`` is "not measured"."""
+
+    network: str
+    """Name of the network in the registry."""
+    checkpoint_sha256: str
+    """Whose weights the engine holds."""
+    target: str
+    precision: str
+    graph: str
+    """``deploy``: the rewritten graph; ``original``: the network as it is written."""
+    miou: float | None
+    f1: float | None
+    delta_miou: float | None
+    """mIoU minus that of ``reference`` on the same images."""
+    fps: float | None
+    """Images a second: batch / median latency of one synchronous call."""
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    size_bytes: int
+    peak_bytes: int | None
+    """What one inference adds to the memory of a process that has the engine loaded, at its peak."""
+    macs: int | None
+    """Multiply-adds of one image through the exported graph."""
+    roofline_ms: float | None
+    """Milliseconds that ``macs`` would take at this host's GEMM rate."""
+    roofline_fraction: float | None
+    """``roofline_ms`` over the milliseconds of one image."""
+    verdict: str
+    """``pass``, ``refused``, ``not judged`` or ``unavailable``; judged now where ``accuracy`` is ``measured``."""
+    accuracy: str
+    """``measured`` now, ``manifest`` (measured at export), ``simulated`` by another engine at export, or ``none``."""
+    note: str = ""
+    """Why a figure is missing."""
+    measured_on: str | None = None
+    """Processor that accuracy and verdict are from; ``None`` where there is neither."""
+    same_machine: bool = False
+    """Whether a verdict from the manifest was had on this very machine, with the same version of the engine."""
+    reference: str | None = None
+    """What accuracy and verdict are relative to: ``manifest``, ``pytorch fp32``, or the name of an FP32 engine."""
+    judged_classes: tuple[str, ...] = ()
+    """Classes that the verdict stands on."""
+    unjudged_classes: tuple[str, ...] = ()
+    """Classes that the images show nothing or too little of."""
+    reason: str = ""
+    """Why the verdict is what it is, in one line."""
+
+    @property
+    def label(self) -> str:
+        """Short name, e.g. ``onnx int8``."""
+        return f"{self.target} {self.precision}" + (" original" if self.graph == "original" else "")
+
+    @property
+    def holds_here(self) -> bool:
+        """Whether the verdict was had on this machine, now or at export."""
+        return self.accuracy == "measured" or self.same_machine
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Rows with the conditions they were measured under."""
+
+    host: dict[str, Any]
+    conditions: dict[str, Any]
+    reference: dict[str, Any] | None
+    """``miou`` and ``f1`` of PyTorch FP32, with ``accuracy`` and ``measured_on`` as in :class:`Row` (and
+    ``same_machine`` where they are the manifest's); ``None`` where the rows know several, or none."""
+    rows: list[Row]
+
+    @property
+    def several(self) -> bool:
+        """Whether the rows are engines of several checkpoints."""
+        return len({row.checkpoint_sha256 for row in self.rows}) > 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def recommend(report: BenchReport) -> str | None:
+    """One sentence: the fastest engine that passed on this machine, and what INT8 did on this host.
+
+    A verdict from another machine recommends nothing; the sentence then says so. ``None`` without figures, and between
+    engines of several checkpoints, where the fastest says nothing: each passed by the measure of its own.
+    """
+    passed = [row for row in report.rows if row.verdict == "pass" and row.fps and row.graph == "deploy"]
+    if not passed or report.several:
+        return None
+    foreign = [row for row in passed if not row.holds_here]
+    passed = [row for row in passed if row.holds_here]
+    elsewhere = ", ".join(row.label for row in foreign)
+    if not passed:
+        return f"nothing is recommended: {elsewhere} passed on another machine; run with --data DIR to judge here"
+    sentence = _fastest(passed, report.host["isa"])
+    return (
+        f"{sentence}; left out: {elsewhere}, judged on another machine (run with --data DIR)" if foreign else sentence
+    )
+
+
+def _fastest(passed: list[Row], isa: Sequence[str]) -> str:
+    best = max(passed, key=lambda row: row.fps or 0)
+    sentence = f"fastest here among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
+    by_precision = {row.precision: row.fps for row in passed if row.target == best.target}
+    int8, fp32 = by_precision.get("int8"), by_precision.get("fp32")
+    if not (int8 and fp32):
+        return sentence
+    ratio = f"; INT8 runs at {int8 / fp32:.2f}x the speed of FP32 in {best.target}"
+    if has_vnni(isa):
+        return f"{sentence}{ratio} on this processor with VNNI"
+    return f"{sentence}{ratio}: this processor has no VNNI; on AVX-VNNI, AMX or an NPU expect more"
+
+
+def raise_if_refused(report: BenchReport) -> None:
+    """End a command whose table is out.
+
+    Raises:
+        GateRefusedError: an engine is refused; the message names each and why.
+    """
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.verdict == "refused":
+            origin = "" if row.accuracy == "measured" else f" (from the manifest, judged on {row.measured_on})"
+            reasons.setdefault(row.reason + origin, []).append(row.label)
+    if reasons:
+        raise GateRefusedError("; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()))
