@@ -240,6 +240,24 @@ class Bundle(BaseModel):
         return Decision.PASS if self.gate else Decision.NOT_JUDGED
 
     @property
+    def message(self) -> str:
+        """One line: what the engine scored, what the gate said, and why there is none where there is none."""
+        parts = [self.unavailable] if self.unavailable else []
+        if self.evaluation:
+            engine, reference, by = self.evaluation.engine, self.evaluation.reference, self.evaluation.simulated_by
+            simulated = f", simulated by {by}" if by else ""
+            parts.append(f"mIoU {100 * engine.miou:.2f}, FP32 reference {100 * reference.miou:.2f}{simulated}")
+        if self.gate:
+            parts.append(self.gate.summary)
+        if self.kernel_faults:
+            parts.append("in float for a kernel fault here: " + ", ".join(each.layer for each in self.kernel_faults))
+        if self.build.layers:
+            parts.append(self.build.layers.summary)
+        if not (self.unavailable or self.gate or self.evaluation):
+            parts.insert(0, "built, not judged: there was no evaluation data")
+        return "; ".join(parts)
+
+    @property
     def judged(self) -> Verdict | None:
         """The gate's verdict at export with its figures; ``None`` where there is none."""
         return self.gate if isinstance(self.gate, Verdict) else None

@@ -137,7 +137,7 @@ class _Exporter:
 
         def build(candidate: Candidate[Any]) -> tuple[Attempt, Verdict]:
             try:
-                done = self._attempt(target, precision, new_folder, candidate.options)
+                done = self._attempt(target, precision, new_folder, _settings(candidate))
             except EngineBrokenError as error:
                 raise CandidateSkippedError(str(error)) from error
             if done.refusal:
@@ -166,6 +166,12 @@ class _Exporter:
     def _tell(self, tried: Tried[Attempt]) -> None:
         outcome = tried.verdict.summary if tried.verdict else f"skipped, {tried.skipped}"
         self.listener.say(f"  {tried.candidate}: {outcome}")
+
+
+def _settings(candidate: Candidate[Any]) -> dict[str, Any]:
+    """What a candidate sets of a target's options."""
+    extra = {"accuracy_control": True} if candidate.accuracy_control else {}
+    return {**candidate.settings.model_dump(), **extra}
 
 
 def _recorded(result: FallbackResult[Attempt], refused: Sequence[Attempt], target: Target) -> Attempt:

@@ -14,8 +14,9 @@ from fptk.cli.options import (
     data_option,
     images_option,
     json_option,
+    model_argument,
+    reference_option,
     threads_option,
-    weights_option,
     write_result,
 )
 
@@ -32,13 +33,16 @@ if TYPE_CHECKING:
 SHEET = "eval"
 """What its sheets are marked with."""
 
+SYNTHETIC_IMAGES = 100
+"""Faces that shipped weights are scored on where no data is given."""
+
 VIEWS = ("flip", "scale")
 """Those of ``fptk.models.tta``, which imports torch; a test holds them together."""
 
 
 @click.command("eval")
-@click.argument("bundle", required=False, type=PathType)
-@weights_option
+@model_argument
+@reference_option
 @data_option
 @images_option
 @threads_option
@@ -68,8 +72,8 @@ VIEWS = ("flip", "scale")
 @click.option("--sheet-images", type=click.IntRange(1, 1000), default=12, show_default=True, help="Faces of the sheet.")
 @json_option
 def command(
-    bundle: Path | None,
-    weights: Path | None,
+    model: Path | None,
+    reference: Path | None,
     data: Path | None,
     eval_images: int | None,
     threads: int | None,
@@ -81,30 +85,36 @@ def command(
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
-    """Score BUNDLE (a folder), or else the weights in PyTorch FP32, on the evaluation images.
+    """Score MODEL on the evaluation images.
 
-    A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
+    MODEL is a bundle folder, or a run folder or checkpoint, which is scored in PyTorch FP32; by default it is the
+    newest run below runs/, or else the shipped weights, on synthetic faces if no --data is given. A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
 
-    With --tta or --refine the weights are scored with and without it, side by side, and what it gains and costs is
+    With --tta or --refine a network is scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
     from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
     from fptk.core.evaluation import predictions
+    from fptk.core.host import usable_cores
     from fptk.core.metrics import ConfusionMatrix
-    from fptk.export.pipeline import check_dataset
-    from fptk.runs.source import find_source, open_session
+    from fptk.data.identity import check_files
+    from fptk.runs.source import find_source
+    from fptk.workflows.sessions import is_bundle, open_model
 
     chosen = _views(views)
     if sheet_path and (chosen or refine):
         raise InputError("--sheet shows the network as it is; leave out --tta and --refine")
+    bundle = model if model is not None and is_bundle(model) else None
     if bundle is not None and (chosen or refine):
-        raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give --weights")
-    given = find_source(weights) if weights is not None or bundle is None else None
+        raise InputError("--tta and --refine need class probabilities, and an engine gives labels; give the run")
+    if bundle is None and reference is not None:
+        raise InputError("--reference is for a bundle: a network is its own reference")
+    given = find_source(model) if bundle is None else find_source(reference) if reference else None
     _check_outputs(json_path, sheet_path, overwrite, bundle, given, data)
-    session, source = open_session(bundle, weights, threads)
-    dataset = _evaluation_set(data, eval_images, source, weights)
-    check_dataset(dataset, "checking the images")
+    session, source = open_model(model, threads)
+    dataset = _evaluation_set(data, eval_images, source or given, session)
+    check_files(dataset, workers=usable_cores(), listener=TERMINAL)
     if source is not None and (chosen or refine):
         from fptk.models.tta import augmented_session
 
@@ -120,7 +130,7 @@ def command(
         if sheet_path:
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if bundle is not None:
-        _judge(bundle, scores, dataset, weights, json_path)
+        _judge(bundle, scores, dataset, given, json_path)
     elif json_path:
         write_result(json_path, scores.as_dict())
 
@@ -165,41 +175,44 @@ def _check_outputs(
 
 
 def _evaluation_set(
-    data: Path | None, eval_images: int | None, source: ModelSource | None, weights: Path | None
+    data: Path | None, eval_images: int | None, source: ModelSource | None, session: Session
 ) -> FaceParsingDataset:
-    """The images of ``--data``, or else those of the run; ``source`` is where the session came from."""
+    """The images of ``--data``, or else those of the run, or else synthetic ones for weights of no run."""
+    from fptk.core.console import log
     from fptk.core.errors import InputError
     from fptk.data import open_evaluation
     from fptk.data.splits import limit
-    from fptk.runs.source import find_source
+    from fptk.data.synthetic.faces import SyntheticFaces
 
     if data:
         return limit(open_evaluation(data), eval_images)
-    found = (source or find_source(weights)).evaluation_set(None)
+    if source is None:
+        raise InputError("this bundle stands in no run; say what to score it on with --data DIR")
+    found = source.evaluation_set(None)
     if found is None:
-        raise InputError("these weights belong to no run; say what to score them on with --data DIR")
+        count = eval_images or SYNTHETIC_IMAGES
+        log.print(f"no --data given: scoring on {count} synthetic faces; these are drawings, no photographs")
+        return SyntheticFaces(count, session.spec.size)
     return limit(found, eval_images)
 
 
 def _judge(
-    folder: Path, scores: Scores, dataset: FaceParsingDataset, weights: Path | None, json_path: Path | None
+    folder: Path, scores: Scores, dataset: FaceParsingDataset, given: ModelSource | None, json_path: Path | None
 ) -> None:
     """Say what the gate makes of a bundle's scores, and write them with it.
 
     Raises:
         GateRefusedError: the bundle is refused.
     """
-    from fptk.core.console import out
+    from fptk.calibration.gate import Decision
+    from fptk.core.console import TERMINAL, out
     from fptk.core.cpu import cpu_model
     from fptk.core.errors import GateRefusedError
     from fptk.export.bundle import read_bundle
-    from fptk.runs.source import find_source
     from fptk.workflows.verdicts import Scored, evaluate_gates
 
     bundle = read_bundle(folder)
-    (gate_result,) = evaluate_gates(
-        [Scored(folder, bundle, scores)], dataset, find_source(weights) if weights else None
-    )
+    (gate_result,) = evaluate_gates([Scored(folder, bundle, scores)], dataset, given, TERMINAL)
     if str(json_path) != "-":
         for line in _verdict(gate_result):
             out.print(line, markup=False, soft_wrap=True)
@@ -213,7 +226,7 @@ def _judge(
             "unjudged_classes": gate_result.unjudged_classes,
         }
         write_result(json_path, {**scores.as_dict(), **verdict})
-    if gate_result.word == "refused":
+    if gate_result.word is Decision.REFUSED:
         raise GateRefusedError(f"{bundle.label}: {gate_result.reason}")
 
 

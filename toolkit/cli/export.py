@@ -173,13 +173,13 @@ def finish(bundles: Sequence[Bundle]) -> None:
         TargetUnavailableError: none was refused, but one could not be built here (exit code 3).
     """
     from fptk.calibration.gate import Decision
-    from fptk.cli.export_tables import outcome, render_classes, render_processors, render_sensitivity
+    from fptk.cli.export_tables import render_classes, render_processors, render_sensitivity
     from fptk.core.console import out
 
     matrices = []
     for bundle in bundles:
         out.print(f"{bundle.label:<16} {bundle.verdict:<12} {bundle.folder}", soft_wrap=True)
-        out.print(f"{'':<16} {outcome(bundle)}", soft_wrap=True)
+        out.print(f"{'':<16} {bundle.message}", soft_wrap=True)
         if bundle.processors:
             matrices.append((bundle.label, bundle.processors))
         if bundle.verdict is Decision.REFUSED and bundle.judged:
@@ -191,4 +191,4 @@ def finish(bundles: Sequence[Bundle]) -> None:
     for verdict, error in ((Decision.REFUSED, GateRefusedError), (Decision.UNAVAILABLE, TargetUnavailableError)):
         hit = [bundle for bundle in bundles if bundle.verdict is verdict]
         if hit:
-            raise error("; ".join(f"{each.label}: {outcome(each)}; kept in {each.folder}" for each in hit))
+            raise error("; ".join(f"{each.label}: {each.message}; kept in {each.folder}" for each in hit))

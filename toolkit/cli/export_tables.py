@@ -11,27 +11,6 @@ from fptk.benchmarks.processors import ProcessorMatrix, ProcessorRow
 from fptk.calibration.gate import Verdict
 from fptk.calibration.sensitivity import Sensitivity
 from fptk.core.cpu import INSTRUCTION_SETS
-from fptk.export.bundle import Bundle
-
-
-def outcome(bundle: Bundle) -> str:
-    """One line: what an engine scored, what the gate said, and why there is none where there is none."""
-    parts = [bundle.unavailable] if bundle.unavailable else []
-    if bundle.evaluation:
-        scores, by = bundle.evaluation, bundle.evaluation.simulated_by
-        simulated = f", simulated by {by}" if by else ""
-        parts.append(
-            f"mIoU {100 * scores.engine.miou:.2f}, FP32 reference {100 * scores.reference.miou:.2f}{simulated}"
-        )
-    if bundle.gate:
-        parts.append(bundle.gate.summary)
-    if bundle.kernel_faults:
-        parts.append("in float for a kernel fault here: " + ", ".join(fault.layer for fault in bundle.kernel_faults))
-    if bundle.build.layers:
-        parts.append(bundle.build.layers.summary)
-    if not (bundle.unavailable or bundle.gate or bundle.evaluation):
-        parts.insert(0, "built, not judged: there was no evaluation data")
-    return "; ".join(parts)
 
 
 def render_classes(label: str, verdict: Verdict) -> Table:

@@ -45,12 +45,13 @@ def model_argument(function: F) -> F:
     return click.argument("model", required=False, type=PathType, metavar="[MODEL]")(function)
 
 
-def weights_option(function: F) -> F:
-    """``--weights``: what a command works on."""
+def reference_option(function: F) -> F:
+    """``--reference``: whose scores a bundle is held against."""
     return click.option(
-        "--weights",
+        "--reference",
         type=PathType,
-        help="Checkpoint (.safetensors) or run folder. Default: the newest run below runs/, else the shipped weights.",
+        metavar="MODEL",
+        help="Run or checkpoint that the bundles came from, for the PyTorch FP32 reference. Default: found by hash.",
     )(function)
 
 
@@ -65,10 +66,9 @@ def data_option(function: F) -> F:
 
 
 def images_option(function: F) -> F:
-    """``--images``: evaluate on fewer images."""
+    """``--eval-images``: evaluate on fewer images."""
     return click.option(
-        "--images",
-        "eval_images",
+        "--eval-images",
         type=click.IntRange(1, MAX_IMAGES),
         help="Evaluate on N images, evenly spaced. Default: all.",
     )(function)

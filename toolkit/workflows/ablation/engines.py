@@ -13,7 +13,8 @@ from fptk.core.precision import Precision
 from fptk.core.progress import SILENT, Listener
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import MANIFEST, Bundle, read_bundle
-from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
+from fptk.export.exporter import export
+from fptk.export.plan import ExportPlan
 from fptk.export.targets.registry import get_target
 from fptk.runs.source import BUNDLES, REJECTED, ModelSource
 from fptk.workflows.bench import BenchPlan, bench
@@ -60,17 +61,15 @@ def build_engines(source: ModelSource, targets: Sequence[str], command: str, lis
     current = sha256_file(source.weights)
     missing = [pair for pair in wanted if _find(source, pair, current) is None]
     for target in dict.fromkeys(target for target, _ in missing):
-        section = source.recipe.export
-        plan = ExportPlan(
+        plan = ExportPlan.of_recipe(
+            source.recipe.export,
             targets=(target,),
             precisions=tuple(precision for name, precision in missing if name == target),
             out=source.folder,
             command=command,
-            calib_size=section.calibration_images,
-            gate=gate_policy(section, None, None),
         )
-        for outcome in export_bundles(source, plan):
-            listener.say(f"{source.recipe.name}: {outcome.message}")
+        for bundle in export(source, plan, listener):
+            listener.say(f"{source.recipe.name}: {bundle.message}")
     found = [_find(source, pair, current) for pair in wanted]
     return [folder for folder in found if folder is not None]
 
