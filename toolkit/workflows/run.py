@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fptk.core.console import log
+from fptk.core.console import TERMINAL, log
 from fptk.core.errors import InputError
 from fptk.core.files import make_folder, read_json, sha256_file, sha256_json, write_json
 from fptk.core.precision import Precision
@@ -94,7 +94,7 @@ def _train(request: RunRequest, stages: _Stages) -> None:
         return
     log.print("train", style="bold")
     # A folder with a half-finished training resumes; the trainer refuses one that belongs to another recipe.
-    train(request.recipe, request.data, request.out, resume=True)
+    train(request.recipe, request.data, request.out, resume=True, listener=TERMINAL)
     stages.finish("train", key)
 
 
