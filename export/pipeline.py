@@ -56,7 +56,8 @@ from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStrea
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import load_checkpoint
-from fptk.runs.source import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED, ModelSource
+from fptk.runs.folder import BUNDLES, CACHE, CALIBRATION_LIST, REJECTED
+from fptk.runs.source import ModelSource
 from fptk.workflows.verdicts import content_sha256
 
 if TYPE_CHECKING:

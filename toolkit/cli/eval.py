@@ -93,7 +93,8 @@ def command(
     from fptk.core.evaluation import predictions
     from fptk.core.metrics import ConfusionMatrix
     from fptk.export.pipeline import check_dataset
-    from fptk.runs.source import find_source, open_session
+    from fptk.runs.source import find_source
+    from fptk.workflows.sessions import open_session
 
     chosen = _views(views)
     if sheet_path and (chosen or refine):
@@ -149,12 +150,13 @@ def _check_outputs(
     from fptk.core.errors import InputError
     from fptk.core.files import check_pictures, check_unread
     from fptk.export.bundle import MANIFEST, read_bundle
+    from fptk.runs.folder import RunFolder
 
     reads = [bundle / name for name in (MANIFEST, *read_bundle(bundle).files)] if bundle else []
     if weights:
         reads += [weights.weights, weights.weights.with_suffix(".json")]
     if weights and weights.is_run:
-        reads.append(weights.folder / "run.json")
+        reads.append(RunFolder(weights.folder).card)
     if json_path is not None and str(json_path) != "-":
         check_unread([json_path], reads, JSON)
     if sheet_path is not None:

@@ -43,7 +43,7 @@ def command(
     from fptk.core.errors import InputError
     from fptk.core.files import check_pictures, make_folder
     from fptk.data.predict import COMMAND, list_images, predict_all, result_of
-    from fptk.runs.source import open_session
+    from fptk.workflows.sessions import open_session
 
     if bundle is not None and weights is not None:
         raise InputError("--bundle and --weights both say what predicts; give one of them")

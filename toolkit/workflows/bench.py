@@ -28,7 +28,8 @@ from fptk.export.bundle import Bundle, checked_bundle, find_bundles, open_bundle
 from fptk.export.targets.base import NodeTime
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
-from fptk.runs.source import BUNDLES, ModelSource, run_of
+from fptk.runs.folder import RunFolder
+from fptk.runs.source import ModelSource, run_of
 from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
 
 
@@ -431,7 +432,7 @@ def bundles_of(source: ModelSource) -> list[Path]:
     Raises:
         InputError: it has none.
     """
-    folders = find_bundles(source.folder / BUNDLES)
+    folders = find_bundles(RunFolder(source.folder).bundles)
     if not folders:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
     return folders
@@ -448,11 +449,11 @@ def baseline_bundles(source: ModelSource, request: BenchRequest, targets: list[s
     """FP32 engines of the network as it is written, kept in the run's ``baseline/`` while its weights stay."""
     from fptk.export.pipeline import ExportPlan, export_bundles
 
-    out = source.folder / "baseline"
+    out = RunFolder(source.folder).baseline
     current = sha256_file(source.weights)
     kept = {
         bundle.target: folder
-        for folder in find_bundles(out / BUNDLES)
+        for folder in find_bundles(RunFolder(out).bundles)
         if (bundle := read_bundle(folder)).checkpoint_sha256 == current
     }
     missing = tuple(name for name in targets if name not in kept and get_target(name).probe().can_run)

@@ -19,11 +19,8 @@ from fptk.export.bundle import MANIFEST
 from fptk.export.pipeline import ExportPlan, Outcome, export_bundles, gate_policy
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
-from fptk.runs.source import BUNDLES, find_source
+from fptk.runs.source import find_source
 from fptk.workflows.bench import BenchReport, BenchRequest, bench_source
-
-STAGES = "stages.json"
-BENCH = "bench.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def run(request: RunRequest) -> RunResult:
         InputError: the recipe, data or output folder is not usable.
     """
     make_folder(request.out)
-    stages = _Stages(request.out / STAGES)
+    stages = _Stages(RunFolder(request.out).stages)
     _train(request, stages)
     outcomes = _export(request, stages)
     return RunResult(outcomes, _bench(request, stages))
@@ -104,7 +101,7 @@ def _export(request: RunRequest, stages: _Stages) -> list[Outcome]:
         [section.model_dump(mode="json"), request.targets, request.precisions, sha256_file(RunFolder(request.out).best)]
     )
     if stages.done("export", key):
-        log.print(f"export: kept from before ({request.out / BUNDLES})")
+        log.print(f"export: kept from before ({RunFolder(request.out).bundles})")
         return []
     log.print("export", style="bold")
     plan = ExportPlan(
@@ -123,11 +120,11 @@ def _export(request: RunRequest, stages: _Stages) -> list[Outcome]:
 
 
 def _bench(request: RunRequest, stages: _Stages) -> BenchReport | None:
-    manifests = sorted((request.out / BUNDLES).glob(f"*/{MANIFEST}"))
+    manifests = sorted(RunFolder(request.out).bundles.glob(f"*/{MANIFEST}"))
     if not manifests:
         return None
     log.print("bench", style="bold")
     report = bench_source(find_source(request.out), BenchRequest())
-    write_json(request.out / BENCH, report.as_dict())
+    write_json(RunFolder(request.out).bench, report.as_dict())
     stages.finish("bench", sha256_json([sha256_file(path) for path in manifests]))
     return report

@@ -14,7 +14,8 @@ from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.pipeline import ExportPlan, export_bundles, gate_policy
 from fptk.export.targets.registry import get_target
-from fptk.runs.source import BUNDLES, REJECTED, ModelSource
+from fptk.runs.folder import BUNDLES, REJECTED
+from fptk.runs.source import ModelSource
 from fptk.workflows.bench import BenchPlan, Row, bench
 
 
