@@ -145,6 +145,7 @@ def _build(request: _Requests, new_folder: Folders, known: tuple[KernelFault, ..
         unavailable = str(error)
     except GateRefusedError as error:
         built, refusal = BuildResult(()), str(error)
+    built.record.options = request.inputs.options(target).model_dump(mode="json", exclude_unset=True)
     return Attempt(target, precision, folder, built, faults, unavailable, refusal)
 
 

@@ -43,10 +43,18 @@ class FallbackRecord(BaseModel):
 class LayerCounts(BaseModel):
     """What the layers of an engine run in, as its builder lists them."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     summary: str
     """One line for people."""
+    total: int
+    """Convolution and matrix-product layers."""
+    counts: dict[str, int]
+    """How many of them run in each type."""
+    int8_share: float | None = None
+    """0-1; ``None`` where there are none."""
+    absorbed: tuple[str, ...] = ()
+    """Nodes of the graph that are part of another layer."""
 
 
 class BuildRecord(BaseModel):

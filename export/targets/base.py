@@ -48,7 +48,7 @@ class TargetOptions(BaseModel):
     ``fptk.build(options={TARGET: {KEY: value}})``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class CpuOptions(TargetOptions):

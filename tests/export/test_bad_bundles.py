@@ -408,7 +408,7 @@ def test_broken_bundle_is_one_line(
 ) -> None:
     break_it, words = BROKEN[name]
     break_it(bundle)
-    finished = fptk("predict", photo, "--bundle", bundle, "--out", tmp_path / "out")
+    finished = fptk("predict", photo, "--model", bundle, "--out", tmp_path / "out")
     assert finished.code == 2, finished.err
     lines = [line for line in finished.err.splitlines() if line]
     assert len(lines) == 1, finished.err
@@ -441,7 +441,7 @@ def test_label_above_the_classes_ends_eval_in_one_line(
 
 
 def test_sound_bundle_predicts(sound: Path, photo: Path, fptk: Callable[..., Any], tmp_path: Path) -> None:
-    finished = fptk("predict", photo, "--bundle", sound, "--out", tmp_path / "out")
+    finished = fptk("predict", photo, "--model", sound, "--out", tmp_path / "out")
     assert finished.code == 0, finished.err
     with Image.open(photo) as image, Image.open(tmp_path / "out" / "face.png") as labels:
         assert np.array_equal(np.minimum(np.asarray(image)[..., 0], 15), np.asarray(labels))

@@ -66,14 +66,15 @@ def wrong_openvino_kernel(monkeypatch: pytest.MonkeyPatch) -> Fault:
 
 def export(fptk: Command, target: str, checkpoint: Path, faces: Path, out: Path) -> Any:
     limits = ("--max-miou-drop", 100, "--max-class-drop", 100, "--no-fallback")
-    data = ("--weights", checkpoint, "--data", faces, "--calib-size", 8, "--no-processor-matrix")
+    data = (checkpoint, "--data", faces, "--calib-size", 8, "--no-processor-matrix")
     return fptk("export", "--target", target, "--int8", *data, *limits, "--out", out)
 
 
 def quantized_layer(folder: Path, containing: str) -> str:
     """Name of an int8 layer of an exported bundle."""
-    layers: list[str] = read_bundle(folder).build["quantised"]
-    return next(name for name in layers if containing in name.lower())
+    quantizer = read_bundle(folder).build.quantizer
+    assert quantizer is not None
+    return next(name for name in quantizer.quantised if containing in name.lower())
 
 
 @pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
@@ -101,5 +102,7 @@ def test_a_layer_that_this_processor_computes_wrongly_stays_float(
     assert fault.layer == layer
     assert fault.error > 0.5
     assert fault.processor
-    assert layer not in manifest.build["quantised"]
-    assert manifest.build["ladder"]["passed"] == "default"
+    assert manifest.build.quantizer is not None
+    assert manifest.build.fallback is not None
+    assert layer not in manifest.build.quantizer.quantised
+    assert manifest.build.fallback.passed == "default"

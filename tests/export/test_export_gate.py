@@ -66,7 +66,7 @@ def export(fptk: Command, learnt: Path, known_faces: Path, tmp_path: Path) -> Co
     """``fptk export`` of the network to INT8, with more arguments."""
 
     def call(*arguments: object) -> Any:
-        options = ("--weights", learnt, "--data", known_faces, "--calib-size", 8, "--out", tmp_path)
+        options = (learnt, "--data", known_faces, "--calib-size", 8, "--out", tmp_path)
         return fptk("export", "--int8", *options, *arguments)
 
     return call
@@ -116,23 +116,24 @@ def test_a_weight_scale_times_eight_ends_with_4_and_its_class(
     assert f"{BROKEN} -" in named, last
     assert "rejected" in last
     bundle = read_bundle(tmp_path / "rejected" / f"{target}-int8")
-    assert bundle.gate is not None
-    failed = [row["name"] for row in bundle.gate["classes"] if row["failed"]]
-    assert BROKEN in failed
+    assert bundle.judged is not None
+    assert BROKEN in bundle.judged.failed_classes
     (line,) = (line for line in refused.out.splitlines() if line.strip().startswith(f"{BROKEN} "))
     assert "fell by more than 5" in line
 
 
-def test_the_ladder_repairs_a_first_rung_that_was_broken(
+def test_the_fallback_repairs_a_first_candidate_that_was_broken(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_classifier(monkeypatch, 1)
     finished = export("--target", "onnx", "--max-miou-drop", 100, "--max-class-drop", 5)
     assert finished.code == 0, finished.err
-    fallback = read_bundle(tmp_path / "bundles" / "onnx-int8").build["ladder"]
-    first, second = fallback["attempts"]
-    assert BROKEN in first["verdict"]["summary"]
-    assert fallback["passed"] == second["rung"] == "percentile ranges"
+    fallback = read_bundle(tmp_path / "bundles" / "onnx-int8").build.fallback
+    assert fallback is not None
+    first, second = fallback.attempts
+    assert first.verdict is not None
+    assert BROKEN in first.verdict.summary
+    assert fallback.passed == second.candidate == "percentile ranges"
 
 
 def test_the_calibration_list_of_an_export_calibrates_the_next_one(export: Command, tmp_path: Path) -> None:

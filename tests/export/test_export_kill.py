@@ -23,7 +23,7 @@ KILLS = 8
 def start(checkpoint: Path, faces_folder: Path, tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
     """Start an export of two engines into the same folder, in a process of its own."""
     command = [sys.executable, "-m", "fptk", "export", "--target", "onnx", "--fp32", "--int8", "--no-gate"]
-    command += ["--weights", str(checkpoint), "--data", str(faces_folder), "--calib-size", "4", "--out", str(tmp_path)]
+    command += [str(checkpoint), "--data", str(faces_folder), "--calib-size", "4", "--out", str(tmp_path)]
     return lambda: subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
 
 

@@ -31,7 +31,7 @@ def export(fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path) 
 
     def call(*arguments: object) -> Any:
         limits = ("--max-miou-drop", 100, "--max-class-drop", 100)
-        options = ("--weights", checkpoint, "--data", faces_folder, "--calib-size", 4, *limits, "--out", tmp_path)
+        options = (checkpoint, "--data", faces_folder, "--calib-size", 4, *limits, "--out", tmp_path)
         return fptk("export", *options, *arguments)
 
     return call
@@ -123,7 +123,7 @@ def test_bf16_on_a_processor_without_it_ends_with_3_and_the_reason(
     checkpoint: Path, faces_folder: Path, tmp_path: Path
 ) -> None:
     """OpenVINO would compute in float32 without a word."""
-    options = ("--weights", checkpoint, "--data", faces_folder, "--out", tmp_path)
+    options = (checkpoint, "--data", faces_folder, "--out", tmp_path)
     done = fptk_under("AVX2", "export", "--target", "openvino", "--bf16", *options)
     assert done.returncode == 3, done.stderr
     assert "no bf16 arithmetic" in done.stderr.strip().splitlines()[-1]
@@ -154,7 +154,7 @@ def test_the_promise_decides_the_weight_range_and_not_the_exporting_host(export:
     quick = ("--target", "onnx", "--int8", "--no-processor-matrix")
     folder = tmp_path / "bundles" / "onnx-int8"
     for cpu, levels in ((None, 64), ("avx2", 64), ("vnni", 127), ("amx", 127)):
-        finished = export(*quick, *(("--cpu", cpu) if cpu else ()))
+        finished = export(*quick, *(("-o", f"cpu={cpu}") if cpu else ()))
         assert finished.code == 0, finished.err
         assert read_bundle(folder).cpu == (cpu or "any")
         assert weight_levels(folder) == levels
@@ -162,7 +162,7 @@ def test_the_promise_decides_the_weight_range_and_not_the_exporting_host(export:
 
 @pytest.mark.slow
 def test_int8_rest_names_a_type_that_the_target_has(export: Command) -> None:
-    refused = export("--target", "openvino", "--int8", "--int8-rest", "fp16")
+    refused = export("--target", "openvino", "--int8", "-o", "int8_rest=fp16")
     assert refused.code == 2
     assert "fp32 and bf16" in refused.err.strip().splitlines()[-1]
 
@@ -205,7 +205,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         return matrix.model_copy(update={"rows": tuple(judged)})
 
     monkeypatch.setattr("fptk.export.pipeline.measure_processors", measured)
-    finished = export("--target", "onnx", "--int8", "--cpu", cpu, "--no-fallback")
+    finished = export("--target", "onnx", "--int8", "-o", f"cpu={cpu}", "--no-fallback")
     assert finished.code == code, finished.err
     if code:
         assert "wrong on a promised processor: AVX2 30.00 % of pixels" in finished.err.strip().splitlines()[-1]
@@ -255,13 +255,11 @@ def test_a_bundle_of_version_1_still_loads(fptk: Command, tmp_path: Path) -> Non
         ("export", "--max-miou-drop", "nan"),
         ("export", "--max-class-drop", "inf"),
         ("export", "--max-miou-drop", "-1"),
-        ("export", "--min-int8-layers", "nan"),
         ("export", "--calib-size", "100000000000"),
-        ("export", "--workspace", "99999999999"),
         ("bench", "--batch", "100000000"),
         ("bench", "--rounds", "1000000000"),
         ("bench", "--threads", "1000000000000"),
-        ("eval", "--images", "99999999999999"),
+        ("eval", "--eval-images", "99999999999999"),
         ("ablate", "lmsa", "--epochs", "nan"),
         ("ablate", "lmsa", "--jobs", "100000"),
         ("data", "synth", "--out", "faces", "--size", "1000000"),

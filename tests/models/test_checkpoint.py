@@ -194,7 +194,7 @@ def test_broken_checkpoint_ends_the_command_in_one_line(
     kind: str, saved: Path, fptk: Callable[..., Any], tmp_path: Path, faces_folder: Path
 ) -> None:
     BROKEN[kind][0](saved)
-    finished = fptk("eval", "--weights", saved, "--data", faces_folder)
+    finished = fptk("eval", saved, "--data", faces_folder)
     assert finished.code == 2, finished.err
     (line,) = [line for line in finished.err.splitlines() if line]
     assert line.startswith("fptk: ")

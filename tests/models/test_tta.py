@@ -120,7 +120,7 @@ def test_command_and_module_name_the_same_views() -> None:
 
 def test_eval_prints_gain_and_cost_and_writes_both_scores(fptk, checkpoint: Path, faces_folder: Path, tmp_path) -> None:
     file = tmp_path / "scores.json"
-    options = ["--weights", checkpoint, "--data", faces_folder, "--threads", 1, "--json", file]
+    options = [checkpoint, "--data", faces_folder, "--threads", 1, "--json", file]
     done = fptk("eval", *options, "--tta", "flip", "--refine", "guided")
     assert done.code == 0, done.err
     assert "gain: mIoU" in done.out

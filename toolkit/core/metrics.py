@@ -10,9 +10,8 @@ and counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,23 +59,6 @@ class Scores:
         from dataclasses import asdict
 
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The scores that :meth:`as_dict` gave.
-
-        Raises:
-            ValueError: a score is missing, or is no number.
-        """
-        try:
-            classes = {
-                name: ClassScore(_number(entry["iou"]), _number(entry["f1"]), int(entry["pixels"]))
-                for name, entry in values["per_class"].items()
-            }
-            numbers = {name: float(values[name]) for name in MEANS}
-            return cls(**numbers, per_class=classes, images=int(values["images"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"these are no scores: {error!r}") from error
 
 
 class ConfusionMatrix:
@@ -165,7 +147,3 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)

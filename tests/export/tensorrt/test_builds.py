@@ -264,7 +264,7 @@ def checkpoint_512(tmp_path: Path) -> Path:
 def test_the_command_writes_three_engines_and_says_how_much_is_int8(
     checkpoint_512: Path, fptk: Callable[..., Any], tmp_path: Path
 ) -> None:
-    options = ("--weights", checkpoint_512, "--calib-size", 4, "--out", tmp_path)
+    options = (checkpoint_512, "--calib-size", 4, "--out", tmp_path)
     finished = fptk("export", "--target", "trt-rtx", "--int8", "--fp16", "--fp32", *options)
     assert finished.code == 0, finished.err
     assert "synthetic faces" in finished.err
@@ -272,11 +272,15 @@ def test_the_command_writes_three_engines_and_says_how_much_is_int8(
         bundle = read_bundle(tmp_path / "bundles" / f"trt-rtx-{precision}")
         assert bundle.engine == "model.engine"
         assert set(bundle.files) == {"model.engine", "engine.json", "model.onnx", "layers.json", "build.log"}
-        assert bundle.build["rebuild"].startswith("tensorrt_rtx --onnx=model.onnx")
-        assert bundle.build["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
-        assert bundle.build["layers"]["summary"] in finished.out
-    assert read_bundle(tmp_path / "bundles" / "trt-rtx-int8").build["layers"]["int8_share"] >= 0.9
-    refused = fptk("export", "--target", "trt-rtx", "--int8", "--min-int8-layers", 1, "--sm", 86, *options)
+        assert (bundle.build.rebuild or "").startswith("tensorrt_rtx --onnx=model.onnx")
+        assert bundle.build.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
+        assert bundle.build.layers is not None
+        assert bundle.build.layers.summary in finished.out
+    layers = read_bundle(tmp_path / "bundles" / "trt-rtx-int8").build.layers
+    assert layers is not None
+    assert layers.int8_share is not None
+    assert layers.int8_share >= 0.9
+    refused = fptk("export", "--target", "trt-rtx", "--int8", "-o", "min_int8_layers=1", "-o", "sm=86", *options)
     assert refused.code == 4
     assert "100% are asked for" in refused.err
     assert (tmp_path / "rejected" / "trt-rtx-int8" / "layers.json").is_file()
@@ -287,17 +291,16 @@ def test_the_command_writes_three_engines_and_says_how_much_is_int8(
 def test_the_command_builds_for_a_range_of_batches(
     checkpoint: Path, faces_folder: Path, fptk: Callable[..., Any], tmp_path: Path
 ) -> None:
-    options = ("--data", faces_folder, "--calib-size", 4, "--no-gate", "--sm", 86, "--out", tmp_path)
-    batches = ("--dynamic-batch", "1:2:4", "--float-attention", "--min-int8-layers", 0.5)
-    finished = fptk(
-        "export", "--target", "trt-rtx", "--target", "onnx", "--int8", "--weights", checkpoint, *options, *batches
-    )
+    options = ("--data", faces_folder, "--calib-size", 4, "--no-gate", "-o", "sm=86", "--out", tmp_path)
+    batches = ("-o", "dynamic_batch=1:2:4", "-o", "attention_int8=false", "-o", "min_int8_layers=0.5")
+    finished = fptk("export", "--target", "trt-rtx", "--target", "onnx", "--int8", checkpoint, *options, *batches)
     assert finished.code == 0, finished.err
     engine = read_bundle(tmp_path / "bundles" / "trt-rtx-int8")
-    assert "--maxShapes=images:4x64x64x3" in engine.build["rebuild"]
+    assert "--maxShapes=images:4x64x64x3" in (engine.build.rebuild or "")
     assert engine.input.shape == (None, 64, 64, 3)
-    assert engine.build["options"]["attention_int8"] is False
-    assert engine.build["layers"]["counts"]["Float"] > 1
+    assert engine.build.options["attention_int8"] is False
+    assert engine.build.layers is not None
+    assert engine.build.layers.counts["Float"] > 1
     assert read_bundle(tmp_path / "bundles" / "onnx-int8").input.shape == (1, 64, 64, 3), "the option is TensorRT's"
 
 

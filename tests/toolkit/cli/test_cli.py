@@ -26,7 +26,7 @@ Command = Callable[..., "object"]
 def exported(checkpoint: Path, faces_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundles of the untrained network for ONNX Runtime, FP32 and INT8."""
     folder = tmp_path_factory.mktemp("exported")
-    command = [sys.executable, "-m", "fptk", "export", "--target", "onnx", "--weights", str(checkpoint)]
+    command = [sys.executable, "-m", "fptk", "export", "--target", "onnx", str(checkpoint)]
     command += ["--data", str(faces_folder), "--calib-size", "4", "--no-gate", "--out", str(folder)]
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     return folder
@@ -78,7 +78,7 @@ def test_export_leaves_whole_bundles(exported: Path, checkpoint: Path) -> None:
         assert bundle.verdict == "not judged"
         assert bundle.input.shape == (1, 64, 64, 3)
         assert set(bundle.files) == {"model.onnx"}
-        assert "--weights" in bundle.command
+        assert bundle.command.startswith("fptk export --target onnx")
     assert read_bundle(exported / "bundles" / "onnx-int8").calibration is not None
     assert not list(exported.glob(".*"))
 
@@ -86,7 +86,7 @@ def test_export_leaves_whole_bundles(exported: Path, checkpoint: Path) -> None:
 def test_fp32_engine_agrees_with_pytorch(exported: Path) -> None:
     evaluation = read_bundle(exported / "bundles" / "onnx-fp32").evaluation
     assert evaluation is not None
-    assert evaluation.engine["miou"] == pytest.approx(evaluation.reference["miou"], abs=1e-3)
+    assert evaluation.engine.miou == pytest.approx(evaluation.reference.miou, abs=1e-3)
 
 
 def test_bench_measures_and_writes_json(exported: Path, faces_folder: Path, fptk: Command, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_every_option_of_bench_is_heeded_or_refused(
 
 @pytest.mark.parametrize("calib", ["nowhere", "/dev/null", "x" * 300])
 def test_calibration_data_that_is_not_there_is_refused(calib: str, checkpoint: Path, fptk: Command) -> None:
-    finished = fptk("export", "--target", "onnx", "--fp32", "--weights", checkpoint, "--calib", calib)
+    finished = fptk("export", "--target", "onnx", "--fp32", checkpoint, "--calib", calib)
     assert_one_line(finished, 2, calib[:100])
 
 
@@ -158,7 +158,7 @@ def test_an_export_finds_a_damaged_evaluation_file_before_any_work(
     last = sorted((data / "val" / broken).iterdir())[-1]
     last.write_bytes(last.read_bytes()[:100])
     monkeypatch.setattr("fptk.export.pipeline.export_onnx", lambda *_, **__: pytest.fail("work was begun"))
-    finished = fptk("export", "--target", "onnx", "--weights", checkpoint, "--data", data, "--out", tmp_path / "out")
+    finished = fptk("export", "--target", "onnx", checkpoint, "--data", data, "--out", tmp_path / "out")
     assert_one_line(finished, 2, last.name)
 
 
@@ -179,7 +179,7 @@ def test_eval_json_of_bundle_and_weights_agree(
     exported: Path, checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path
 ) -> None:
     engine = fptk("eval", exported / "bundles" / "onnx-fp32", "--data", faces_folder, "--json", tmp_path / "a.json")
-    network = fptk("eval", "--weights", checkpoint, "--data", faces_folder, "--json", tmp_path / "b.json")
+    network = fptk("eval", checkpoint, "--data", faces_folder, "--json", tmp_path / "b.json")
     assert (engine.code, network.code) == (0, 0), engine.err + network.err
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert {"miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy", "per_class"} <= set(a)
@@ -188,7 +188,7 @@ def test_eval_json_of_bundle_and_weights_agree(
 
 def test_eval_draws_a_sheet_of_the_worst(fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    finished = fptk("eval", "--weights", checkpoint, "--data", faces_folder, "--sheet", sheet, "--sheet-of", "worst")
+    finished = fptk("eval", checkpoint, "--data", faces_folder, "--sheet", sheet, "--sheet-of", "worst")
     assert finished.code == 0
     assert Image.open(sheet).size == (6 * 256, 2 * 256)
     assert "sheet.png:" in finished.err
@@ -198,13 +198,13 @@ def test_predict_writes_index_png_at_the_size_of_the_input(exported: Path, fptk:
     photo = tmp_path / "in" / "face.jpg"
     photo.parent.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)).save(photo)
-    finished = fptk("predict", photo.parent, "--bundle", exported / "bundles" / "onnx-fp32", "--out", tmp_path / "out")
+    finished = fptk("predict", photo.parent, "--model", exported / "bundles" / "onnx-fp32", "--out", tmp_path / "out")
     assert finished.code == 0, finished.err
     with Image.open(tmp_path / "out" / "face.png") as picture:
         assert picture.mode == "P"
         assert picture.size == (70, 50)
         assert np.asarray(picture).max() < 19
-    overlay = ("--format", "overlay", "--bundle", exported / "bundles" / "onnx-fp32", "--out", tmp_path / "tint")
+    overlay = ("--format", "overlay", "--model", exported / "bundles" / "onnx-fp32", "--out", tmp_path / "tint")
     assert fptk("predict", photo, *overlay).code == 0
     with Image.open(tmp_path / "tint" / "face.png") as picture:
         assert picture.mode == "RGB"
@@ -216,7 +216,7 @@ def test_trt_without_gpu_keeps_the_onnx_and_exits_3(
 ) -> None:
     if json.loads(fptk("doctor", "--json", "-").out)["targets"]["trt"]["can_build"]:
         pytest.skip("this host can build for TensorRT")
-    options = ("--weights", checkpoint, "--data", faces_folder, "--calib-size", 4, "--out", tmp_path)
+    options = (checkpoint, "--data", faces_folder, "--calib-size", 4, "--out", tmp_path)
     finished = fptk("export", "--target", "trt", "--int8", *options)
     assert_one_line(finished, 3, "trt int8", str(tmp_path))
     bundle = read_bundle(tmp_path / "bundles" / "trt-int8")
@@ -232,14 +232,14 @@ def test_gate_refusal_exits_4_and_names_the_folder(
     from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 
     monkeypatch.setattr(OnnxRuntimeSession, "_infer", lambda self, images: np.full(images.shape[:3], 18, np.uint8))
-    options = ("--weights", checkpoint, "--data", faces_folder, "--max-miou-drop", 0, "--max-class-drop", 0)
+    options = (checkpoint, "--data", faces_folder, "--max-miou-drop", 0, "--max-class-drop", 0)
     finished = fptk("export", "--target", "onnx", "--fp32", *options, "--out", tmp_path)
     assert_one_line(finished, 4, "onnx fp32", "rejected")
     assert read_bundle(tmp_path / "rejected" / "onnx-fp32").verdict == "refused"
     assert not (tmp_path / "bundles").exists()
 
 
-def test_ladder_repairs_what_its_first_rung_breaks(
+def test_fallback_repairs_what_its_first_candidate_breaks(
     checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first rung's engine sees a left eye everywhere, however it is run; the second is left alone and passes."""
@@ -253,37 +253,42 @@ def test_ladder_repairs_what_its_first_rung_breaks(
 
     monkeypatch.setattr(OnnxRuntimeSession, "_infer", infer)
     options = ("--data", faces_folder, "--calib-size", 4, "--max-miou-drop", 0.3, "--max-class-drop", 100)
-    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    finished = fptk("export", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
     assert finished.code == 0, finished.err
     bundle = read_bundle(tmp_path / "bundles" / "onnx-int8")
-    first, *_, last = bundle.build["ladder"]["attempts"]
-    assert not first["passed"]
-    assert last["passed"]
-    assert bundle.build["ladder"]["passed"] == last["rung"]
-    assert first["rung"] in finished.err
+    assert bundle.build.fallback is not None
+    first, *_, last = bundle.build.fallback.attempts
+    assert not first.passed
+    assert last.passed
+    assert bundle.build.fallback.passed == last.candidate
+    assert first.candidate in finished.err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_no_fallback_ends_with_the_first_rung(
+def test_no_fallback_ends_with_the_first_candidate(
     checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 
     monkeypatch.setattr(OnnxRuntimeSession, "_infer", lambda self, images: np.full(images.shape[:3], 18, np.uint8))
     options = ("--data", faces_folder, "--calib-size", 4, "--max-miou-drop", 0, "--no-fallback")
-    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    finished = fptk("export", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
     assert_one_line(finished, 4, "onnx int8", "rejected")
-    assert len(read_bundle(tmp_path / "rejected" / "onnx-int8").build["ladder"]["attempts"]) == 1
+    fallback = read_bundle(tmp_path / "rejected" / "onnx-int8").build.fallback
+    assert fallback is not None
+    assert len(fallback.attempts) == 1
 
 
 @pytest.mark.slow
 def test_explain_ranks_layer_groups(checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path) -> None:
     options = ("--data", faces_folder, "--calib-size", 2, "--sensitivity-images", 1, "--no-gate", "--explain")
-    finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
+    finished = fptk("export", checkpoint, "--target", "onnx", "--int8", *options, "--out", tmp_path)
     assert finished.code == 0, finished.err
-    rows = read_bundle(tmp_path / "bundles" / "onnx-int8").build["sensitivity"]["rows"]
-    assert [row["snr_db"] for row in rows] == sorted(row["snr_db"] for row in rows)
-    assert rows[0]["group"] in finished.out
+    ranking = read_bundle(tmp_path / "bundles" / "onnx-int8").build.sensitivity
+    assert ranking is not None
+    rows = ranking.rows
+    assert [row.snr_db for row in rows] == sorted(row.snr_db for row in rows)
+    assert rows[0].group in finished.out
     with Image.open(tmp_path / "bundles" / "onnx-int8" / "sensitivity.png") as chart:
         assert chart.height > 20 * len(rows)
 
@@ -292,38 +297,38 @@ class TestBadInput:
     """Each mistake ends in one line and exit code 2."""
 
     def test_data_folder_is_missing(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", tmp_path / "no"), 2, "no")
+        assert_one_line(fptk("eval", checkpoint, "--data", tmp_path / "no"), 2, "no")
 
     def test_data_folder_is_empty(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", tmp_path), 2, str(tmp_path))
+        assert_one_line(fptk("eval", checkpoint, "--data", tmp_path), 2, str(tmp_path))
 
     def test_image_has_no_mask(self, fptk: Command, checkpoint: Path, broken: Path) -> None:
         next((broken / "val" / "masks").iterdir()).unlink()
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", broken), 2, "mask")
+        assert_one_line(fptk("eval", checkpoint, "--data", broken), 2, "mask")
 
     def test_mask_has_another_size(self, fptk: Command, checkpoint: Path, broken: Path) -> None:
         mask = next((broken / "val" / "masks").iterdir())
         Image.new("L", (32, 64)).save(mask)
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", broken), 2, mask.stem)
+        assert_one_line(fptk("eval", checkpoint, "--data", broken), 2, mask.stem)
 
     @pytest.mark.parametrize("label", [19, 255])
     def test_mask_holds_unknown_label(self, fptk: Command, checkpoint: Path, broken: Path, label: int) -> None:
         mask = next((broken / "val" / "masks").iterdir())
         Image.new("L", (64, 64), label).save(mask)
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", broken), 2, mask.name, str(label))
+        assert_one_line(fptk("eval", checkpoint, "--data", broken), 2, mask.name, str(label))
 
     def test_jpeg_is_truncated(self, fptk: Command, checkpoint: Path, broken: Path) -> None:
         image = next((broken / "val" / "images").iterdir())
         image.write_bytes(image.read_bytes()[:400])
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", broken), 2, image.name)
+        assert_one_line(fptk("eval", checkpoint, "--data", broken), 2, image.name)
 
     def test_png_is_a_text_file(self, fptk: Command, checkpoint: Path, broken: Path) -> None:
         mask = next((broken / "val" / "masks").iterdir())
         mask.write_text("not a picture")
-        assert_one_line(fptk("eval", "--weights", checkpoint, "--data", broken), 2, mask.name)
+        assert_one_line(fptk("eval", checkpoint, "--data", broken), 2, mask.name)
 
     def test_weights_are_missing(self, fptk: Command, tmp_path: Path) -> None:
-        assert_one_line(fptk("export", "--weights", tmp_path / "no.safetensors"), 2, "no.safetensors")
+        assert_one_line(fptk("export", tmp_path / "no.safetensors"), 2, "no.safetensors")
 
     def test_weights_are_a_pickle_with_code(self, fptk: Command, tmp_path: Path) -> None:
         """The payload would create a file; nothing may run it."""
@@ -334,7 +339,7 @@ class TestBadInput:
                 return (Path.touch, (trap,))  # type: ignore[return-value]
 
         path.write_bytes(pickle.dumps(Evil()))
-        assert_one_line(fptk("eval", "--weights", path, "--data", tmp_path), 2, "pickle")
+        assert_one_line(fptk("eval", path, "--data", tmp_path), 2, "pickle")
         assert not trap.exists()
 
     def test_weights_are_of_another_architecture(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
@@ -348,18 +353,16 @@ class TestBadInput:
 
     def test_output_is_below_a_file(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        finished = fptk(
-            "export", "--weights", checkpoint, "--target", "onnx", "--fp32", "--out", tmp_path / "file" / "x"
-        )
+        finished = fptk("export", checkpoint, "--target", "onnx", "--fp32", "--out", tmp_path / "file" / "x")
         assert_one_line(finished, 2, "file")
 
     def test_output_is_read_only(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
         with mounted(tmp_path / "fixed", "ro") as folder:
-            finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--fp32", "--out", folder / "x")
+            finished = fptk("export", checkpoint, "--target", "onnx", "--fp32", "--out", folder / "x")
         assert_one_line(finished, 2, "read-only")
 
     def test_target_is_unknown(self, fptk: Command, checkpoint: Path) -> None:
-        assert_one_line(fptk("export", "--weights", checkpoint, "--target", "tflite"), 2, "tflite", "openvino")
+        assert_one_line(fptk("export", checkpoint, "--target", "tflite"), 2, "tflite", "openvino")
 
     def test_no_run_and_no_weights(self, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -370,7 +373,7 @@ class TestBadInput:
         self, fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path
     ) -> None:
         options = ("--data", faces_folder, "--calib", faces_folder / "val", "--out", tmp_path)
-        finished = fptk("export", "--weights", checkpoint, "--target", "onnx", "--int8", *options)
+        finished = fptk("export", checkpoint, "--target", "onnx", "--int8", *options)
         assert_one_line(finished, 2, "calibration")
 
     def test_bundle_file_was_changed(self, fptk: Command, exported: Path, faces_folder: Path, tmp_path: Path) -> None:
@@ -385,7 +388,7 @@ class TestBadInput:
 
     def test_predict_finds_no_image(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
-        finished = fptk("predict", tmp_path / "in", "--weights", checkpoint, "--out", tmp_path / "out")
+        finished = fptk("predict", tmp_path / "in", "--model", checkpoint, "--out", tmp_path / "out")
         assert_one_line(finished, 2, str(tmp_path / "in"))
 
     @pytest.fixture
@@ -399,7 +402,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(
     target: str, size: str, words: str, fptk: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
     with mounted(tmp_path / "small", f"size={size}") as folder:
-        finished = fptk("export", "--weights", checkpoint, "--target", target, "--fp32", "--no-gate", "--out", folder)
+        finished = fptk("export", checkpoint, "--target", target, "--fp32", "--no-gate", "--out", folder)
         assert_one_line(finished, 2, words)
         assert not any(path.is_file() for path in folder.rglob("*"))
 
@@ -410,7 +413,7 @@ def test_bundles_may_lie_on_another_disk(fptk: Command, checkpoint: Path, tmp_pa
     with mounted(tmp_path / "out" / "bundles", "size=64m") as folder:
         for _ in range(2):
             options = ("--target", "onnx", "--fp32", "--no-gate", "--out", tmp_path / "out")
-            finished = fptk("export", "--weights", checkpoint, *options)
+            finished = fptk("export", checkpoint, *options)
             assert finished.code == 0, finished.err
             assert [path.name for path in folder.iterdir()] == ["onnx-fp32"]
             assert read_bundle(folder / "onnx-fp32").files

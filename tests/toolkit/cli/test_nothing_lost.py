@@ -93,12 +93,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def predict(fptk: Command, bundle: Path) -> Command:
-    return lambda *arguments: fptk("predict", *arguments, "--bundle", bundle)
+    return lambda *arguments: fptk("predict", *arguments, "--model", bundle)
 
 
 @pytest.fixture
 def score(fptk: Command, bundle: Path, faces_folder: Path) -> Command:
-    return lambda *arguments: fptk("eval", bundle, "--data", faces_folder, "--images", 1, *arguments)
+    return lambda *arguments: fptk("eval", bundle, "--data", faces_folder, "--eval-images", 1, *arguments)
 
 
 class TestPredict:
@@ -233,7 +233,7 @@ class TestSheet:
         weights = Path(shutil.copy(checkpoint, tmp_path))
         read = {"image": next(data.glob("val/images/*")), "mask": next(data.glob("val/masks/*")), "weights": weights}
         before = contents(tmp_path)
-        options = ("--weights", weights, "--data", data, "--sheet", read[what], "--overwrite")
+        options = (weights, "--data", data, "--sheet", read[what], "--overwrite")
         assert_refused(fptk("eval", *options), "is read by this command", "choose another --sheet")
         assert contents(tmp_path) == before
 
@@ -247,7 +247,7 @@ class TestSheet:
 
     def test_weights_that_do_not_exist_beside_a_bundle(self, fptk: Command, faces_folder: Path, tmp_path: Path) -> None:
         missing = tmp_path / "no.safetensors"
-        assert_refused(fptk("eval", tmp_path, "--weights", missing, "--data", faces_folder), "no.safetensors")
+        assert_refused(fptk("eval", tmp_path, "--reference", missing, "--data", faces_folder), "no.safetensors")
 
 
 class TestJson:
@@ -330,7 +330,7 @@ class TestJson:
         before = contents(tmp_path)
         path, words = self.BAD[name]
         options = ("--data", faces_folder, "--sheet", tmp_path / "sheet.png", "--json", path(tmp_path))
-        finished = fptk("eval", "--weights", weights, *options)
+        finished = fptk("eval", weights, *options)
         assert_refused(finished, "choose another --json", *words)
         assert finished.out == "", "it was refused after the work"
         assert contents(tmp_path) == before

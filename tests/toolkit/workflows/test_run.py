@@ -64,11 +64,11 @@ def test_real_faces_go_the_whole_way(fptk: Callable[..., object], real_faces: Pa
     small = settings("data.size=128", "data.batch=4", "data.val_images=8", "optim.epochs=1", "optim.max_steps=12")
     trained = fptk("train", "--recipe", "demo", "--data", real_faces / "celebamask-mini", *small, "--out", run)
     assert trained.code == 0, trained.err
-    options = ("--weights", run, "--data", val, "--images", 8, "--calib-size", 8, "--no-gate")
+    options = (run, "--data", val, "--eval-images", 8, "--calib-size", 8, "--no-gate")
     exported = fptk("export", "--target", "onnx", "--target", "openvino", "--fp32", "--int8", *options)
     assert exported.code == 0, exported.err
     report = tmp_path / "bench.json"
-    benched = fptk("bench", "--weights", run, "--data", val, "--images", 8, "--rounds", 2, "--json", report)
+    benched = fptk("bench", run, "--data", val, "--eval-images", 8, "--rounds", 2, "--json", report)
     assert benched.code == 0, benched.err
     rows = json.loads(report.read_text())["rows"]
     assert {(row["target"], row["precision"]) for row in rows} == {
@@ -80,7 +80,7 @@ def test_real_faces_go_the_whole_way(fptk: Callable[..., object], real_faces: Pa
         if row["precision"] == "fp32":
             assert abs(row["delta_miou"]) < 1e-3
     photo = next((val / "images").iterdir())
-    predicted = fptk("predict", photo, "--bundle", run / "bundles" / "openvino-int8", "--out", tmp_path / "labels")
+    predicted = fptk("predict", photo, "--model", run / "bundles" / "openvino-int8", "--out", tmp_path / "labels")
     assert predicted.code == 0, predicted.err
     assert (tmp_path / "labels" / f"{photo.stem}.png").is_file()
 
