@@ -234,7 +234,7 @@ def _structures(annotation: Any) -> Iterator[type]:
             yield from _structures(part)
 
 
-def _fields(model: type) -> list[str]:
+def _fields(model: type[Any]) -> list[str]:
     if issubclass(model, BaseModel):
         return list(model.model_fields)
     return [field.name for field in dataclasses.fields(model)]
