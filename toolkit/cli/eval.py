@@ -88,7 +88,9 @@ def command(
     """Score MODEL on the evaluation images.
 
     MODEL is a bundle folder, or a run folder or checkpoint, which is scored in PyTorch FP32; by default it is the
-    newest run below runs/, or else the shipped weights, on synthetic faces if no --data is given. A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
+    newest run below runs/, or else the shipped weights, on synthetic faces if no --data is given.
+
+    A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
 
     With --tta or --refine a network is scored with and without it, side by side, and what it gains and costs is
     printed below the table.

@@ -167,9 +167,24 @@ class RunFolder:
         return self.path / BUNDLES
 
     @property
-    def baseline(self) -> Path:
+    def rejected(self) -> Path:
+        """Engines that the accuracy gate refused, a bundle each."""
+        return self.path / REJECTED
+
+    @property
+    def original(self) -> Path:
         """A folder like this one, of engines of the network as it is written, which bench compares with."""
-        return self.path / "baseline"
+        return self.path / "original"
+
+    @property
+    def calibration(self) -> Path:
+        """Measured ranges and sensitivities, keyed by everything that they depend on."""
+        return self.path / "calibration"
+
+    @property
+    def calibration_list(self) -> Path:
+        """The calibration set of the last export; ``--calib`` takes it."""
+        return self.calibration / "images.json"
 
     @property
     def bench(self) -> Path:
