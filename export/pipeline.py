@@ -6,7 +6,6 @@ engine in it was scored.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -598,14 +597,7 @@ def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, variant: V
 
     if variant == "deploy":
         return Serving(to_deploy(network, engine=engine), spec)
-    return Serving(original_network(network), spec)
-
-
-def original_network(network: FaceParsingNetwork) -> FaceParsingNetwork:
-    """A copy of the network that computes in the order in which the paper writes it: the baseline of every speed-up."""
-    naive = copy.deepcopy(network)
-    setattr(naive, "efficient", False)  # noqa: B010 - networks without an efficient form have no such attribute
-    return naive
+    return Serving(network.original(), spec)
 
 
 def gate_policy(section: ExportSection, max_miou_drop: float | None, max_class_drop: float | None) -> GatePolicy:

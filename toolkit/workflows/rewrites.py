@@ -17,7 +17,6 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.onnx import export_onnx
-from fptk.export.pipeline import original_network
 from fptk.export.targets.base import BuildRequest, Target
 from fptk.export.targets.registry import get_target
 
@@ -113,9 +112,7 @@ def _build(
     from fptk.models.deploy.serving import Serving
 
     folder.mkdir()
-    form: Any = (
-        original_network(network) if chosen is None else to_deploy(network, engine=target.graph_form, rewrites=chosen)
-    )
+    form: Any = network.original() if chosen is None else to_deploy(network, engine=target.graph_form, rewrites=chosen)
     path = export_onnx(Serving(form, spec), folder / "graph.onnx", spec)
     engine = target.build(BuildRequest(path, Precision.FP32, folder, spec)).files[0]
     return target.load(engine, spec, threads=threads), count_macs(path)
