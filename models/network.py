@@ -32,7 +32,8 @@ class FaceParsingNetwork(nn.Module):
     deploy_form: ClassVar[str] = "fptk.models.deploy.generic:GenericForm"
     """The network rewritten for engines: module and class of a :class:`fptk.models.deploy.form.DeployForm`, which is
     called with a copy of the network, an ``EngineForm`` and the names of the rewrites. The default is right for every
-    network. It is a name and no class because a deploy form knows its network, and not the other way round."""
+    network that calls its ``nn.Sequential`` modules as a whole. It is a name and no class because a deploy form knows
+    its network, and not the other way round."""
 
     def __init__(self, name: str, options: Mapping[str, Any], upsample: nn.Module) -> None:
         super().__init__()
