@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import PreprocessSpec
@@ -39,13 +39,27 @@ class TorchSession(Session):
         self._mean = torch.tensor(spec.mean, device=self._device)
         self._std = torch.tensor(spec.std, device=self._device)
 
-    def _infer(self, images: UInt8Array) -> UInt8Array:
+    def logits(self, images: UInt8Array) -> Tensor:
+        """What the network gives before the labels are taken from it: float (N, 19, H, W) on its device.
+
+        Args:
+            images: uint8 (N, H, W, 3) RGB, (H, W) = ``spec.size``.
+        """
         with torch.inference_mode(), _evaluating(self._model), _threads(self._threads):
             pixels = torch.tensor(images, device=self._device, dtype=torch.float32)
             x = (pixels / 255 - self._mean) / self._std
-            logits = self._model(x.permute(0, 3, 1, 2))
-            labels: UInt8Array = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        return labels
+            logits: Tensor = self._model(x.permute(0, 3, 1, 2))
+        return logits
+
+    def _infer(self, images: UInt8Array) -> UInt8Array:
+        with _threads(self._threads):
+            return label_maps(self.logits(images))
+
+
+def label_maps(logits: Tensor) -> UInt8Array:
+    """The likeliest class of each pixel, uint8 (N, H, W), of logits or probabilities (N, 19, H, W)."""
+    labels: UInt8Array = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    return labels
 
 
 @contextlib.contextmanager

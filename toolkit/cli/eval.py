@@ -159,12 +159,13 @@ def _check_outputs(
     from fptk.core.errors import InputError
     from fptk.core.files import check_pictures, check_unread
     from fptk.export.bundle import MANIFEST, read_bundle
+    from fptk.runs.folder import RunFolder
 
     reads = [bundle / name for name in (MANIFEST, *read_bundle(bundle).files)] if bundle else []
     if weights:
         reads += [weights.weights, weights.weights.with_suffix(".json")]
     if weights and weights.is_run:
-        reads.append(weights.folder / "run.json")
+        reads.append(RunFolder(weights.folder).card)
     if json_path is not None and str(json_path) != "-":
         check_unread([json_path], reads, JSON)
     if sheet_path is not None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from fptk.cli.options import PathType, threads_option, weights_option
+from fptk.cli.options import PathType, threads_option
 
 
 @click.command("predict")
@@ -21,16 +21,18 @@ from fptk.cli.options import PathType, threads_option, weights_option
     show_default=True,
     help="labels: index PNG with the palette, at the size of the input. overlay: the photograph tinted by class.",
 )
-@click.option("--bundle", type=PathType, help="Predict with this bundle instead of the weights in PyTorch.")
-@weights_option
+@click.option(
+    "--model",
+    type=PathType,
+    help="Bundle, run folder or checkpoint. Default: the newest run below runs/, else the shipped weights.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files in --out that fptk predict did not write.")
 @threads_option
 def command(
     inputs: tuple[Path, ...],
     folder: Path,
     style: Literal["labels", "overlay"],
-    bundle: Path | None,
-    weights: Path | None,
+    model: Path | None,
     overwrite: bool,
     threads: int | None,
 ) -> None:
@@ -42,15 +44,13 @@ def command(
     from fptk.core.console import TERMINAL, log
     from fptk.core.errors import InputError
     from fptk.core.files import check_pictures, make_folder
-    from fptk.runs.source import open_session
     from fptk.workflows.predict import COMMAND, list_images, predict_all, result_of
+    from fptk.workflows.sessions import open_model
 
-    if bundle is not None and weights is not None:
-        raise InputError("--bundle and --weights both say what predicts; give one of them")
     images = list_images(inputs)
     results = [result_of(path, folder) for path in images]
     check_pictures(results, COMMAND, reads=images, overwrite=overwrite)
-    session, _ = open_session(bundle, weights, threads)
+    session, _ = open_model(model, threads)
     make_folder(folder)
     failures: list[str] = []
     done = 0

@@ -73,7 +73,7 @@ def command(
     from fptk.training.machine import wait_without_spinning
 
     wait_without_spinning()
-    from fptk.core.console import log
+    from fptk.core.console import TERMINAL, log
     from fptk.runs.folder import default_folder
     from fptk.training import train
 
@@ -92,6 +92,7 @@ def command(
         resume=resume,
         init_weights=init_weights,
         stop_after=stop_after,
+        listener=TERMINAL,
     )
     if not result.finished:
         log.print(f"stopped after step {result.step}; go on with: fptk train --resume --out {out}")

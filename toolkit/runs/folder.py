@@ -1,7 +1,8 @@
 """A run folder: what lies in it, when one may be started, and how an unfinished one is found.
 
-``run.json`` (recipe, data, versions, result), ``best.safetensors`` and ``last.safetensors`` (each with its card as
-``.json``), ``resume.safetensors``, ``metrics.jsonl`` and ``curves.png``.
+A training leaves ``run.json`` (recipe, data, versions, result), ``best.safetensors`` and ``last.safetensors`` (each
+with its card as ``.json``), ``resume.safetensors``, ``metrics.jsonl`` and ``curves.png``. Later stages add
+``bundles/``, ``rejected/``, ``calibration/``, ``baseline/``, ``bench.json`` and ``stages.json``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ from fptk.runs.lock import NAME as LOCK
 
 SCHEMA_VERSION = 1
 DEFAULT_ROOT = Path("runs")
+
+CARD = "run.json"
+BUNDLES = "bundles"
+"""Folder of the exported bundles, one a target and precision."""
+REJECTED = "rejected"
+"""Folder of the bundles that the accuracy gate refused."""
+CACHE = "calibration"
+"""Folder of measured ranges and sensitivities, keyed by everything that they depend on."""
+CALIBRATION_LIST = "images.json"
+"""The calibration set of the last export, in :data:`CACHE`; ``--calib`` takes it."""
 
 NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
 """Keys of a recipe that may change between the parts of one training: they do not touch its weights."""
@@ -113,14 +124,17 @@ class _Record(_Checked):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one training."""
+    """The files of one training, and of what was made of its weights.
+
+    Weights of no run have such a folder too, without the training's files: see ``ModelSource.folder``.
+    """
 
     path: Path
 
     @property
     def card(self) -> Path:
         """``run.json``."""
-        return self.path / "run.json"
+        return self.path / CARD
 
     @property
     def best(self) -> Path:
@@ -146,6 +160,26 @@ class RunFolder:
     def curves(self) -> Path:
         """Loss, scores and learning rate over the steps."""
         return self.path / "curves.png"
+
+    @property
+    def bundles(self) -> Path:
+        """The exported bundles, a folder each."""
+        return self.path / BUNDLES
+
+    @property
+    def baseline(self) -> Path:
+        """A folder like this one, of engines of the network as it is written, which bench compares with."""
+        return self.path / "baseline"
+
+    @property
+    def bench(self) -> Path:
+        """Measurements of the bundles."""
+        return self.path / "bench.json"
+
+    @property
+    def stages(self) -> Path:
+        """What the finished stages of ``fptk run`` were made of."""
+        return self.path / "stages.json"
 
     def read(self) -> dict[str, Any]:
         """The content of ``run.json``.
@@ -382,7 +416,7 @@ def default_folder(recipe: Recipe, root: Path = DEFAULT_ROOT) -> Path:
 def newest_run(root: Path = DEFAULT_ROOT, *, unfinished: bool = False) -> RunFolder | None:
     """The run folder under ``root`` that was started last; with ``unfinished`` only those without a result."""
     found = []
-    for card in root.glob("*/run.json"):
+    for card in root.glob(f"*/{CARD}"):
         run = RunFolder(card.parent)
         try:
             content = run.read()

@@ -1,8 +1,6 @@
 """Finding what a command works on: the run folder, its checkpoint, and the data it was trained with.
 
-A run folder holds ``run.json`` (recipe and data folders), ``best.safetensors``, and what later stages add:
-``bundles/``, ``rejected/``, ``bench.json``. With no argument, commands take the newest run below ``runs/``, or else
-the weights that ship with the package.
+With no argument, commands take the newest run below ``runs/``, or else the weights that ship with the package.
 """
 
 from __future__ import annotations
@@ -17,17 +15,11 @@ from fptk.core.errors import InputError, missing_package
 from fptk.core.files import kind_of
 from fptk.core.session import Session
 from fptk.data import open_evaluation, open_training
-from fptk.recipes import Recipe, load_recipe
+from fptk.models.checkpoint import read_card
+from fptk.recipes import Recipe, recipe_from
+from fptk.recipes.loading import shipped
 from fptk.runs.data import open_data
-from fptk.runs.folder import DEFAULT_ROOT, RunFolder
-
-BUNDLES = "bundles"
-CACHE = "calibration"
-"""Folder for measured ranges and sensitivities, keyed by everything that they depend on."""
-CALIBRATION_LIST = "images.json"
-"""The calibration set of the last export, in :data:`CACHE`; ``--calib`` takes it."""
-REJECTED = "rejected"
-"""Folder for engines that the accuracy gate refused."""
+from fptk.runs.folder import CARD, DEFAULT_ROOT, RunFolder
 
 
 @dataclass(frozen=True)
@@ -65,8 +57,10 @@ class ModelSource:
 def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
     """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
 
+    Weights of no run bring the recipe in their card.
+
     Raises:
-        InputError: there is nothing, or ``weights`` is neither.
+        InputError: there is nothing, ``weights`` is neither, or a card is damaged.
     """
     if weights is None:
         run = newest_trained_run(runs)
@@ -87,12 +81,27 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
     run = RunFolder(weights.parent)
     if run.card.is_file():
         return _from_run(run, weights)
-    return ModelSource(weights, runs / weights.stem, load_recipe("microsegformer"), (), is_run=False)
+    return ModelSource(weights, runs / weights.stem, _recipe_of(weights), (), is_run=False)
+
+
+def _recipe_of(weights: Path) -> Recipe:
+    """The recipe in a checkpoint's card; where it holds none, the shipped one that is named like the card's network.
+
+    A network without a recipe of its name gets the defaults. Whether fptk knows it at all is found out when it is
+    built.
+
+    Raises:
+        InputError: the checkpoint has no sound card, or the recipe in it is not valid.
+    """
+    card = read_card(weights)
+    if card.recipe:
+        return recipe_from(card.recipe, f"in checkpoint {weights}")
+    return Recipe.load(card.model) if card.model in shipped("fptk.recipes") else Recipe()
 
 
 def newest_trained_run(runs: Path = DEFAULT_ROOT) -> RunFolder | None:
     """The run below ``runs`` whose best checkpoint is newest; ``None`` where no run has one."""
-    trained = [run for card in runs.glob("*/run.json") if (run := RunFolder(card.parent)).best.is_file()]
+    trained = [run for card in runs.glob(f"*/{CARD}") if (run := RunFolder(card.parent)).best.is_file()]
     return max(trained, key=lambda run: run.best.stat().st_mtime, default=None)
 
 
@@ -106,21 +115,6 @@ def _from_run(run: RunFolder, weights: Path) -> ModelSource:
     if not weights.is_file():
         raise InputError(f"{run.path} holds no {weights.name}: no training has reached its first validation there")
     return ModelSource(weights, run.path, run.recipe(), tuple(run.data()), is_run=True)
-
-
-def open_session(bundle: Path | None, weights: Path | None, threads: int | None) -> tuple[Session, ModelSource | None]:
-    """The session of a bundle folder, or of weights in PyTorch FP32 together with where they come from.
-
-    Raises:
-        InputError: neither is usable, or torch is not installed.
-        TargetUnavailableError: this host cannot run the bundle.
-    """
-    if bundle is not None:
-        from fptk.export.bundle import open_bundle
-
-        return open_bundle(bundle, threads=threads)[1], run_of(bundle)
-    source = find_source(weights)
-    return torch_session(source.weights, threads), source
 
 
 def torch_session(weights: Path, threads: int | None = None) -> Session:

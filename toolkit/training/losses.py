@@ -16,6 +16,7 @@ processes first (:func:`global_sum`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,11 @@ SMOOTHING = 1.0
 
 TERMS = ("ce", "dice", "focal", "lovasz")
 """Terms of the loss, by the recipe's keys of their weights."""
+
+
+def weighted(section: LossSection, terms: Sequence[float]) -> float:
+    """The loss of its terms, which stand in the order of :data:`TERMS`."""
+    return math.fsum(getattr(section, name) * value for name, value in zip(TERMS, terms, strict=True))
 
 
 class LossParts(NamedTuple):

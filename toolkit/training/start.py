@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from fptk.core.console import TERMINAL
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, make_folder, sha256_file
+from fptk.core.progress import SILENT, Listener
 from fptk.data.identity import Identity, check_files, identity_of
 from fptk.models import count_parameters, create_model, load_weights
 from fptk.models.network import FaceParsingNetwork
@@ -27,7 +27,6 @@ from fptk.training.batches import default_workers
 from fptk.training.interrupt import TrainingInterruptedError
 from fptk.training.machine import keep_freed_memory
 from fptk.training.processes import by_first
-from fptk.training.progress import ConsoleListener, Listener, Silent
 from fptk.training.seeds import Stream, torch_seed
 from fptk.training.trainer import Trainer
 
@@ -40,7 +39,7 @@ def train(
     resume: bool = False,
     init_weights: Path | None = None,
     stop_after: int | None = None,
-    listener: Listener | None = None,
+    listener: Listener = SILENT,
 ) -> TrainResult:
     """Train a network.
 
@@ -53,7 +52,7 @@ def train(
         resume: go on with the run in ``out`` where there is one (a finished one is only reported).
         init_weights: checkpoint, or run folder with a ``best`` one, to start from instead of random weights.
         stop_after: end after this many steps of this call, with the state saved.
-        listener: told of the progress; None for log lines and a bar on stderr.
+        listener: told of the progress; of several processes, only the first one's is.
 
     Raises:
         InputError: data, recipe, weights or folder are not usable, a file of the data is damaged or, on resume, not
@@ -73,14 +72,14 @@ def train(
             by_first(accelerator, lock.acquire)
         model = make_model(recipe, None if resume else init_weights)
         sets = open_data(recipe, data)
-        heard: Listener = (listener or ConsoleListener()) if accelerator.is_main_process else Silent()
-        identity = by_first(accelerator, lambda: _checked(recipe, sets, heard) if data else None)
+        listener = listener if accelerator.is_main_process else SILENT
+        identity = by_first(accelerator, lambda: _checked(recipe, sets, listener) if data else None)
         if resume:
             by_first(accelerator, lambda: _take_up(run, data, identity))
             if (finished := by_first(accelerator, run.finished)) is not None:
                 return TrainResult(out=run.path, **finished)
         facts = {**_facts(model, *sets, None if resume else init_weights), "data_identity": identity}
-        trainer = Trainer(recipe, run, model, *sets, accelerator, heard)
+        trainer = Trainer(recipe, run, model, *sets, accelerator, listener)
         if not resume:
             by_first(accelerator, lambda: _begin(run, lock, recipe, data, facts))
         try:
@@ -88,7 +87,7 @@ def train(
             return trainer.run_to(stop_after)
         except KeyboardInterrupt:  # a second one: the first lets a step end
             raise TrainingInterruptedError(
-                f"training stopped at once; it can go on from step {trainer.saved_step} with: "
+                f"training stopped at once; it can go on from step {trainer.state.saved_step} with: "
                 f"fptk train --resume --out {run.path}",
                 signal.SIGINT,
             ) from None
@@ -121,7 +120,7 @@ def _checked(
     total = sum(map(len, sets))
     listener.say(f"checking the files of {total} faces")
     workers = recipe.data.workers or default_workers(1) + 1
-    check_files(*sets, workers=workers, what="checking", listener=TERMINAL)
+    check_files(*sets, workers=workers, what="checking", listener=listener)
     return identity_of(*sets, workers)
 
 

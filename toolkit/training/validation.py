@@ -1,27 +1,35 @@
-"""Validation during a training, and the checkpoints that it leaves."""
+"""Validation during a training: the scores, their record, and the checkpoints that they choose."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-from fptk.core.dataset import FaceParsingDataset, Sample
-from fptk.core.evaluation import predictions
+from fptk.core.dataset import FaceParsingDataset
 from fptk.core.metrics import ConfusionMatrix
-from fptk.core.preprocess import PreprocessSpec
+from fptk.core.preprocess import PreprocessSpec, resize_labels
 from fptk.models import CheckpointCard, TorchSession, count_parameters, save_checkpoint
 from fptk.models.network import FaceParsingNetwork
-from fptk.recipes import Recipe
+from fptk.models.torch_session import label_maps
 from fptk.runs.folder import RunFolder
-from fptk.training.losses import LossSums, SegmentationLoss, joined
-from fptk.training.progress import Listener
-from fptk.training.resume import Counters
-from fptk.training.schedule import Plan
+from fptk.training.curves import draw_curves
+from fptk.training.losses import TERMS, LossSums, SegmentationLoss, joined, weighted
+from fptk.training.processes import by_first
+from fptk.training.state import TrainingState
 
 SCORES = ("f1", "f1_challenge", "miou", "f1_nobg", "pixel_accuracy")
 """Validation scores that are recorded."""
+ALWAYS_RECORDED = ("ce", "dice")
+"""Terms of the loss that a record holds even where their weight is 0."""
+
+
+def _ignore(done: int) -> None:
+    """Nobody counts the images."""
 
 
 def score(
@@ -29,86 +37,159 @@ def score(
     spec: PreprocessSpec,
     dataset: FaceParsingDataset,
     device: torch.device,
-    listener: Listener,
     loss: SegmentationLoss,
+    progress: Callable[[int], None] = _ignore,
 ) -> tuple[dict[str, float], float]:
-    """Scores of ``model`` on ``dataset`` at the size of ``spec``, through the evaluation of every engine, and its loss.
+    """Scores and loss of a network; it runs once an image, and both come from the same logits.
 
-    The loss is that of the whole data set as one batch, of logits and labels at the size of ``spec``.
+    The scores are those of :func:`fptk.core.evaluation.evaluate`. The loss is that of the whole data set as one batch,
+    of logits and labels at the size of ``spec``.
+
+    Args:
+        model: evaluated in evaluation mode and put back into the mode it was in.
+        spec: preprocessing; the network runs at its size.
+        dataset: at least one image.
+        device: where the network runs.
+        loss: on ``device``.
+        progress: told how many images are done.
+
+    Returns:
+        The :data:`SCORES` by name, and the loss.
+
+    Raises:
+        InputError: a file of the data set is damaged.
     """
-    total = len(dataset)
-    meter = _LossMeter(model, spec, loss)
-    with TorchSession(meter, spec, device=str(device)) as session:
-        matrix = ConfusionMatrix()
-        for done, (sample, labels) in enumerate(predictions(session, dataset), start=1):
-            matrix.add(sample.mask, labels)
-            meter.add(sample)
-            listener.step(0, f"validating {done}/{total}")
-        scores = matrix.scores()
-    return {name: getattr(scores, name) for name in SCORES}, meter.loss_of_all()
+    matrix = ConfusionMatrix()
+    sums: list[LossSums] = []
+    with TorchSession(model, spec, device=str(device)) as session, torch.inference_mode():
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            logits = session.logits(spec.apply(sample.image)[None])
+            height, width = sample.mask.shape
+            matrix.add(sample.mask, resize_labels(label_maps(logits)[0], (height, width)))
+            target = torch.from_numpy(spec.apply_mask(sample.mask))[None].to(device).long()
+            sums.append(loss.sums(logits.float(), target))
+            progress(index + 1)
+        total = float(loss.of_sums(joined(sums)).total)
+    scores = matrix.scores()
+    return {name: getattr(scores, name) for name in SCORES}, total
 
 
-class _LossMeter(nn.Module):
-    """The network, with its last logits at hand: a session gives labels only, and running it twice costs double."""
+class Validated(NamedTuple):
+    """What one validation found."""
 
-    def __init__(self, model: nn.Module, spec: PreprocessSpec, loss: SegmentationLoss) -> None:
-        super().__init__()
-        self.model = model
-        self._spec = spec
-        self._loss = (loss,)  # in a tuple it is no submodule, and keeps its own mode and device
-        self._sums: list[LossSums] = []
-        self._logits: Tensor | None = None
-        self.train(model.training)  # a session puts back the mode that it found
+    record: dict[str, Any]
+    """The line of ``metrics.jsonl``."""
+    best: bool
+    """No validation before had a higher f1."""
+    loss: float
+    """Perhaps not finite."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (1, 19, H, W) of one image."""
-        self._logits = self.model(x)
-        return self._logits
+    def __str__(self) -> str:
+        record = self.record
+        return (
+            f"step {record['step']} · epoch {record['epoch']:.1f} · {record['size']} px · loss {record['loss']:.4f} · "
+            f"f1 {record['f1']:.4f} · f1_challenge {record['f1_challenge']:.4f} · mIoU {record['miou']:.4f} · "
+            f"{record['images_per_s']:.1f} images/s{' · best' if self.best else ''}"
+        )
 
-    @torch.inference_mode()
-    def add(self, sample: Sample) -> None:
-        """Take in the last logits as those of ``sample``."""
-        assert self._logits is not None
-        target = torch.from_numpy(self._spec.apply_mask(sample.mask))[None].to(self._logits.device).long()
-        self._sums.append(self._loss[0].sums(self._logits.float(), target))
 
-    @torch.inference_mode()
-    def loss_of_all(self) -> float:
-        """The loss of all samples as one batch."""
-        return float(self._loss[0].of_sums(joined(self._sums)).total)
+class Validation:
+    """Scores the averaged weights, records it, keeps the best ones, and says when to stop early.
+
+    Args:
+        state: what is validated; its counters are brought up to date.
+        run: where the record, the curves and the best weights go; only the first process writes.
+        dataset: validation images.
+        loss: the training's own.
+        spec: preprocessing of the network.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        run: RunFolder,
+        dataset: FaceParsingDataset,
+        loss: SegmentationLoss,
+        spec: PreprocessSpec,
+    ) -> None:
+        self.state, self.run, self.dataset, self.loss, self.spec = state, run, dataset, loss, spec
+        size = state.recipe.data.eval_size
+        self._eval_spec = spec.model_copy(update={"size": size}) if size else spec
+
+    def validate(self, progress: Callable[[int], None] = _ignore) -> Validated:
+        """Validate the weights after the last step; one process scores, and all get its scores.
+
+        Args:
+            progress: told how many images are done.
+
+        Raises:
+            InputError: a file of the data set is damaged, or a result cannot be written.
+        """
+        started = time.perf_counter()
+        state, counters = self.state, self.state.counters
+        values, loss = by_first(
+            state.accelerator,
+            lambda: score(state.averaged, self._eval_spec, self.dataset, state.device, self.loss, progress),
+        )
+        best = values["f1"] > counters.best_f1
+        counters.stale = 0 if best else counters.stale + 1
+        record = {**self._window(), "val_loss": loss if math.isfinite(loss) else None, **values}
+        if best:
+            counters.best_f1, counters.best_step, counters.best_scores = values["f1"], counters.step, values
+        patience = state.recipe.early_stop.patience
+        counters.stopped = patience is not None and counters.stale >= patience
+        counters.seconds += time.perf_counter() - started
+        if state.accelerator.is_main_process:
+            if best:
+                save_weights(self.run.best, state, self.spec, self.run, values)
+            self.run.append(record)
+            draw_curves(self.run.records(), self.run.curves)
+        return Validated(record, best, loss)
+
+    def _window(self) -> dict[str, Any]:
+        """What is known of the steps since the last validation."""
+        state, counters = self.state, self.state.counters
+        means = [counters.window_mean(name) for name in TERMS]
+        used = {name: mean for name, mean in zip(TERMS, means, strict=True) if name in ALWAYS_RECORDED or mean}
+        return {
+            "step": counters.step,
+            "epoch": round(state.plan.epoch_before(counters.step), 4),
+            "images": state.plan.images_before(counters.step),
+            "size": state.plan.phase_of(counters.step - 1).size[0],
+            "lr": state.pipeline.rate(counters.step - 1),
+            "loss": weighted(state.recipe.loss, means),
+            **used,
+            "images_per_s": round(counters.window_images / max(1e-9, counters.window_seconds), 2),
+            "seconds": round(counters.seconds, 1),
+        }
 
 
 def save_weights(
-    path: Path,
-    model: FaceParsingNetwork,
-    recipe: Recipe,
-    spec: PreprocessSpec,
-    plan: Plan,
-    run: RunFolder,
-    counters: Counters,
-    scores: dict[str, float],
+    path: Path, state: TrainingState, spec: PreprocessSpec, run: RunFolder, scores: dict[str, float]
 ) -> None:
-    """Write ``model`` with a card that says what it is, how it came about and what it scores.
+    """Write the averaged weights with a card that says what they are, how they came about and what they score.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: they cannot be written.
     """
-    started = run.read()
+    started, recipe, counters = run.read(), state.recipe, state.counters
     # No paths: a card travels with its weights, and the folders of the machine that made them are nobody's business.
     facts = ("train_set", "train_images", "val_set", "val_images", "init_sha256", "created")
+    model = state.averaged
     card = CheckpointCard(
         model=recipe.model.name,
         options=model.options,
         num_parameters=count_parameters(model),
         preprocess=spec,
-        epoch=int(plan.epoch_before(counters.step)),
+        epoch=int(state.plan.epoch_before(counters.step)),
         step=counters.step,
         metrics=scores,
         recipe=recipe.model_dump(mode="json"),
         weights="ema" if recipe.optim.ema else "raw",
         training={
             **{name: started.get(name) for name in facts},
-            "images_seen": plan.images_before(counters.step),
+            "images_seen": state.plan.images_before(counters.step),
             "seconds": round(counters.seconds, 1),
         },
     )

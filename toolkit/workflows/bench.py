@@ -27,7 +27,8 @@ from fptk.export.bundle import Bundle, Variant, find_bundles, open_bundle, read_
 from fptk.export.engine_process import engine_command
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
-from fptk.runs.source import BUNDLES, ModelSource, run_of, shipped_weights
+from fptk.runs.folder import RunFolder
+from fptk.runs.source import ModelSource, run_of, shipped_weights
 from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
 
 ORIGINAL = "original"
@@ -291,7 +292,7 @@ def bench_source(source: ModelSource, request: BenchRequest, listener: Listener 
         InputError: the run has no bundle, its data is gone, or accuracy must be scored and there is no data.
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
-    folders = find_bundles(source.folder / BUNDLES)
+    folders = find_bundles(RunFolder(source.folder).bundles)
     targets = () if folders or source.weights != shipped_weights() else _usable_here(source)
     if not folders and not targets:
         raise InputError(f"{source.folder} holds no bundle; run `fptk export` first")
@@ -324,7 +325,7 @@ def original_bundles(source: ModelSource, request: BenchRequest, folders: Sequen
     current = sha256_file(source.weights)
     kept = {
         bundle.target: folder
-        for folder in find_bundles(out / BUNDLES)
+        for folder in find_bundles(RunFolder(out).bundles)
         if (bundle := read_bundle(folder)).checkpoint_sha256 == current
     }
     missing = tuple(name for name in targets if name not in kept and get_target(name).probe().can_run)

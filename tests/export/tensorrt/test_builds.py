@@ -293,9 +293,7 @@ def test_the_command_builds_for_a_range_of_batches(
 ) -> None:
     options = ("--data", faces_folder, "--calib-size", 4, "--no-gate", "-o", "sm=86", "--out", tmp_path)
     batches = ("-o", "dynamic_batch=1:2:4", "-o", "attention_int8=false", "-o", "min_int8_layers=0.5")
-    finished = fptk(
-        "export", "--target", "trt-rtx", "--target", "onnx", "--int8", checkpoint, *options, *batches
-    )
+    finished = fptk("export", "--target", "trt-rtx", "--target", "onnx", "--int8", checkpoint, *options, *batches)
     assert finished.code == 0, finished.err
     engine = read_bundle(tmp_path / "bundles" / "trt-rtx-int8")
     assert "--maxShapes=images:4x64x64x3" in (engine.build.rebuild or "")

@@ -353,9 +353,7 @@ class TestBadInput:
 
     def test_output_is_below_a_file(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        finished = fptk(
-            "export", checkpoint, "--target", "onnx", "--fp32", "--out", tmp_path / "file" / "x"
-        )
+        finished = fptk("export", checkpoint, "--target", "onnx", "--fp32", "--out", tmp_path / "file" / "x")
         assert_one_line(finished, 2, "file")
 
     def test_output_is_read_only(self, fptk: Command, checkpoint: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,24 +111,28 @@ def test_wrong_option_cannot_act_on_the_terminal(fptk: Fptk) -> None:
 
 
 def test_training_stops_at_once_on_a_second_ctrl_c(tmp_path: Path) -> None:
+    from fptk.core.progress import Listener, Update
     from fptk.recipes import load_recipe
     from fptk.training import train
     from fptk.training.interrupt import ONE_PRESS, TrainingInterruptedError
-    from fptk.training.progress import Silent
 
-    class Impatient(Silent):
-        def step(self, images: int, text: str) -> None:
-            if images:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(ONE_PRESS + 0.1)
-                os.kill(os.getpid(), signal.SIGINT)
+    class Impatient(Listener):
+        @contextmanager
+        def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
+            def update(done: int, text: str | None = None) -> None:
+                if done:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(ONE_PRESS + 0.1)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            yield update
 
     keys = ["data.synthetic={train: 8, val: 1, size: 32}", "data.size=32", "data.batch=2"]
     recipe = load_recipe("demo").with_overrides([*keys, "optim.max_steps=4"])
     with pytest.raises(TrainingInterruptedError, match="stopped at once; it can go on from step 0 with") as caught:
         train(recipe, [], tmp_path / "run", listener=Impatient())
     assert caught.value.exit_code == 130
-    assert train(recipe, [], tmp_path / "run", resume=True, stop_after=1, listener=Silent()).step == 1
+    assert train(recipe, [], tmp_path / "run", resume=True, stop_after=1).step == 1
 
 
 FPTK = [sys.executable, "-m", "fptk"]

@@ -192,12 +192,11 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training of two steps that has ended, and stands as if it had been stopped after the first validation."""
     from fptk.recipes import recipe_from
     from fptk.training import train
-    from fptk.training.progress import Silent
 
     data = {"size": 32, "batch": 4, "synthetic": {"train": 8, "val": 2, "size": 32}, "eval_every": 0.5}
     values = {"name": "tiny", "data": data, "optim": {"epochs": 2}}
     out = tmp_path_factory.mktemp("begun") / "run"
-    train(recipe_from(values, "tiny"), [], out, stop_after=1, listener=Silent())
+    train(recipe_from(values, "tiny"), [], out, stop_after=1)
     return out
 
 
@@ -305,7 +304,7 @@ def test_last_line_of_metrics_may_be_cut_short(fptk: Fptk, begun: Path) -> None:
 def test_batch_that_the_machine_cannot_hold_is_refused_with_its_bound(
     fptk: Fptk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fptk.training.trainer.machine_memory", lambda: 10 * 4096 * 28)
+    monkeypatch.setattr("fptk.training.preparation.machine_memory", lambda: 10 * 4096 * 28)
     keys = ["--set=data.synthetic={train: 4, val: 1, size: 32}", "--set=data.size=64", "--set=data.batch=12"]
     finished = fptk("train", *keys, "--out", "run")
     assert finished.code == 2

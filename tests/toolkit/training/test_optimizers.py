@@ -14,7 +14,6 @@ from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 from fptk.training import train
 from fptk.training.optimizers import Event, Pipeline, PipelineState
-from fptk.training.progress import Silent
 from fptk.training.schedule import learning_rate, make_plan
 from fptk.training.start import make_accelerator, make_model
 from fptk.training.validation import score
@@ -127,7 +126,7 @@ def scripted(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 def test_training_follows_the_script_and_resumes_across_each_switch(scripted: Recipe, tmp_path: Path) -> None:
-    result = train(scripted, [], tmp_path / "whole", listener=Silent())
+    result = train(scripted, [], tmp_path / "whole")
     assert (result.finished, result.step) == (True, 6)
     rates = [record["lr"] for record in RunFolder(tmp_path / "whole").records()]
     assert max(rates[:3]) <= 1e-3
@@ -136,16 +135,16 @@ def test_training_follows_the_script_and_resumes_across_each_switch(scripted: Re
     expected = load_file(tmp_path / "whole" / "last.safetensors")
     for stop in (2, 3, 4, 5):
         out = tmp_path / str(stop)
-        train(scripted, [], out, stop_after=stop, listener=Silent())
-        assert train(scripted, [], out, resume=True, listener=Silent()).step == 6
+        train(scripted, [], out, stop_after=stop)
+        assert train(scripted, [], out, resume=True).step == 6
         weights = load_file(out / "last.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in expected.items()), stop
 
 
 def test_end_leaves_the_best_weights(scripted: Recipe, tmp_path: Path) -> None:
-    train(scripted, [], tmp_path / "four", stop_after=4, listener=Silent())
+    train(scripted, [], tmp_path / "four", stop_after=4)
     kept = load_file(tmp_path / "four" / "resume.safetensors")
-    train(scripted, [], tmp_path / "four", resume=True, listener=Silent())
+    train(scripted, [], tmp_path / "four", resume=True)
     last = load_file(tmp_path / "four" / "last.safetensors")
     assert all(torch.equal(last[name], kept[f"model.{name}"]) for name in last)
 
@@ -159,7 +158,7 @@ def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe)
     make_accelerator(tiny_recipe)
     model = make_model(tiny_recipe, None).eval()
     loss = SegmentationLoss(tiny_recipe.loss)
-    values, total = score(model, spec, faces, torch.device("cpu"), Silent(), loss)
+    values, total = score(model, spec, faces, torch.device("cpu"), loss)
     images, masks = (torch.from_numpy(np.stack([faces[i][part] for i in range(3)])) for part in (0, 1))
     with torch.no_grad():
         logits = model(normalized(images, torch.eye(3, 4).repeat(3, 1, 1), spec))

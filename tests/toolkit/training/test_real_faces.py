@@ -14,7 +14,6 @@ from fptk.models import read_card
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
 from fptk.training import train
-from fptk.training.progress import Silent
 
 
 @pytest.mark.slow
@@ -33,7 +32,7 @@ def test_shipped_recipe_learns_from_real_faces(real_faces: Path, tmp_path: Path,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU in this host")
 def test_fp16_training_on_a_gpu_resumes(tiny_recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(tiny_recipe, [], out, stop_after=3, listener=Silent())
-    result = train(tiny_recipe, [], out, resume=True, listener=Silent())
+    train(tiny_recipe, [], out, stop_after=3)
+    result = train(tiny_recipe, [], out, resume=True)
     assert result.finished
     assert all(math.isfinite(record["loss"]) for record in RunFolder(out).records())

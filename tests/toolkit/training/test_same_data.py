@@ -19,7 +19,8 @@ from fptk.recipes import Recipe, recipe_from
 from fptk.runs.folder import RunFolder
 from fptk.runs.lock import NAME, RunLock
 from fptk.training import train
-from fptk.training.progress import Silent
+
+from .listening import Recording
 
 Fptk = Callable[..., Any]
 
@@ -50,18 +51,6 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-class AtStep(Silent):
-    """Does something after one step."""
-
-    def __init__(self, step: int, action: Callable[[], Any]) -> None:
-        self._left, self._action = step, action
-
-    def step(self, images: int, text: str) -> None:
-        self._left -= images > 0
-        if images and self._left == 0:
-            self._action()
-
-
 @pytest.mark.parametrize(
     ("split", "kind", "number", "word"),
     [("val", "image", 1, "image"), ("val", "mask", 3, "mask"), ("train", "image", 11, "image")],
@@ -84,21 +73,21 @@ def test_several_damaged_files_are_counted(recipe: Recipe, faces: Path, tmp_path
     for number in (0, 2):
         picture(faces, "val", "mask", number).write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1 more like it; fptk data inspect lists all"):
-        train(recipe, [faces], tmp_path / "run", listener=Silent())
+        train(recipe, [faces], tmp_path / "run")
 
 
 def test_state_is_saved_before_a_validation_that_fails(recipe: Recipe, faces: Path, tmp_path: Path) -> None:
     """The disk breaks while the training runs; mended, it goes on from the very step, bit for bit."""
-    train(recipe, [faces], tmp_path / "whole", listener=Silent())
+    train(recipe, [faces], tmp_path / "whole")
     path = picture(faces, "val", "image", 2)
     content = path.read_bytes()
     with pytest.raises(InputError, match=path.name):
-        train(recipe, [faces], tmp_path / "run", listener=AtStep(2, lambda: path.write_bytes(b"broken")))
+        train(recipe, [faces], tmp_path / "run", listener=Recording(2, lambda: path.write_bytes(b"broken")))
     path.write_bytes(content)
     assert RunFolder(tmp_path / "run").records() == []
-    counted = AtStep(0, lambda: None)
+    counted = Recording()
     assert train(recipe, [faces], tmp_path / "run", resume=True, listener=counted).finished
-    assert counted._left == -3  # steps 4 to 6
+    assert counted.steps == 3  # steps 4 to 6
     assert same_weights(tmp_path / "whole", tmp_path / "run")
     whole, parts = (RunFolder(tmp_path / name).records() for name in ("whole", "run"))
     assert [record["f1"] for record in whole] == [record["f1"] for record in parts]
@@ -106,17 +95,17 @@ def test_state_is_saved_before_a_validation_that_fails(recipe: Recipe, faces: Pa
 
 
 def test_data_may_move_but_not_change(recipe: Recipe, faces: Path, tmp_path: Path) -> None:
-    train(recipe, [faces], tmp_path / "whole", listener=Silent())
-    train(recipe, [faces], tmp_path / "run", stop_after=1, listener=Silent())
+    train(recipe, [faces], tmp_path / "whole")
+    train(recipe, [faces], tmp_path / "run", stop_after=1)
     moved = faces.rename(tmp_path / "elsewhere")
-    train(recipe, [moved], tmp_path / "run", resume=True, listener=Silent())
+    train(recipe, [moved], tmp_path / "run", resume=True)
     assert same_weights(tmp_path / "whole", tmp_path / "run")
     assert RunFolder(tmp_path / "run").data() == [moved]
-    assert train(recipe, [moved], tmp_path / "whole", resume=True, listener=Silent()).finished
+    assert train(recipe, [moved], tmp_path / "whole", resume=True).finished
 
 
 def test_data_that_is_gone_is_asked_for(fptk: Fptk, recipe: Recipe, faces: Path, tmp_path: Path) -> None:
-    train(recipe, [faces], tmp_path / "run", stop_after=1, listener=Silent())
+    train(recipe, [faces], tmp_path / "run", stop_after=1)
     moved = faces.rename(tmp_path / "elsewhere")
     finished = fptk("train", "--resume", "--out", tmp_path / "run")
     assert finished.code == 2
@@ -154,7 +143,7 @@ def _repaint(faces: Path) -> None:
 def test_changed_data_is_refused(
     fptk: Fptk, recipe: Recipe, faces: Path, tmp_path: Path, change: Callable[[Path], None], said: str
 ) -> None:
-    train(recipe, [faces], tmp_path / "run", stop_after=1, listener=Silent())
+    train(recipe, [faces], tmp_path / "run", stop_after=1)
     state = (tmp_path / "run" / "resume.safetensors").read_bytes()
     change(faces)
     finished = fptk("train", "--resume", "--out", tmp_path / "run")
@@ -165,15 +154,15 @@ def test_changed_data_is_refused(
 
 
 def test_run_of_an_older_fptk_is_known_by_its_folders(recipe: Recipe, faces: Path, tmp_path: Path) -> None:
-    train(recipe, [faces], tmp_path / "run", stop_after=1, listener=Silent())
+    train(recipe, [faces], tmp_path / "run", stop_after=1)
     run = RunFolder(tmp_path / "run")
     card = run.read()
     del card["data_identity"]
     run.card.write_text(json.dumps(card))
     copy = shutil.copytree(faces, tmp_path / "copy")
     with pytest.raises(InputError, match="other --data"):
-        train(recipe, [copy], tmp_path / "run", resume=True, listener=Silent())
-    assert train(recipe, [faces], tmp_path / "run", resume=True, stop_after=1, listener=Silent()).step == 2
+        train(recipe, [copy], tmp_path / "run", resume=True)
+    assert train(recipe, [faces], tmp_path / "run", resume=True, stop_after=1).step == 2
 
 
 @pytest.mark.parametrize("left", ["run.json", "resume.safetensors", "best.safetensors", ""])
@@ -185,14 +174,14 @@ def test_folder_of_leftovers_is_free_and_is_swept(tiny_recipe: Recipe, tmp_path:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text('{"schema_')
     short = tiny_recipe.with_overrides(["optim.max_steps=1"])
-    assert train(short, [], tmp_path / "run", listener=Silent()).finished
+    assert train(short, [], tmp_path / "run").finished
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert not [name for name in names if name.startswith(".")]
 
 
 def test_two_trainings_in_one_folder(fptk: Fptk, tiny_recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(tiny_recipe, [], out, stop_after=1, listener=Silent())
+    train(tiny_recipe, [], out, stop_after=1)
     lock = RunLock(out)
     lock.acquire()
     finished = fptk("train", "--resume", "--out", out)
@@ -211,8 +200,8 @@ def test_second_training_for_a_new_folder_is_refused(tiny_recipe: Recipe, tmp_pa
 
     def begin() -> None:
         with pytest.raises(InputError, match="holds a run"):
-            train(tiny_recipe, [], out, listener=Silent())
+            train(tiny_recipe, [], out)
         with pytest.raises(InputError, match="is in use by process"):
-            train(tiny_recipe, [], out, resume=True, listener=Silent())
+            train(tiny_recipe, [], out, resume=True)
 
-    assert train(tiny_recipe, [], out, stop_after=1, listener=AtStep(1, begin)).step == 1
+    assert train(tiny_recipe, [], out, stop_after=1, listener=Recording(1, begin)).step == 1

@@ -7,7 +7,6 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,8 @@ from fptk.runs.data import open_data
 from fptk.runs.folder import RunFolder
 from fptk.training import train
 from fptk.training.interrupt import TrainingInterruptedError
-from fptk.training.progress import Silent
+
+from .listening import Recording
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -32,27 +32,10 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(tensor, b[name]), name
 
 
-class Recording(Silent):
-    """Keeps what is said; runs ``at_step`` after each step."""
-
-    def __init__(self, at_step: Any = None) -> None:
-        self.lines: list[str] = []
-        self.steps = 0
-        self._at_step = at_step
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-    def step(self, images: int, text: str) -> None:
-        self.steps += images > 0
-        if self._at_step and images:
-            self._at_step(self.steps)
-
-
 @pytest.fixture(scope="module")
 def finished(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     out = tmp_path_factory.mktemp("finished") / "run"
-    train(tiny_recipe, [], out, listener=Silent())
+    train(tiny_recipe, [], out)
     return tiny_recipe, out
 
 
@@ -93,7 +76,7 @@ def test_checkpoints_carry_averaged_weights_and_their_scores(finished: tuple[Rec
 def test_same_seed_gives_the_same_weights_and_another_does_not(tiny_recipe: Recipe, tmp_path: Path) -> None:
     short = tiny_recipe.with_overrides(["optim.max_steps=2"])
     for name, recipe in (("a", short), ("b", short), ("c", short.with_overrides(["seed=1"]))):
-        train(recipe, [], tmp_path / name, listener=Silent())
+        train(recipe, [], tmp_path / name)
     assert_same_weights(tmp_path / "a" / "last.safetensors", tmp_path / "b" / "last.safetensors")
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "a" / "last.safetensors", tmp_path / "c" / "last.safetensors")
@@ -105,9 +88,9 @@ def test_resumed_training_ends_in_the_same_weights_bit_for_bit(
 ) -> None:
     recipe, whole = finished
     out = tmp_path / "run"
-    result = train(recipe, [], out, stop_after=stop_after, listener=Silent())
+    result = train(recipe, [], out, stop_after=stop_after)
     assert (result.finished, result.step) == (False, stop_after)
-    result = train(recipe, [], out, resume=True, listener=Silent())
+    result = train(recipe, [], out, resume=True)
     assert (result.finished, result.step) == (True, 6)
     assert_same_weights(whole / "last.safetensors", out / "last.safetensors")
     assert_same_weights(whole / "best.safetensors", out / "best.safetensors")
@@ -119,14 +102,37 @@ def test_resumed_training_ends_in_the_same_weights_bit_for_bit(
 def test_signal_ends_after_the_step_with_the_state_saved(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, whole = finished
     out = tmp_path / "run"
-    hearing = Recording(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    hearing = Recording(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterruptedError, match=r"after step 3 of 6; go on with: fptk train --resume") as caught:
         train(recipe, [], out, listener=hearing)
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is handler
-    train(recipe, [], out, resume=True, listener=Silent())
+    train(recipe, [], out, resume=True)
     assert_same_weights(whole / "last.safetensors", out / "last.safetensors")
+
+
+def test_listener_hears_of_every_step_and_validation(
+    finished: tuple[Recipe, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe, whole = finished
+    hearing = Recording()
+    train(recipe, [], tmp_path / "run", stop_after=4, listener=hearing)
+    assert hearing.images == [0, 4, 8, 12, 16]
+    assert hearing.texts[0] == "epoch 0.0 loss 0.000"
+    assert hearing.texts[3:5] == ["validating 1/2", "validating 2/2"]
+    scores = RunFolder(whole).records()[0]
+    first, second = hearing.lines
+    assert first.startswith("microsegformer, 1,747,923 parameters, on ")
+    assert second.startswith(f"step 3 · epoch 1.0 · 32 px · loss {scores['loss']:.4f} · f1 {scores['f1']:.4f} · ")
+    assert second.endswith(" images/s · best")
+    again = Recording()
+    train(recipe, [], tmp_path / "run", resume=True, listener=again)
+    assert again.lines[0] == f"resuming {tmp_path / 'run'} at step 4 of 6"
+    assert again.images == [16, 20, 24]
+    silent = train(recipe, [], tmp_path / "run", resume=True)
+    assert silent.finished
+    assert capfd.readouterr() == ("", "")
 
 
 def test_finished_run_is_only_reported_when_resumed(finished: tuple[Recipe, Path]) -> None:
@@ -157,11 +163,11 @@ def test_folder_with_something_in_it_is_refused(finished: tuple[Recipe, Path], t
 
 def test_damaged_resume_state_is_an_input_error(tiny_recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(tiny_recipe, [], out, stop_after=1, listener=Silent())
+    train(tiny_recipe, [], out, stop_after=1)
     state = RunFolder(out).resume
     state.write_bytes(state.read_bytes()[:5000])
     with pytest.raises(InputError, match="is damaged"):
-        train(tiny_recipe, [], out, resume=True, listener=Silent())
+        train(tiny_recipe, [], out, resume=True)
 
 
 def test_network_over_the_budget_is_refused_before_anything_is_written(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_network_over_the_budget_is_refused_before_anything_is_written(tiny_reci
 def test_warm_start_begins_with_the_given_weights(finished: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, source = finished
     still = recipe.with_overrides(["optim.lr=1e-12", "optim.max_steps=1", "data.size=64"])
-    train(still, [], tmp_path / "run", init_weights=source, listener=Silent())
+    train(still, [], tmp_path / "run", init_weights=source)
     before, after = load_file(source / "best.safetensors"), load_file(tmp_path / "run" / "last.safetensors")
     torch.testing.assert_close(after["classifier.weight"], before["classifier.weight"])
     assert RunFolder(tmp_path / "run").read()["init_weights"] == str(source)
@@ -181,7 +187,7 @@ def test_warm_start_begins_with_the_given_weights(finished: tuple[Recipe, Path],
 
 def test_phases_change_the_resolution(tiny_recipe: Recipe, tmp_path: Path) -> None:
     phases = "data.phases=[{until: 0.5, size: 32}, {until: 1.0, size: 64, batch: 2}]"
-    train(tiny_recipe.with_overrides([phases, "data.size=64"]), [], tmp_path / "run", listener=Silent())
+    train(tiny_recipe.with_overrides([phases, "data.size=64"]), [], tmp_path / "run")
     records = RunFolder(tmp_path / "run").records()
     assert [record["size"] for record in records] == [32, 64]
     assert [record["step"] for record in records] == [3, 9]
@@ -191,7 +197,7 @@ def test_early_stopping_ends_after_patience_and_stays_ended(tiny_recipe: Recipe,
     recipe = tiny_recipe.with_overrides(
         ["optim.lr=1e-12", "optim.ema=null", "early_stop.patience=2", "optim.epochs=30", "data.eval_every=0.34"]
     )
-    result = train(recipe, [], tmp_path / "run", listener=Silent())
+    result = train(recipe, [], tmp_path / "run")
     assert result.finished
     assert result.step < 15
     assert train(recipe, [], tmp_path / "run", resume=True).step == result.step
@@ -203,7 +209,7 @@ def test_accumulation_splits_the_batch_without_changing_the_gradient(tiny_recipe
         ["loss.dice_over=image", "model.options={lmsa: null, dropout: 0}", "optim.max_steps=1", "optim.ema=null"]
     )
     for name, recipe in (("one", plain), ("parts", plain.with_overrides(["optim.accumulate=2"]))):
-        train(recipe, [], tmp_path / name, listener=Silent())
+        train(recipe, [], tmp_path / name)
     one, parts = (RunFolder(tmp_path / name).records()[0] for name in ("one", "parts"))
     assert parts["ce"] == pytest.approx(one["ce"], rel=1e-5)
     assert parts["dice"] == pytest.approx(one["dice"], rel=1e-5)
@@ -211,7 +217,7 @@ def test_accumulation_splits_the_batch_without_changing_the_gradient(tiny_recipe
 
 def test_whitening_uses_the_training_images_own_statistics(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.with_overrides(["preprocess.statistics=measured", "optim.max_steps=1"])
-    train(recipe, [], tmp_path / "run", listener=Silent())
+    train(recipe, [], tmp_path / "run")
     spec = read_card(tmp_path / "run" / "best.safetensors").preprocess
     faces = open_data(recipe, [])[0]
     images = np.stack([faces[index].image for index in range(len(faces))]).reshape(-1, 3) / 255
@@ -223,9 +229,9 @@ def test_whitening_uses_the_training_images_own_statistics(tiny_recipe: Recipe, 
 def test_mixed_multiscale_training_resumes_bit_for_bit(tiny_recipe: Recipe, tmp_path: Path) -> None:
     keys = ["mix={cutmix: 0.5, mixup: 0.5}", "data.multiscale=[1, 2]", "augment={crop: 0.6, noise: 0.05, blur: 1}"]
     recipe = tiny_recipe.with_overrides([*keys, "optim.accumulate=2"])
-    train(recipe, [], tmp_path / "whole", listener=Silent())
-    train(recipe, [], tmp_path / "parts", stop_after=2, listener=Silent())
-    train(recipe, [], tmp_path / "parts", resume=True, listener=Silent())
+    train(recipe, [], tmp_path / "whole")
+    train(recipe, [], tmp_path / "parts", stop_after=2)
+    train(recipe, [], tmp_path / "parts", resume=True)
     assert_same_weights(*(tmp_path / name / "last.safetensors" for name in ("whole", "parts")))
 
 
@@ -233,7 +239,7 @@ def test_every_term_of_the_loss_is_trained_and_recorded(tiny_recipe: Recipe, tmp
     weights = {"ce": 1.0, "dice": 0.5, "focal": 2.0, "lovasz": 0.25}
     keys = [f"loss.{name}={weight}" for name, weight in weights.items()]
     more = ["loss.class_weights=inverse_log_frequency", "loss.boundary=2", "optim.max_steps=2"]
-    train(tiny_recipe.with_overrides([*keys, *more]), [], tmp_path / "run", listener=Silent())
+    train(tiny_recipe.with_overrides([*keys, *more]), [], tmp_path / "run")
     record = RunFolder(tmp_path / "run").records()[-1]
     assert record["loss"] == pytest.approx(sum(weight * record[name] for name, weight in weights.items()))
     assert min(record[name] for name in weights) > 0
@@ -242,12 +248,12 @@ def test_every_term_of_the_loss_is_trained_and_recorded(tiny_recipe: Recipe, tmp
 def test_diverging_training_says_so(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.with_overrides(["optim.lr=1e30", "optim.clip=null", "optim.warmup_epochs=0"])
     with pytest.raises(FptkError, match=r"no longer finite.*lower optim.lr"):
-        train(recipe, [], tmp_path / "run", listener=Silent())
+        train(recipe, [], tmp_path / "run")
 
 
 def test_bf16_autocast_trains_on_a_cpu(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.with_overrides(["precision.amp=bf16", "optim.max_steps=2"])
-    train(recipe, [], tmp_path / "run", listener=Silent())
+    train(recipe, [], tmp_path / "run")
     assert math.isfinite(RunFolder(tmp_path / "run").records()[-1]["loss"])
     weights = load_file(tmp_path / "run" / "last.safetensors")
     assert weights["classifier.weight"].dtype == torch.float32
@@ -260,14 +266,14 @@ def test_fp16_on_a_cpu_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_keys_that_do_not_touch_the_weights_may_change_on_resume(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    train(tiny_recipe, [], tmp_path / "run", stop_after=1, listener=Silent())
+    train(tiny_recipe, [], tmp_path / "run", stop_after=1)
     other = tiny_recipe.with_overrides(["export.targets=[onnx]", "data.workers=2", "checkpoint.every_steps=1"])
-    assert train(other, [], tmp_path / "run", resume=True, stop_after=1, listener=Silent()).step == 2
+    assert train(other, [], tmp_path / "run", resume=True, stop_after=1).step == 2
 
 
 def test_finished_run_without_its_weights_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.with_overrides(["optim.max_steps=1"])
-    result = train(recipe, [], tmp_path / "run", listener=Silent())
+    result = train(recipe, [], tmp_path / "run")
     result.best.unlink()
     with pytest.raises(InputError, match=r"without its best\.safetensors"):
         train(recipe, [], tmp_path / "run", resume=True)

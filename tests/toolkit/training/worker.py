@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from fptk.recipes import load_recipe
 from fptk.runs.data import open_data
 from fptk.runs.folder import RunFolder
-from fptk.training.progress import Silent
 from fptk.training.start import make_accelerator, make_model
 from fptk.training.trainer import Trainer
 
@@ -28,18 +27,18 @@ def main(recipe_file: Path, out: Path) -> None:
     if accelerator.is_main_process:
         run.start(recipe, [], {})
     accelerator.wait_for_everyone()
-    trainer = Trainer(recipe, run, model, *open_data(recipe, []), accelerator, Silent())
+    trainer = Trainer(recipe, run, model, *open_data(recipe, []), accelerator)
     trainer.restore()
     gradients: dict[str, torch.Tensor] = {}
-    step = trainer.stepper.step
+    step = trainer.state.stepper.step
 
     def record_and_step() -> None:
-        for name, parameter in trainer.model.named_parameters():
+        for name, parameter in trainer.state.model.named_parameters():
             assert parameter.grad is not None
-            gradients[f"{trainer.counters.step}.{name}"] = parameter.grad.clone()
+            gradients[f"{trainer.state.counters.step}.{name}"] = parameter.grad.clone()
         step()
 
-    trainer.stepper.step = record_and_step
+    trainer.state.stepper.step = record_and_step
     trainer.run_to(None)
     save_file(gradients, out / f"gradients-{accelerator.process_index}.safetensors")
     accelerator.end_training()

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter, ValidationError
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from fptk.calibration.gate import BuilderRefusal, GatePolicy, Verdict, evaluate_gate
 from fptk.core.dataset import UInt8Array

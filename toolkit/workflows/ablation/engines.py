@@ -16,7 +16,8 @@ from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.exporter import export
 from fptk.export.plan import ExportPlan
 from fptk.export.targets.registry import get_target
-from fptk.runs.source import BUNDLES, REJECTED, ModelSource
+from fptk.runs.folder import BUNDLES, REJECTED
+from fptk.runs.source import ModelSource
 from fptk.workflows.bench import BenchPlan, bench
 
 
