@@ -88,7 +88,7 @@ class BenchReport:
 
     def __str__(self) -> str:
         """A plain table, one line for each engine; ``fptk bench`` prints a fuller one."""
-        lines = [("engine", "mIoU", "FPS", "p50 ms", "MB", "verdict")]
+        lines: list[tuple[str, ...]] = [("engine", "mIoU", "FPS", "p50 ms", "MB", "verdict")]
         for row in self.rows:
             name = f"{row.network} {row.label}" if self.several else row.label
             miou = "-" if row.miou is None else f"{100 * row.miou:.2f}"

@@ -2,7 +2,7 @@
 
 A training leaves ``run.json`` (recipe, data, versions, result), ``best.safetensors`` and ``last.safetensors`` (each
 with its card as ``.json``), ``resume.safetensors``, ``metrics.jsonl`` and ``curves.png``. Later stages add
-``bundles/``, ``rejected/``, ``calibration/``, ``baseline/``, ``bench.json`` and ``stages.json``.
+``bundles/``, ``rejected/``, ``calibration/``, ``original/``, ``bench.json`` and ``stages.json``.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ class RunFolder:
         return self.path / BUNDLES
 
     @property
-    def baseline(self) -> Path:
+    def original(self) -> Path:
         """A folder like this one, of engines of the network as it is written, which bench compares with."""
-        return self.path / "baseline"
+        return self.path / "original"
 
     @property
     def bench(self) -> Path:
