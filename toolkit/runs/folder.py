@@ -167,6 +167,21 @@ class RunFolder:
         return self.path / BUNDLES
 
     @property
+    def rejected(self) -> Path:
+        """The bundles that the accuracy gate refused, a folder each."""
+        return self.path / REJECTED
+
+    @property
+    def calibration(self) -> Path:
+        """Measured ranges and sensitivities, keyed by everything that they depend on."""
+        return self.path / CACHE
+
+    @property
+    def calibration_list(self) -> Path:
+        """The calibration set of the last export; ``--calib`` takes it."""
+        return self.calibration / CALIBRATION_LIST
+
+    @property
     def original(self) -> Path:
         """A folder like this one, of engines of the network as it is written, which bench compares with."""
         return self.path / "original"
