@@ -1,8 +1,8 @@
 """Latency of several sessions on one machine, measured in interleaved rounds.
 
-A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the engines take turns,
-A B C, A B C …, for many short turns, and a drift falls on all of them alike. What is timed is one synchronous call:
-uint8 images in host memory in, label map in host memory out, nothing left running.
+A processor's speed drifts (frequency, neighbours, heat) by more than engines differ. So the engines take many short
+turns, A B C, A B C …, and a drift hits all of them alike. Each timing is one synchronous call: uint8 images in host
+memory go in, label maps in host memory come out, and nothing is left running.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 
 TimedCall = Callable[[], float | None]
-"""Does its work and returns when it is done: the milliseconds by a clock of its own, or ``None`` to be timed here."""
+"""Does its work and returns when it is done: milliseconds by its own clock, or ``None`` to be timed from outside."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class LatencyPlan:
     rounds: int = 15
     """Turns that each call takes."""
     calls: int = 4
-    """Timed calls in a turn; one untimed call goes before them, since the engine before left the caches full of
-    its own data and its thread pool may still be spinning."""
+    """Timed calls in a turn. One untimed call goes first: the engine before filled the caches with its own data, and
+    its threads may still be spinning."""
     warmup: int = 3
     """Untimed calls of each engine before the first round."""
 
@@ -58,7 +58,7 @@ class Latency:
 
     @property
     def fps(self) -> float:
-        """Images a second at the median call: the mean would let one hiccup of the machine decide."""
+        """Images a second at the median call; one hiccup of the machine would decide a mean."""
         return 1e3 * self.batch / self.percentile(50)
 
 

@@ -47,7 +47,7 @@ class ProcessorRow(BaseModel):
     """oneDNN's name, or :data:`NATIVE` for an engine that cannot be told which to use."""
     family: Family
     promised: bool
-    """Whether the bundle promises to be right there."""
+    """Whether the engine is promised to be right there."""
     status: Status
     """``not offered``: this precision does not exist there; ``not tested``: this host cannot be made to use it."""
     reason: str = ""
@@ -55,16 +55,16 @@ class ProcessorRow(BaseModel):
     agreement: float | None = None
     """Share of the pixels labelled as by the FP32 reference, 0-1."""
     mean_miou: float | None = None
-    """Mean over the images of each image's own mIoU over the classes in its truth, 0-1. A rare class weighs little in
-    it, and a stray pixel of a class that is not there nothing, so that a few images are enough."""
+    """Mean over the images of each image's own mIoU over the classes in its truth, 0-1. Rare classes weigh little and
+    stray pixels of absent classes nothing, so that a few images are enough."""
     milliseconds: float | None = None
-    """Median of one synchronous call; of a process that measured nothing against it, so compare with care."""
+    """Median of one synchronous call. Rows are timed one after the other, not in turns: compare with care."""
     failed: bool = False
     """Promised, and below a limit."""
 
 
 class ProcessorMatrix(BaseModel):
-    """What became of one engine under each instruction set."""
+    """One engine under each instruction set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

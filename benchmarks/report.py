@@ -33,7 +33,7 @@ class Row:
     p99_ms: float | None
     size_bytes: int
     peak_bytes: int | None
-    """What one inference adds to the memory of a process that has the engine loaded, at its peak."""
+    """Peak memory that one inference adds to a process with the engine loaded."""
     macs: int | None
     """Multiply-adds of one image through the exported graph."""
     roofline_ms: float | None
@@ -49,7 +49,7 @@ class Row:
     measured_on: str | None = None
     """Processor that accuracy and verdict are from; ``None`` where there is neither."""
     same_machine: bool = False
-    """Whether a verdict from the manifest was had on this very machine, with the same version of the engine."""
+    """Whether a verdict from the manifest is from this machine and this version of the engine."""
     reference: str | None = None
     """What accuracy and verdict are relative to: ``manifest``, ``pytorch fp32``, or the name of an FP32 engine."""
     judged_classes: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def holds_here(self) -> bool:
-        """Whether the verdict was had on this machine, now or at export."""
+        """Whether the verdict is from this machine, now or at export."""
         return self.accuracy == "measured" or self.same_machine
 
 
@@ -86,6 +86,24 @@ class BenchReport:
         """Whether the rows are engines of several checkpoints."""
         return len({row.checkpoint_sha256 for row in self.rows}) > 1
 
+    def __str__(self) -> str:
+        """A plain table, one line for each engine; ``fptk bench`` prints a fuller one."""
+        lines: list[tuple[str, ...]] = [("engine", "mIoU", "FPS", "p50 ms", "MB", "verdict")]
+        for row in self.rows:
+            name = f"{row.network} {row.label}" if self.several else row.label
+            miou = "-" if row.miou is None else f"{100 * row.miou:.2f}"
+            speed = ("-" if value is None else f"{value:.1f}" for value in (row.fps, row.p50_ms))
+            lines.append((name, miou, *speed, f"{row.size_bytes / 1e6:.1f}", str(row.verdict)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        left = (0, len(widths) - 1)
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if place in left else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
@@ -94,8 +112,8 @@ class BenchReport:
 def recommend(report: BenchReport) -> str | None:
     """One sentence: the fastest engine that passed on this machine, and what INT8 did on this host.
 
-    A verdict from another machine recommends nothing; the sentence then says so. ``None`` without figures, and between
-    engines of several checkpoints, where the fastest says nothing: each passed by the measure of its own.
+    A verdict from another machine recommends nothing, and the sentence says so. There is no sentence (``None``) without
+    figures, and none between engines of several checkpoints: each passed a gate of its own.
     """
     passed = [row for row in report.rows if row.verdict == "pass" and row.fps and row.graph == "deploy"]
     if not passed or report.several:
@@ -125,10 +143,10 @@ def _fastest(passed: list[Row], isa: Sequence[str]) -> str:
 
 
 def raise_if_refused(report: BenchReport) -> None:
-    """End a command whose table is out.
+    """Raise for the refused engines of a report; a command calls it after printing the table.
 
     Raises:
-        GateRefusedError: an engine is refused; the message names each and why.
+        GateRefusedError: an engine is refused; the message names each one and the reason.
     """
     reasons: dict[str, list[str]] = {}
     for row in report.rows:

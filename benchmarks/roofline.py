@@ -1,4 +1,4 @@
-"""How near an engine comes to what the processor can do: multiply-adds of its graph against the host's GEMM rate."""
+"""How close an engine comes to what the processor can do: the multiply-adds of its graph against the GEMM rate."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fptk.benchmarks.latency import TimedCall
 from fptk.core.errors import missing_package
 
 GEMM_SIDE = 1024
-"""Side of the square float32 product whose rate stands for the processor: 4 MB an operand, large enough that the
-kernel, not the call, is measured."""
+"""Side of the square float32 product whose rate stands for the processor. An operand has 4 MB: the product measures the
+kernel, not the call."""
 
 GEMM_MACS = GEMM_SIDE**3
 

@@ -61,6 +61,7 @@ class DeepLabV3Plus(FaceParsingNetwork):
     """
 
     min_training_batch: ClassVar[int] = 2
+    deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
     def __init__(self) -> None:
         super().__init__("deeplabv3plus", {}, nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, 2, 2))

@@ -98,6 +98,7 @@ class FastSCNN(FaceParsingNetwork):
     """
 
     min_training_batch: ClassVar[int] = 2
+    deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
     def __init__(self, dropout: float = 0.1) -> None:
         check_dropout(dropout)

@@ -6,6 +6,8 @@ the same memory as a channels-last (B, C, H, W) tensor. No layout is ever change
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,22 +114,22 @@ class Decoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.fuse2 = nn.Linear(EMBEDDING, EMBEDDING)
 
-    def forward(self, stages: list[Tensor], efficient: bool) -> Tensor:
+    def forward(self, stages: list[Tensor], *, as_written: bool = False) -> Tensor:
         """Fused map.
 
         Args:
             stages: (B, H / s, W / s, C_s) of strides s = 4, 8, 16, 32.
-            efficient: merge the linear maps (:meth:`fused_merged`) instead of concatenating (:meth:`fused_naive`);
-                the same function.
+            as_written: concatenate as the paper does (:meth:`fused_as_written`) instead of merging the linear maps
+                (:meth:`fused_merged`); the same function.
 
         Returns:
             (B, H / 4, W / 4, 128).
         """
-        fused = self.fused_merged(stages) if efficient else self.fused_naive(stages)
+        fused = self.fused_as_written(stages) if as_written else self.fused_merged(stages)
         out: Tensor = self.fuse2(self.dropout(F.gelu(fused)))
         return out
 
-    def fused_naive(self, stages: list[Tensor]) -> Tensor:
+    def fused_as_written(self, stages: list[Tensor]) -> Tensor:
         """What the paper writes: project, upsample 128 channels, concatenate 512, fuse."""
         size = stages[0].shape[1:3]
         maps = [to_nchw(project(stage)) for project, stage in zip(self.project, stages, strict=True)]
@@ -173,21 +175,25 @@ class MicroSegFormer(FaceParsingNetwork):
         InputError: an option has another value.
     """
 
-    efficient: bool
-    """Compute the merged decoder and classify before upsampling (default); ``False`` gives the paper's own order of
-    operations: the same function, about half as fast, the baseline of every export."""
+    deploy_form: ClassVar[str] = "fptk.models.deploy.microsegformer:MicroSegFormerForm"
 
     def __init__(self, lmsa: str | None = "compact", dropout: float = 0.15) -> None:
         if lmsa is not None and lmsa not in LMSA_FORMS:
             raise InputError(f"lmsa '{lmsa}' is unknown; choose one of: {', '.join(LMSA_FORMS)}, None")
         check_dropout(dropout)
         super().__init__("microsegformer", {"lmsa": lmsa, "dropout": float(dropout)}, BilinearUpsample(4))
-        self.efficient = True
+        self._as_written = False
         self.stages = nn.ModuleList(Stage(index) for index in range(len(CHANNELS)))
         self.decoder = Decoder(float(dropout))
         self.lmsa: nn.Module | None = LMSA_FORMS[lmsa](EMBEDDING) if lmsa else None
         self.classifier = nn.Conv2d(EMBEDDING, NUM_CLASSES, 1)
         self.apply(init_weights)
+
+    def original(self) -> Self:
+        """A copy that concatenates in the decoder and classifies at full size: the same function, half as fast."""
+        network = super().original()
+        network._as_written = True
+        return network
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The four stages' maps, (B, H / s, W / s, C_s), of float (B, 3, H, W)."""
@@ -200,7 +206,7 @@ class MicroSegFormer(FaceParsingNetwork):
 
     def features(self, images: Tensor) -> Tensor:
         """What the classifier sees, (B, 128, H / 4, W / 4), of float (B, 3, H, W)."""
-        fused = to_nchw(self.decoder(self.encode(images), self.efficient))
+        fused = to_nchw(self.decoder(self.encode(images), as_written=self._as_written))
         return fused if self.lmsa is None else self.lmsa(fused)
 
     def coarse(self, images: Tensor) -> Tensor:
@@ -211,10 +217,10 @@ class MicroSegFormer(FaceParsingNetwork):
     def logits(self, images: Tensor) -> Tensor:
         """Logits, (B, 19, H, W), of float (B, 3, H, W).
 
-        A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one: the efficient form classifies
-        at stride 4 and upsamples 19 channels instead of 128.
+        A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one: this network classifies
+        at stride 4 and upsamples 19 channels instead of 128; :meth:`original` does not.
         """
-        if self.efficient:
+        if not self._as_written:
             return super().logits(images)
         out: Tensor = self.classifier(self.upsample(self.features(images)))
         return out

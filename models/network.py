@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,12 @@ class FaceParsingNetwork(nn.Module):
 
     min_training_batch: ClassVar[int] = 1
     """Images that a training step needs: two where a BatchNorm sees one value per image and channel."""
+
+    deploy_form: ClassVar[str] = "fptk.models.deploy.generic:GenericForm"
+    """The network rewritten for engines: module and class of a :class:`fptk.models.deploy.form.DeployForm`, which is
+    called with a copy of the network, an ``EngineForm`` and the names of the rewrites. The default is right for every
+    network that calls its ``nn.Sequential`` modules as a whole. It is a name and no class because a deploy form knows
+    its network, and not the other way round."""
 
     def __init__(self, name: str, options: Mapping[str, Any], upsample: nn.Module) -> None:
         super().__init__()
@@ -60,6 +67,13 @@ class FaceParsingNetwork(nn.Module):
         """Logits, (B, 19, H, W), of images whose size was checked."""
         logits: Tensor = self.upsample(self.coarse(images))
         return logits
+
+    def original(self) -> Self:
+        """A copy that computes in the order in which the paper writes it: the baseline of every speed-up.
+
+        A network whose own order is another one overrides this; the logits are the same up to rounding.
+        """
+        return copy.deepcopy(self)
 
     def coarse(self, images: Tensor) -> Tensor:
         """Logits before ``upsample``, (B, 19, h, w), of images whose size was checked."""

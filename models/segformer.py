@@ -4,11 +4,13 @@ Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation wi
 spatial reduction of keys and values. Feature maps are kept channels-last, as in :mod:`fptk.models.microsegformer`.
 
 At 512x512 the first stage has 16,384 tokens and its scores are a matrix of 2 x 16,384 x 16,384, 2 GiB in float32.
-``scaled_dot_product_attention`` never makes it in PyTorch; the deploy form computes it in tiles. The naive export has
-it whole.
+``scaled_dot_product_attention`` never makes it in PyTorch; the deploy form computes it in tiles. The original
+graph has it whole.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -133,6 +135,8 @@ class SegFormer(FaceParsingNetwork):
     Raises:
         InputError: ``head`` has another value.
     """
+
+    deploy_form: ClassVar[str] = "fptk.models.deploy.segformer:SegFormerForm"
 
     def __init__(self, head: str = "bilinear") -> None:
         if head not in HEAD_FORMS:

@@ -6,6 +6,8 @@ wide, padded so that the logits have the images' size.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +51,8 @@ class UNet(FaceParsingNetwork):
     The count is that of convolutions with bias and without BatchNorm, 2x2 transposed convolutions with bias that halve
     the channels, and a 1x1 head; halving the size is 2x2 max-pooling, which has no parameters.
     """
+
+    deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
     def __init__(self) -> None:
         super().__init__("unet", {}, nn.Identity())

@@ -1,24 +1,20 @@
 """The deploy form: a network rewritten to compute the same function with far less work.
 
-:func:`to_deploy` chooses the rewrites of :mod:`fptk.models.deploy.rewrites`; each network's module here puts the pieces
-together.
+The rewrites are those of :mod:`fptk.models.deploy.rewrites`. A network names the class that puts them together for it
+(:attr:`fptk.models.network.FaceParsingNetwork.deploy_form`); :func:`to_deploy` builds it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import pkgutil
+from collections.abc import Callable, Collection
 
 import torch
 
 from fptk.core.errors import InputError
-from fptk.models.deploy.convolutional import ConvolutionalForm
 from fptk.models.deploy.form import DeployForm, EngineForm
-from fptk.models.deploy.microsegformer import MicroSegFormerForm
-from fptk.models.deploy.segformer import SegFormerForm
-from fptk.models.microsegformer import MicroSegFormer
 from fptk.models.network import FaceParsingNetwork
-from fptk.models.segformer import SegFormer
 
 REWRITES: dict[str, str] = {
     "classifier_first": "1: classify at stride 4, upsample 19 channels instead of 128",
@@ -59,7 +55,7 @@ def to_deploy(
     """A network that computes the logits of ``model`` in evaluation mode with less work; ``model`` is left alone.
 
     Args:
-        model: of the registry.
+        model: any network; its ``deploy_form`` says how it is rewritten.
         engine: key of :data:`ENGINES`.
         rewrites: names out of :data:`REWRITES`; ``None`` applies all of them. Those outside the form's ``applies``
             change nothing.
@@ -69,7 +65,8 @@ def to_deploy(
         :class:`fptk.models.deploy.serving.Serving` knows how to feed it with pixels and to read its labels.
 
     Raises:
-        InputError: unknown engine or rewrite, or a rewrite without the one it needs.
+        InputError: unknown engine or rewrite, a rewrite without the one it needs, or a deploy form of another package
+            that cannot be imported.
     """
     chosen = frozenset(REWRITES if rewrites is None else rewrites)
     if engine not in ENGINES:
@@ -79,14 +76,19 @@ def to_deploy(
             raise InputError(f"unknown rewrite '{name}'; choose from: {', '.join(REWRITES)}")
         if name in REQUIRES and REQUIRES[name] not in chosen:
             raise InputError(f"rewrite '{name}' needs rewrite '{REQUIRES[name]}'")
+    form_class = _form_of(model)
     with torch.no_grad():
-        form = _form(copy.deepcopy(model).eval(), ENGINES[engine], chosen)
+        form = form_class(copy.deepcopy(model).eval(), ENGINES[engine], chosen)
     return form.eval().requires_grad_(False)
 
 
-def _form(model: FaceParsingNetwork, engine: EngineForm, chosen: frozenset[str]) -> DeployForm:
-    if isinstance(model, MicroSegFormer):
-        return MicroSegFormerForm(model, engine, chosen)
-    if isinstance(model, SegFormer):
-        return SegFormerForm(model, engine, chosen)
-    return ConvolutionalForm(model, engine, chosen)
+def _form_of(model: FaceParsingNetwork) -> Callable[[FaceParsingNetwork, EngineForm, frozenset[str]], DeployForm]:
+    """The class that the network names."""
+    try:
+        found = pkgutil.resolve_name(model.deploy_form)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"the deploy form of {model.name} cannot be imported: {reason}") from error
+    if not (isinstance(found, type) and issubclass(found, DeployForm)):
+        raise InputError(f"the deploy form of {model.name} is {model.deploy_form}, which is no subclass of DeployForm")
+    return found

@@ -1,4 +1,4 @@
-"""The deploy form of the convolutional networks: U-Net, DeepLabV3Plus, Fast-SCNN, and any network without its own."""
+"""The deploy form of the convolutional networks: U-Net, DeepLabV3Plus and Fast-SCNN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from fptk.models.fastscnn import LEVELS, PyramidPooling
 
 
 class ConvolutionalForm(NetworkForm):
-    """A convolutional network rewritten."""
+    """A convolutional network rewritten.
+
+    One of another package may name it too, if a single convolution reads its images, no other convolution takes three
+    channels, and the kernels of its transposed convolutions are their strides.
+    """
 
     applies: ClassVar[tuple[str, ...]] = (
         "folded_normalisation",

@@ -52,7 +52,7 @@ class DeployForm(nn.Module):
 
     Args:
         form: what the engine wants.
-        chosen: names of the rewrites to apply.
+        chosen: names of the rewrites to apply; those that do not apply here are passed over.
         upsample: from :meth:`coarse` to the size of the images.
     """
 
@@ -62,7 +62,7 @@ class DeployForm(nn.Module):
     def __init__(self, form: EngineForm, chosen: frozenset[str], upsample: nn.Module) -> None:
         super().__init__()
         self.form = form
-        self.rewrites = chosen
+        self.rewrites = chosen.intersection(self.applies)
         self.upsample = upsample
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,14 +81,19 @@ class DeployForm(nn.Module):
             logits: Tensor = self(images)
             return logits.argmax(dim=1)
         coarse = self.coarse(images)
-        if isinstance(self.upsample, BilinearUpsample):
+        # The forms of the label map know this very upsampling, by an even factor.
+        if type(self.upsample) is BilinearUpsample and self.upsample.scale % 2 == 0:
             return LABEL_MAPS[self.form.label_map](coarse, self.upsample.scale)
         if isinstance(self.upsample, nn.PixelShuffle):
             return labels_of_shuffled(coarse, self.upsample.upscale_factor, self.form.label_map)
         return argmax(self.upsample(coarse), self.form.label_map)
 
     def on_pixels(self, spec: PreprocessSpec) -> tuple[Self, Tensor]:
-        """A copy that takes pixels 0-255 from which the returned float (1, 3, 1, 1) was subtracted."""
+        """A copy that takes pixels 0-255 from which the returned float (1, 3, 1, 1) was subtracted.
+
+        For a form with ``folded_normalisation`` among ``applies``: one convolution reads the image and nothing else
+        does, and no other convolution takes three channels.
+        """
         form = copy.deepcopy(self)
         means: list[Tensor] = []
 
@@ -100,16 +105,19 @@ class DeployForm(nn.Module):
             return conv
 
         replace_modules(form, fold)
-        (mean,) = means  # one convolution reads the image: the only one of three channels
+        (mean,) = means
         return form, mean
 
 
 class NetworkForm(DeployForm):
-    """A network whose modules were replaced by equivalent ones; what stands around them is the network's own code."""
+    """A network whose modules were replaced by equivalent ones; what stands around them is the network's own code.
+
+    The logits of ``model`` are ``upsample`` of ``coarse``, and its Sequentials are called as a whole.
+    """
 
     def __init__(self, model: FaceParsingNetwork, form: EngineForm, chosen: frozenset[str]) -> None:
         super().__init__(form, chosen, model.upsample)
-        if "folded_batchnorms" in chosen:
+        if "folded_batchnorms" in self.rewrites:
             exact.fold_batchnorms(model)
         replace_modules(model, self.rewritten)
         self.network = model

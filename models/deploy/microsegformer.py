@@ -173,7 +173,7 @@ class PlainFuse(nn.Module):
         self.decoder = model.decoder
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        fused: Tensor = self.decoder([to_nhwc(each) for each in maps], efficient=False)
+        fused: Tensor = self.decoder([to_nhwc(each) for each in maps], as_written=True)
         return fused.permute(0, 3, 1, 2)
 
 

@@ -35,20 +35,32 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fold_batchnorms(module: nn.Module) -> None:
     """Fold, in place, every Conv2d directly followed by a BatchNorm2d inside an ``nn.Sequential`` into one Conv2d; an
-    Identity takes the normalisation's place."""
+    Identity takes the normalisation's place. What computes in a way of its own (a subclass, a parametrised weight, a
+    BatchNorm of the batch's own statistics) is left as it is."""
     for sequence in [each for each in module.modules() if isinstance(each, nn.Sequential)]:
+        if type(sequence).forward is not nn.Sequential.forward:
+            continue
         for index in range(len(sequence) - 1):
             first, second = sequence[index], sequence[index + 1]
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and _foldable(first, second):
                 sequence[index], sequence[index + 1] = fold_batchnorm(first, second), nn.Identity()
+
+
+def _foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether both compute what their names say, from a weight and from running statistics of their own."""
+    plain = type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+    return plain and "weight" in dict(conv.named_parameters(recurse=False)) and norm.running_mean is not None
 
 
 def batchnorm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift, float64 (C), that ``norm`` applies in evaluation mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm without running statistics is no fixed affine map")
-    scale = norm.weight.detach().double() * (norm.running_var.double() + norm.eps).rsqrt()
-    return scale, norm.bias.detach().double() - scale * norm.running_mean.double()
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        scale = norm.weight.detach().double() * scale
+    shift = -scale * norm.running_mean.double()
+    return scale, norm.bias.detach().double() + shift if norm.affine else shift
 
 
 def merge_decoder(decoder: Decoder) -> list[nn.Conv2d]:

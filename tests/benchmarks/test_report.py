@@ -84,6 +84,15 @@ def test_the_fastest_of_several_checkpoints_is_not_recommended() -> None:
     assert recommend(report([ROW, other], ["avx2"])) is None
 
 
+def test_a_report_prints_as_a_table() -> None:
+    lines = str(report([ROW, replace(ROW, target="onnx", graph="original", fps=None, p50_ms=None)], [])).splitlines()
+    assert lines == [
+        "engine               mIoU   FPS  p50 ms   MB  verdict",
+        "openvino fp32       70.00  20.0    50.0  7.0  pass",
+        "onnx fp32 original  70.00     -       -  7.0  pass",
+    ]
+
+
 def test_refused_engines_are_named_with_their_reason_and_where_it_is_from() -> None:
     refused = replace(ROW, verdict="refused", reason="mIoU -3")
     foreign = replace(refused, target="onnx", accuracy="manifest", measured_on="another processor")

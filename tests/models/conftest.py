@@ -49,10 +49,10 @@ def _trained_like(model: NetworkT, seed: int = 0) -> NetworkT:
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * fan_in**-0.5)
                 if module.bias is not None:
                     draw(module.bias, -0.5, 0.5)
-            elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) and module.weight is not None:
                 draw(module.weight, 0.3, 2.0)
                 draw(module.bias, -0.5, 0.5)
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 assert module.running_mean is not None
                 assert module.running_var is not None
                 draw(module.running_mean, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The efficient decoder computes what the paper's order of operations computes, gradients included."""
+"""The merged decoder computes what the paper's order of operations computes, gradients included."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from fptk.models.blocks import Dropout
 
 
 @pytest.mark.parametrize("lmsa", ["compact", "multiscale", None])
-def test_efficient_and_naive_forms_agree_in_output_and_gradients(lmsa: str | None, trained_like: Any) -> None:
+def test_the_original_agrees_in_output_and_gradients(lmsa: str | None, trained_like: Any) -> None:
     model = trained_like(create_model(lmsa=lmsa)).double().train()
     images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     weight = torch.randn(2, 19, 96, 64, dtype=torch.float64)
     outputs, gradients = [], []
-    for efficient in (True, False):
-        model.efficient = efficient
-        model.zero_grad()
+    for network in (model, model.original()):
+        network.zero_grad()
         torch.manual_seed(7)  # the same dropout mask
-        logits = model(images)
+        logits = network(images)
         (logits * weight).sum().backward()
         outputs.append(logits.detach())
-        gradients.append([parameter.grad for parameter in model.parameters()])
+        gradients.append([parameter.grad for parameter in network.parameters()])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-12 * float(outputs[1].abs().max()))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * float(theirs.abs().max()) + 1e-12)

@@ -14,8 +14,8 @@ from fptk.cli.options import (
     data_option,
     images_option,
     json_option,
+    reference_option,
     threads_option,
-    weights_option,
     write_result,
 )
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 @click.command("bench")
-@click.argument("bundles", nargs=-1, type=PathType)
+@click.argument("models", nargs=-1, type=PathType, metavar="[MODEL]...")
 @click.option("--fps", is_flag=True, help="Measure speed; accuracy is what the bundles carry from their export.")
 @click.option("--accuracy", is_flag=True, help="Score every engine on the evaluation images, and judge it.")
-@weights_option
+@reference_option
 @data_option
 @images_option
 @threads_option
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(
-    bundles: tuple[Path, ...],
+    models: tuple[Path, ...],
     fps: bool,
     accuracy: bool,
-    weights: Path | None,
+    reference: Path | None,
     data: Path | None,
     eval_images: int | None,
     threads: int | None,
@@ -67,24 +67,33 @@ def command(
     document: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Measure BUNDLES (folders; default: all of the newest run) against each other.
+    """Measure the engines of MODEL against each other.
 
-    With neither --fps nor --accuracy both are measured; BUNDLES are scored with --data or --accuracy only. An FPS
-    figure is one synchronous call at a time (latency), uint8 images in, label maps out; the engines take turns, so that
-    a drifting machine favours none. Where there is no run, FP32 engines of the shipped weights are built first.
+    MODEL is a bundle folder, a folder of bundles, or a run folder; by default it is the newest run below runs/, or else
+    the shipped weights, of which FP32 engines are built first. Several may be given.
 
-    What is scored is judged, by the bundle's own limits. Figures and verdicts from the bundles are marked, with the
-    processor they are from. A refused engine ends the command with exit code 4.
+    With neither --fps nor --accuracy both are measured; bundles are scored with --data or --accuracy only. Each timing
+    is one synchronous call (latency): uint8 images in, label maps out. The engines take turns, so that a drifting
+    machine favours none.
+
+    A scored engine is also judged, by its bundle's own limits. Figures and verdicts from the bundles are marked, with
+    the processor they are from. A refused engine ends the command with exit code 4.
     """
     from fptk.benchmarks.report import raise_if_refused
     from fptk.core.console import TERMINAL
+    from fptk.core.errors import InputError
     from fptk.runs.source import find_source
     from fptk.workflows.bench import BenchRequest, bench_folders, bench_source
 
+    network = find_source(*models or (None,)) if is_network(*models) else None
     if document:
-        refuse_beside_rewrites(bundles)
-        write_rewrites(document, find_source(weights), threads, rounds)
+        refuse_beside_rewrites()
+        if network is None:
+            raise InputError("--rewrites measures one network, not engines; give its run or checkpoint")
+        write_rewrites(document, network, threads, rounds)
         return
+    if network is not None and reference is not None:
+        raise InputError("--reference is for bundles: a run is its own reference")
     request = BenchRequest(
         fps=fps or not accuracy,
         accuracy=accuracy or data is not None or not fps,
@@ -98,28 +107,36 @@ def command(
         original=original,
         roofline=roofline,
     )
-    if bundles:
-        report = bench_folders(bundles, request, find_source(weights) if weights else None, TERMINAL)
+    if network is not None:
+        report = bench_source(network, request, TERMINAL)
     else:
-        report = bench_source(find_source(weights), request, TERMINAL)
+        report = bench_folders(models, request, find_source(reference) if reference else None, TERMINAL)
     show(report, json_path, roofline=roofline)
     raise_if_refused(report)
 
 
-def refuse_beside_rewrites(bundles: tuple[Path, ...]) -> None:
-    """Refuse what was given beside ``--rewrites`` and would be dropped.
+def is_network(*models: Path) -> bool:
+    """Whether one network was given (a run folder or checkpoint), or nothing, which means the newest run."""
+    from fptk.core.files import kind_of
+    from fptk.runs.folder import RunFolder
+
+    if len(models) != 1:
+        return not models
+    return models[0].suffix == ".safetensors" or kind_of(RunFolder(models[0]).card, "run card") is not None
+
+
+def refuse_beside_rewrites() -> None:
+    """Refuse the options that were given beside ``--rewrites`` and would be dropped.
 
     Raises:
-        InputError: bundles, or an option that it does not heed.
+        InputError: there is one.
     """
     from fptk.core.errors import InputError
 
-    if bundles:
-        raise InputError("--rewrites measures a network, not bundles; name its run with --weights instead")
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
-        if given and parameter.name not in ("document", "weights", "threads", "rounds"):
+        if given and parameter.name not in ("models", "document", "threads", "rounds"):
             raise InputError(f"--rewrites does not heed {parameter.opts[0]}; leave one of the two out")
 
 

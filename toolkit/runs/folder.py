@@ -45,10 +45,6 @@ BUNDLES = "bundles"
 """Folder of the exported bundles, one a target and precision."""
 REJECTED = "rejected"
 """Folder of the bundles that the accuracy gate refused."""
-CACHE = "calibration"
-"""Folder of measured ranges and sensitivities, keyed by everything that they depend on."""
-CALIBRATION_LIST = "images.json"
-"""The calibration set of the last export, in :data:`CACHE`; ``--calib`` takes it."""
 
 NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
 """Keys of a recipe that may change between the parts of one training: they do not touch its weights."""

@@ -33,7 +33,7 @@ from fptk.runs.source import find_source
 from fptk.workflows.sessions import open_model
 
 if TYPE_CHECKING:
-    from fptk.workflows.bench import BenchReport
+    from fptk.benchmarks.report import BenchReport
 
 AnyPath = str | os.PathLike[str]
 Model = TrainResult | Bundle | AnyPath

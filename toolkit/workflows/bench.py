@@ -17,22 +17,23 @@ from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file
 from fptk.core.host import describe_host, usable_cores
+from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
 from fptk.core.progress import SILENT, Listener, track
 from fptk.core.session import Session
 from fptk.data import open_evaluation
+from fptk.data.identity import check_files
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import draw_face
-from fptk.export.bundle import Bundle, Variant, find_bundles, open_bundle, read_bundle
+from fptk.export.bundle import Bundle, Graph, find_bundles, open_bundle, read_bundle
 from fptk.export.engine_process import engine_command
+from fptk.export.exporter import export
+from fptk.export.plan import ExportPlan
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource, run_of, shipped_weights
 from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
-
-ORIGINAL = "original"
-"""Folder in a run for the exports of the network as it is written."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
         rate = _measure(running, image, plan, threads, listener)
-    _judge(running, plan)
+    _judge(running, plan, listener)
     if plan.fps and plan.memory:
         _measure_memory(running, threads, listener)
     conditions = {
@@ -153,12 +154,13 @@ def _measure(
     return figures.gemm_macs_per_s
 
 
-def _judge(contenders: list[_Contender], plan: BenchPlan) -> None:
+def _judge(contenders: list[_Contender], plan: BenchPlan, listener: Listener) -> None:
     """Judge what was scored. It comes after the timing: PyTorch may be started for it."""
     if plan.dataset is None or not contenders:
         return
     scored = [Scored(each.folder, each.bundle, each.measured.scores) for each in contenders if each.measured.scores]
-    for contender, gate_result in zip(contenders, evaluate_gates(scored, plan.dataset, plan.source), strict=True):
+    results = evaluate_gates(scored, plan.dataset, plan.source, listener)
+    for contender, gate_result in zip(contenders, results, strict=True):
         contender.gate_result = gate_result
 
 
@@ -180,7 +182,7 @@ def _pytorch(contenders: list[_Contender]) -> dict[str, Any] | None:
         if reference and reference.name == MANIFEST:
             return _reference_at_export(bundle)
         if reference and reference.name == PYTORCH:
-            return {**_means(reference.scores.as_dict()), "accuracy": "measured", "measured_on": cpu_model()}
+            return {**_means(reference.scores), "accuracy": "measured", "measured_on": cpu_model()}
     known = [contender.bundle for contender in contenders if contender.bundle.evaluation]
     return _reference_at_export(known[0]) if known and not judged else None
 
@@ -196,9 +198,9 @@ def _machine(bundle: Bundle) -> dict[str, Any]:
     return {"measured_on": cpu, "same_machine": same_machine(bundle)}
 
 
-def _means(scores: dict[str, Any]) -> dict[str, float]:
-    """Those of the scores in a manifest that the table shows."""
-    return {name: float(scores[name]) for name in ("miou", "f1")}
+def _means(scores: Scores) -> dict[str, float]:
+    """The scores that the table shows."""
+    return {"miou": scores.miou, "f1": scores.f1}
 
 
 def _row(contender: _Contender, rate: float | None) -> Row:
@@ -209,7 +211,7 @@ def _row(contender: _Contender, rate: float | None) -> Row:
         checkpoint_sha256=bundle.checkpoint_sha256,
         target=bundle.target,
         precision=str(bundle.precision),
-        graph="original" if bundle.variant == "naive" else "deploy",
+        graph=bundle.graph,
         fps=latency.fps if latency else None,
         p50_ms=latency.percentile(50) if latency else None,
         p90_ms=latency.percentile(90) if latency else None,
@@ -246,7 +248,7 @@ def _accuracy_at_export(bundle: Bundle) -> dict[str, Any]:
     fields: dict[str, Any] = {"miou": None, "f1": None, "delta_miou": None, "accuracy": "none"}
     if evaluation:
         fields |= _means(evaluation.engine)
-        fields["delta_miou"] = fields["miou"] - float(evaluation.reference["miou"])
+        fields["delta_miou"] = evaluation.engine.miou - evaluation.reference.miou
         fields["accuracy"] = "simulated" if evaluation.simulated_by else "manifest"
         fields["reference"] = MANIFEST
     if evaluation or bundle.gate:
@@ -300,9 +302,9 @@ def bench_source(source: ModelSource, request: BenchRequest, listener: Listener 
     _refuse_to_copy(request, dataset)
     if targets:
         listener.say(f"no bundle yet: building FP32 engines of the shipped weights in {source.folder}")
-        folders = _build_fp32(source, targets, source.folder)
+        folders = _build_fp32(source, targets, source.folder, listener)
     if request.original:
-        folders += original_bundles(source, request, folders)
+        folders += original_bundles(source, request, folders, listener)
     return _bench(folders, dataset, source, source.recipe.bench, request, listener)
 
 
@@ -312,25 +314,28 @@ def _usable_here(source: ModelSource) -> tuple[str, ...]:
     return tuple(name for name, probe in probes.items() if probe.can_build and probe.can_run)
 
 
-def original_bundles(source: ModelSource, request: BenchRequest, folders: Sequence[Path]) -> list[Path]:
+def original_bundles(
+    source: ModelSource, request: BenchRequest, folders: Sequence[Path], listener: Listener = SILENT
+) -> list[Path]:
     """FP32 engines of the network as it is written, kept in the run's ``original/`` while its weights stay.
 
     Args:
         source: the network.
         request: evaluation images of the exports.
         folders: bundles; there will be an original for each of their targets.
+        listener: is told what is built.
     """
     targets = sorted({read_bundle(folder).target for folder in folders})
-    out = source.folder / ORIGINAL
+    run = RunFolder(RunFolder(source.folder).original)
     current = sha256_file(source.weights)
     kept = {
         bundle.target: folder
-        for folder in find_bundles(RunFolder(out).bundles)
+        for folder in find_bundles(run.bundles)
         if (bundle := read_bundle(folder)).checkpoint_sha256 == current
     }
     missing = tuple(name for name in targets if name not in kept and get_target(name).probe().can_run)
     if missing:
-        kept |= zip(missing, _build_fp32(source, missing, out, "naive", request), strict=True)
+        kept |= zip(missing, _build_fp32(source, missing, run.path, listener, "original", request), strict=True)
     return list(kept.values())
 
 
@@ -338,24 +343,23 @@ def _build_fp32(
     source: ModelSource,
     targets: tuple[str, ...],
     out: Path,
-    variant: Variant = "deploy",
+    listener: Listener,
+    graph: Graph = "deploy",
     request: BenchRequest | None = None,
 ) -> list[Path]:
     """Export FP32 engines, one for each target; scored where a request says on which images, and not judged."""
-    from fptk.export.pipeline import ExportPlan, export_bundles
-
-    options = "--fp32" if variant == "deploy" else "--fp32 --no-deploy-form"
+    options = "--fp32" if graph == "deploy" else f"--fp32 --graph {graph}"
     plan = ExportPlan(
         targets=targets,
         precisions=(Precision.FP32,),
         out=out,
         command=f"fptk export {options} --target {' --target '.join(targets)}",
-        variant=variant,
+        graph=graph,
         data=request.data if request else None,
         eval_images=request.eval_images if request else None,
         gate=None,
     )
-    return [outcome.folder for outcome in export_bundles(source, plan)]
+    return [bundle.folder for bundle in export(source, plan, listener)]
 
 
 def bench_folders(
@@ -364,13 +368,13 @@ def bench_folders(
     source: ModelSource | None = None,
     listener: Listener = SILENT,
 ) -> BenchReport:
-    """Measure the bundles in ``folders``, wherever they are.
+    """Measure bundles, wherever they are.
 
     Accuracy needs ``request.data``. Only where it must be scored, the images may also be those of ``source``, or of the
     run that the bundles stand in.
 
     Args:
-        folders: bundles, or folders of bundles.
+        folders: bundles, folders of bundles, or run folders.
         request: what to measure.
         source: whose export as written ``request.original`` means, and whose weights may be the bundles' own.
         listener: is told how the work goes on.
@@ -381,16 +385,23 @@ def bench_folders(
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
     dataset = open_evaluation(request.data) if request.data else None
-    bundles = [path for folder in folders for path in find_bundles(folder) or [folder]]
+    bundles = [path for folder in folders for path in _bundles_in(folder)]
     if dataset is None and request.must_score:
         home = source or _common_run(bundles)
         dataset = home.evaluation_set(None) if home else None
     _refuse_to_copy(request, dataset)
     if request.original:
         if source is None:
-            raise InputError("a bundle does not hold the network that --original exports; name its run with --weights")
-        bundles += original_bundles(source, request, bundles)
+            raise InputError(
+                "a bundle does not hold the network that --original exports; name its run with --reference"
+            )
+        bundles += original_bundles(source, request, bundles, listener)
     return _bench(bundles, dataset, source, BenchSection(), request, listener)
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    """A bundle, the bundles of a folder or of a run, or what is none of them, for the reader to complain about."""
+    return find_bundles(folder) or find_bundles(RunFolder(folder).bundles) or [folder]
 
 
 def _refuse_to_copy(request: BenchRequest, dataset: FaceParsingDataset | None) -> None:
@@ -424,9 +435,7 @@ def _bench(
         roofline=request.roofline,
     )
     if plan.dataset is not None:
-        from fptk.export.pipeline import check_dataset
-
-        check_dataset(plan.dataset, "checking the images")
+        check_files(plan.dataset, workers=usable_cores(), listener=listener)
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
     report = bench(folders, image, plan, listener)
     if request.must_score and not any(row.accuracy == "measured" for row in report.rows):

@@ -1,4 +1,4 @@
-"""The exported deploy form in real engines: it compiles, and its numbers are those of the naive network.
+"""The exported deploy form in real engines: it compiles, and its numbers are those of the original network.
 
 The OpenVINO cases are regression tests. Version 2026.4.1 crashes on the folded attention with 3-D tensors and a
 mask; returns wrong numbers for the 4-D form where keys, values and mask come from separate Linears and a residual
@@ -50,9 +50,8 @@ def check(engine: str, size: tuple[int, int], rewrites: list[str], folder: Path,
     spec = PreprocessSpec(size=size)
     images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     form = to_deploy(model, engine=engine, rewrites=rewrites)
-    model.efficient = False
     with torch.inference_mode():
-        reference = Serving(model, spec, "logits")(torch.from_numpy(images)).numpy()
+        reference = Serving(model.original(), spec, "logits")(torch.from_numpy(images)).numpy()
     logits_path = export_onnx(Serving(form, spec, "logits"), folder / "logits.onnx", spec)
     labels_path = export_onnx(Serving(form, spec), folder / "labels.onnx", spec)
     for threads in (1, 2):

@@ -112,10 +112,10 @@ def test_bench_heeds_the_bundles_that_it_is_given(exported: Path, fptk: Command)
     assert profile.code == 0, profile.err
     assert "onnx int8:" in profile.out
     assert "onnx fp32" not in profile.out
-    for options in (["--rewrites", "table.md"], ["--fps", "--original"]):
+    for options, words in ((["--rewrites", "table.md"], "run or checkpoint"), (["--fps", "--original"], "--reference")):
         refused = fptk("bench", bundle, *options)
         assert refused.code == 2
-        assert "--weights" in refused.err.strip().splitlines()[-1]
+        assert words in refused.err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

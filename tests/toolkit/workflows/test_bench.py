@@ -32,7 +32,7 @@ def shipped(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_original_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--weights"):
+    with pytest.raises(InputError, match="--reference"):
         bench_folders([tmp_path], BenchRequest(original=True))
 
 
@@ -70,7 +70,7 @@ def test_other_weights_need_an_export_first(
     fptk: Command, empty_folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fptk.workflows.bench.shipped_weights", lambda: None)
-    finished = fptk("bench", "--weights", checkpoint)
+    finished = fptk("bench", checkpoint)
     assert finished.code == 2
     assert "run `fptk export` first" in finished.err.strip().splitlines()[-1]
 
