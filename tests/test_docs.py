@@ -1,7 +1,7 @@
 """The documents are true: every command parses, every link leads somewhere, and what can run here runs at small size.
 
-A document marks what cannot run in a test with a visible reason, ``# needs …`` or ``# takes …``: behind a command, or on
-a line of its own for the rest of the block.
+A document marks what cannot run in a test with a visible reason, ``# needs …`` or ``# takes …``: behind a command, or
+on a line of its own for the rest of the block.
 """
 
 from __future__ import annotations
