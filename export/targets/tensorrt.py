@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fptk.calibration.onnx_graph import Graph, load_model
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
 from fptk.core.precision import Precision
@@ -20,7 +21,6 @@ from fptk.export.targets.base import BuildRequest, BuildResult, EngineNotBuiltEr
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted
-from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.layer_report import LayerReport, report_layers
 from fptk.export.tensorrt.lint import check_qdq, refuse_errors
 from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
@@ -87,7 +87,7 @@ class TensorRTTarget(Target):
         details |= write_precision_onnx(request, options, quantizer, onnx_path)
         findings = check_qdq(onnx_path, options.compute_capabilities(self.product))
         refuse_errors(onnx_path, findings)
-        graph = Graph.read(onnx_path)
+        graph = Graph(load_model(onnx_path))
         details["findings"] = [finding.as_dict() for finding in findings]
         details["options"] = options.model_dump(mode="json", exclude={"timing_cache", "timeout"})
         details["rebuild"] = rebuild = self._rebuild(graph, options, request.spec)

@@ -16,13 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fptk.calibration.images import ImageStream
-from fptk.calibration.onnx_graph import float_tensors, load_float_model
+from fptk.calibration.onnx_graph import (
+    QUANTIZED_OPS,
+    Graph,
+    Node,
+    apply,
+    attribute,
+    float_tensors,
+    load_float_model,
+    load_model,
+)
 from fptk.calibration.range_cache import Range
 from fptk.calibration.ranges import measure_ranges
 from fptk.calibration.report import FloatLayer
 from fptk.core.dataset import UInt8Array
 from fptk.core.files import atomic_file
-from fptk.export.tensorrt.graph import QUANTIZED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
@@ -87,13 +95,12 @@ def convert_to_half(
     ranges: dict[str, Range] = {}
     count = 0
     if images is not None:
-        # The exporter's value_info also names tensors that its optimiser has removed.
         tensors = sorted(float_tensors(model) & set(graph.producer))
         table = measure_ranges(model, tensors, _first(images))
         ranges, count = table.ranges, table.images
     kept = choose_float_nodes(graph, ranges)
     if quantized is not None:
-        model = onnx.load(str(quantized))
+        model = load_model(quantized)
     half = half_model(model, {layer.name for layer in kept})
     onnx.checker.check_model(half, full_check=True)
     with atomic_file(destination) as temporary:
@@ -189,18 +196,15 @@ def half_model(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto
     takers. ``scales`` and ``roi`` of Resize stay float32, as its definition asks for ``scales``.
     """
     import onnx
+    import onnx_ir.passes.common as passes
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _lift_constants(copy)
-    converter = _HalfConverter(Graph(copy), kept)
-    nodes = converter.convert()
-    graph = copy.graph
-    del graph.node[:]
-    del graph.value_info[:]  # it tells float32 of tensors that are float16 now
-    del graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(converter.constants.values())
+    apply(copy, passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
+    graph = Graph(copy)
+    nodes = _HalfConverter(graph, kept).convert()
+    del copy.graph.value_info[:]  # it tells float32 of tensors that are float16 now
+    graph.replace_nodes(nodes)
     return copy
 
 
@@ -208,7 +212,8 @@ class _HalfConverter:
     def __init__(self, graph: Graph, kept: Collection[str]) -> None:
         self.graph = graph
         self.kept = kept
-        self.constants: dict[tuple[str, bool], Any] = {}
+        self.constants: dict[str, str] = {}
+        """Float16 form of constants."""
         self.nodes: list[Node] = []
         self.half: set[str] = set()
         """Activations that are float16 so far."""
@@ -237,23 +242,18 @@ class _HalfConverter:
             if name in self.graph.initializers:
                 wanted = to_half and self._is_float(name) and not (node.op_type == "Resize" and index in (1, 2))
                 scale = node.op_type in QUANTIZED_OPS and index == 1
-                node.input[index] = self._constant(name, to_half=wanted, scale=scale)
+                node.input[index] = self._half_constant(name, scale=scale) if wanted else name
             elif name and node.op_type != "Cast" and self._is_float(name) and (name in self.half) != to_half:
                 node.input[index] = self._cast(name, to_half=to_half)
 
-    def _constant(self, name: str, *, to_half: bool, scale: bool) -> str:
-        from onnx import numpy_helper
-
-        if (name, to_half) not in self.constants:
-            entry = self.graph.initializers[name]
-            if to_half:
-                new = self.graph.fresh(f"{name}_half")
-                value = numpy_helper.to_array(entry).astype(np.float16)
-                if scale:
-                    value = np.maximum(value, HALF_MIN)
-                entry = numpy_helper.from_array(value, new)
-            self.constants[name, to_half] = entry
-        return str(self.constants[name, to_half].name)
+    def _half_constant(self, name: str, *, scale: bool) -> str:
+        if name not in self.constants:
+            value = self.graph.constant(name)
+            assert value is not None
+            half = value.astype(np.float16)
+            smallest = HALF_MIN if scale else -np.inf
+            self.constants[name] = self.graph.add_constant(f"{name}_half", np.maximum(half, smallest))
+        return self.constants[name]
 
     def _cast(self, name: str, *, to_half: bool) -> str:
         import onnx
@@ -282,20 +282,6 @@ class _HalfConverter:
                         "Cast", [inner], [value.name], to=onnx.TensorProto.FLOAT, name=f"{inner}_cast"
                     )
                 )
-
-
-def _lift_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initialisers, so that each taker may have them in its own type."""
-    nodes = []
-    for node in model.graph.node:
-        tensor = attribute(node, "value") if node.op_type == "Constant" else None
-        if tensor is None:
-            nodes.append(node)
-            continue
-        tensor.name = node.output[0]
-        model.graph.initializer.append(tensor)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def _retarget(node: Node) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fptk.calibration.onnx_graph import COMPUTE_OPS, QUANTIZED_OPS, Graph, Node, attribute, load_model
 from fptk.export.findings import ERROR, WARNING, Finding, raise_on_errors
-from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTIZED_OPS, Graph, Node, attribute, is_dequantized
 from fptk.export.tensorrt.lowering import TAKES_UINT8
 
 MAX_RANK = 8
@@ -46,7 +46,7 @@ def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Find
     Raises:
         InputError: the file is missing or no ONNX file.
     """
-    graph = Graph.read(path)
+    graph = Graph(load_model(path))
     findings = [
         *_check_operators(graph),
         *_check_types(graph),
@@ -201,7 +201,7 @@ def _check_half_quantized(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        bare = [name for name in node.input[:2] if not is_dequantized(graph, name)]
+        bare = [name for name in node.input[:2] if not graph.is_dequantized(name)]
         if bare:
             yield _warning(
                 "unquantised-input",
@@ -218,7 +218,7 @@ def _check_turing(graph: Graph, compute_capabilities: Iterable[int]) -> Iterator
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        if any(is_dequantized(graph, name) for name in node.input[:2]):
+        if any(graph.is_dequantized(name) for name in node.input[:2]):
             yield _error("sm75-int8", node, f"TensorRT-RTX has no INT8 {node.op_type} for Turing (SM 75); use --fp16")
         elif graph.element_type(node.input[0]) == onnx.TensorProto.FLOAT:
             yield _error(

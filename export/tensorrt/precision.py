@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fptk.calibration.onnx_graph import Graph, activation_products, load_model
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file
 from fptk.core.precision import Precision
 from fptk.export.targets.base import BuildRequest
 from fptk.export.tensorrt.fp16 import convert_to_half
-from fptk.export.tensorrt.graph import Graph, activation_products
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings
 
@@ -54,12 +54,12 @@ def write_precision_onnx(
 
 def _write_lowered(source: Path, destination: Path, precision: Precision) -> list[str]:
     """Write ``source`` without what TensorRT has no kernels for; byte for byte the same where there is nothing."""
-    graph = Graph.read(source)
-    lowered = lower_uint8(graph.model)
+    model = load_model(source)
+    lowered = lower_uint8(model)
     if precision is Precision.INT8:
-        lowered += lower_transposed(graph.model)
+        lowered += lower_transposed(model)
     if lowered:
-        destination.write_bytes(graph.model.SerializeToString())
+        destination.write_bytes(model.SerializeToString())
     else:
         shutil.copyfile(source, destination)
     return lowered
@@ -71,7 +71,7 @@ def _quantize(
     from fptk.calibration.onnx_quantizer import quantize_onnx
 
     if not options.attention_int8:
-        products = activation_products(Graph.read(source))
+        products = activation_products(Graph(load_model(source)))
         quantizer = {**quantizer, "float_nodes": (*quantizer.get("float_nodes", ()), *products)}
     settings = quantizer_settings(quantizer)
     calibration = request.calibrate()

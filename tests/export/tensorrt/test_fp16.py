@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.calibration.onnx_graph import Graph, load_model
 from fptk.calibration.onnx_quantizer import quantize_onnx
 from fptk.core.errors import InputError
 from fptk.export.tensorrt.fp16 import choose_float_nodes, convert_to_half, half_model
-from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.lint import check_qdq
 
 Images = Callable[[], Iterator[Any]]
@@ -41,7 +41,7 @@ def test_every_product_is_half_and_input_and_output_keep_their_types(
 ) -> None:
     half = tmp_path / "half.onnx"
     convert_to_half(face_net, half, images)
-    graph = Graph.read(half)
+    graph = Graph(load_model(half))
     onnx.checker.check_model(str(half), full_check=True)
     assert graph.element_type("images") == graph.element_type("labels") == TensorProto.UINT8
     for node in graph.nodes:
@@ -54,7 +54,7 @@ def test_keeps_sums_in_float32_where_nothing_was_measured(face_net: Path, tmp_pa
     report = convert_to_half(face_net, half)
     assert [layer.name for layer in report.kept_float] == ["norm", "softmax"]
     assert all("no range was measured" in layer.reason for layer in report.kept_float)
-    graph = Graph.read(half)
+    graph = Graph(load_model(half))
     by_name = {node.name: node for node in graph.nodes}
     assert {graph.element_type(name) for name in by_name["norm"].input} == {TensorProto.FLOAT}
     assert {graph.element_type(name) for name in by_name["query"].input} == {TensorProto.FLOAT16}
@@ -87,7 +87,7 @@ def test_the_rest_of_an_int8_file_can_be_half(face_net: Path, images: Images, tm
     report = convert_to_half(face_net, mixed, images, quantized=int8)
     assert report.kept_float == ()
     assert check_qdq(mixed) == []
-    graph = Graph.read(mixed)
+    graph = Graph(load_model(mixed))
     kinds = {graph.element_type(node.input[1]) for node in graph.nodes if node.op_type == "QuantizeLinear"}
     assert kinds == {TensorProto.FLOAT16}
     for image in images():
