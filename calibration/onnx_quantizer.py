@@ -1,13 +1,13 @@
-"""Static int8 quantisation of an ONNX model into explicit Q/DQ form, by ONNX Runtime's quantiser.
+"""Static int8 quantization of an ONNX model into explicit Q/DQ form, by ONNX Runtime's quantizer.
 
 Two recipes exist because two readers disagree about what Q/DQ should look like:
 
 ``tensorrt``
     int8 activations and weights, symmetric, a dedicated Q/DQ pair per input, no int32 bias, outputs left float: what
     TensorRT's parser takes whole. ONNX Runtime runs it too, but its CPU kernels fuse a convolution only where bias
-    and output are quantised as well, so there it computes most layers in float on rounded numbers.
+    and output are quantized as well, so there it computes most layers in float on rounded numbers.
 ``cpu``
-    uint8 asymmetric activations, int32 biases, outputs quantised but those of attention products: what ONNX Runtime
+    uint8 asymmetric activations, int32 biases, outputs quantized but those of attention products: what ONNX Runtime
     fuses into integer kernels.
 """
 
@@ -94,7 +94,7 @@ def quantize_onnx(
     calibration_sha256: str | None = None,
     cache: RangeCache | None = None,
 ) -> QuantReport:
-    """Quantise the float model ``source`` and write ``destination``.
+    """Quantize the float model ``source`` and write ``destination``.
 
     Args:
         source: float ONNX, input uint8 (N, H, W, 3) with the normalisation inside, output uint8 (N, H, W).
@@ -106,7 +106,7 @@ def quantize_onnx(
         cache: keeps measured ranges between runs; it must have been made for these images.
 
     Raises:
-        InputError: ``source`` is missing, damaged or already quantised; the set is empty; an activation is not finite;
+        InputError: ``source`` is missing, damaged or already quantized; the set is empty; an activation is not finite;
             a name in ``float_nodes`` or ``only_nodes`` is not in the graph.
     """
     started = time.monotonic()
@@ -120,7 +120,7 @@ def quantize_onnx(
         model = smooth(model, chosen, images, settings.smooth_alpha)
     table = measured_ranges(model, source_sha256, images, settings, cache)
     quantized = insert_qdq(model, table.ranges, settings, chosen)
-    del quantized.metadata_props[:]  # the quantiser adds marks of its own
+    del quantized.metadata_props[:]  # the quantizer adds marks of its own
     quantized.metadata_props.extend(model.metadata_props)
     with atomic_file(destination) as temporary:
         temporary.write_bytes(quantized.SerializeToString())
@@ -144,7 +144,7 @@ def measured_ranges(
     settings: OnnxQuantSettings,
     cache: RangeCache | None = None,
 ) -> RangeTable:
-    """Ranges of the activations that the recipe quantises, from the cache where it has them.
+    """Ranges of the activations that the recipe quantizes, from the cache where it has them.
 
     Args:
         model: float model (after SmoothQuant, where the settings ask for it).
@@ -174,10 +174,10 @@ def measured_ranges(
 
 
 def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[list[str], list[FloatLayer]]:
-    """Names of the nodes to quantise, and the quantisable ones that stay float with the reason.
+    """Names of the nodes to quantize, and the quantizable ones that stay float with the reason.
 
     Raises:
-        InputError: the settings name a node that the graph does not hold, or nothing is left to quantise.
+        InputError: the settings name a node that the graph does not hold, or nothing is left to quantize.
     """
     names = {node.name for node in model.graph.node}
     for name in (*settings.float_nodes, *(settings.only_nodes or ())):
@@ -197,7 +197,7 @@ def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[
 def tensors_to_measure(model: onnx.ModelProto, settings: OnnxQuantSettings) -> list[str]:
     """Float activations that the recipe puts Q/DQ on, in graph order, whichever nodes are chosen.
 
-    Covering every quantisable node makes one table of ranges serve every choice of nodes.
+    Covering every quantizable node makes one table of ranges serve every choice of nodes.
     """
     floats = float_tensors(model)
     names: dict[str, None] = {}
@@ -214,12 +214,12 @@ def insert_qdq(
 
     Args:
         model: float model with inferred shapes and unique node names (:func:`load_float_model`).
-        ranges: (low, high) of every activation that the recipe quantises.
+        ranges: (low, high) of every activation that the recipe quantizes.
         settings: the recipe; its ``float_nodes`` and ``only_nodes`` are not looked at.
-        nodes: names of the nodes to quantise.
+        nodes: names of the nodes to quantize.
 
     Raises:
-        ValueError: the quantiser made a scale or zero point that no engine takes (a bug, not the user's).
+        ValueError: the quantizer made a scale or zero point that no engine takes (a bug, not the user's).
     """
     try:
         from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -316,7 +316,7 @@ def _extra_options(settings: OnnxQuantSettings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Keep ONNX Runtime's quantiser, which writes advice to the root logger, from speaking to the user."""
+    """Keep ONNX Runtime's quantizer, which writes advice to the root logger, from speaking to the user."""
 
     def foreign(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname

@@ -24,7 +24,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def smooth(model: onnx.ModelProto, nodes: Sequence[str], images: ImageStream, alpha: float = 0.5) -> onnx.ModelProto:
-    """A copy of ``model`` whose outputs are the same up to rounding and whose activations are easier to quantise.
+    """A copy of ``model`` whose outputs are the same up to rounding and whose activations are easier to quantize.
 
     Every activation that feeds chosen ``MatMul``, ``Gemm`` or ungrouped ``Conv`` nodes with constant weights is divided
     by one scale per channel (inside the LayerNormalization that makes it, where nothing else reads it; by a ``Mul``
@@ -32,7 +32,7 @@ def smooth(model: onnx.ModelProto, nodes: Sequence[str], images: ImageStream, al
 
     Args:
         model: float model with inferred shapes and unique node names.
-        nodes: names of the nodes that will be quantised.
+        nodes: names of the nodes that will be quantized.
         images: starts a pass over the calibration images.
         alpha: migration strength, 0-1.
     """

@@ -22,13 +22,13 @@ from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngin
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted
 from fptk.export.tensorrt.layer_report import LayerReport, report_layers
-from fptk.export.tensorrt.lint import check_qdq, refuse_errors
+from fptk.export.tensorrt.lint import lint_tensorrt, refuse_errors
 from fptk.export.tensorrt.options import ONLY_RTX, ONLY_TENSORRT, TensorRTOptions, split_options
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
 from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
-from fptk.export.tensorrt.trtexec import rebuild_command
+from fptk.export.tensorrt.trtexec import trtexec_command
 
 if TYPE_CHECKING:
     from fptk.calibration.fallback import Candidate
@@ -85,7 +85,7 @@ class TensorRTTarget(Target):
         onnx_path = request.folder / ONNX_FILE
         details: dict[str, Any] = {"simulate_with": ONNX_FILE}
         details |= write_precision_onnx(request, options, quantizer, onnx_path)
-        findings = check_qdq(onnx_path, options.compute_capabilities(self.product))
+        findings = lint_tensorrt(onnx_path, options.compute_capabilities(self.product))
         refuse_errors(onnx_path, findings)
         graph = Graph(load_model(onnx_path))
         details["findings"] = [finding.as_dict() for finding in findings]
@@ -214,7 +214,7 @@ class TensorRTTarget(Target):
         shape = graph.shape(entry)
         if shape is None or tuple(shape[1:]) != (*spec.size, 3):
             raise InputError(f"the ONNX input '{entry}' has shape {shape}, not (N, {spec.size[0]}, {spec.size[1]}, 3)")
-        return rebuild_command(
+        return trtexec_command(
             self.product,
             ONNX_FILE,
             ENGINE_FILE,

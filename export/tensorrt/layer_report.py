@@ -146,7 +146,7 @@ def report_layers(engine: Sequence[EngineLayer], graph: Graph, *, int8: bool) ->
 
     Args:
         engine: layers as parsed.
-        graph: the ONNX file, quantised where ``int8`` is true.
+        graph: the ONNX file, quantized where ``int8`` is true.
         int8: whether layers outside INT8 need a reason.
     """
     wanted = {node.name: node for node in graph.nodes if node.op_type in COMPUTE_OPS}

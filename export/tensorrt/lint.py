@@ -33,11 +33,11 @@ UNSUPPORTED_OPS = frozenset({
 """Standard operators that the parser of TensorRT-RTX 1.7 has no importer for."""
 
 
-def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Finding]:
+def lint_tensorrt(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Finding]:
     """Check an ONNX file for TensorRT.
 
     Args:
-        path: ONNX file, quantised or not.
+        path: ONNX file, quantized or not.
         compute_capabilities: GPUs to build for, without the dot (75 is Turing); empty checks what holds for all.
 
     Returns:
@@ -51,7 +51,7 @@ def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Find
         *_check_operators(graph),
         *_check_types(graph),
         *_check_quantizers(graph),
-        *_check_half_quantized(graph),
+        *_check_partly_quantized(graph),
         *_check_turing(graph, compute_capabilities),
     ]
     return sorted(findings, key=lambda finding: finding.severity != ERROR)
@@ -160,7 +160,7 @@ def _check_zero_point(graph: Graph, node: Node) -> Iterator[Finding]:
 
 
 def _quantized_type(graph: Graph, node: Node) -> int | None:
-    """Element type of the quantised side of a Q or DQ; ``None`` where the file doesn't say."""
+    """Element type of the quantized side of a Q or DQ; ``None`` where the file doesn't say."""
     import onnx
 
     if node.op_type == "DequantizeLinear":
@@ -195,7 +195,7 @@ def _check_scale(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _check_half_quantized(graph: Graph) -> Iterator[Finding]:
+def _check_partly_quantized(graph: Graph) -> Iterator[Finding]:
     if not any(node.op_type == "DequantizeLinear" for node in graph.nodes):
         return
     for node in graph.nodes:

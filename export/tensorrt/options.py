@@ -42,7 +42,7 @@ class TensorRTOptions(BaseModel):
     min_int8_layers: float = Field(default=0.9, ge=0, le=1)
     """INT8 only: smallest share of convolution and matrix-product layers that must run in INT8."""
     int8_rest: Literal["fp32", "fp16"] = "fp32"
-    """INT8 only: type of everything between the quantised products. Strong typing runs it as the file says."""
+    """INT8 only: type of everything between the quantized products. Strong typing runs it as the file says."""
     attention_int8: bool = True
     """INT8 only: whether the two products of activations in each attention (scores, and scores by values) take Q/DQ."""
     timeout: float = Field(default=1800.0, gt=0)
@@ -73,13 +73,13 @@ ONLY_RTX = frozenset({"sm"})
 
 
 def split_options(options: Mapping[str, Any], product: Product) -> tuple[TensorRTOptions, dict[str, Any]]:
-    """Part the settings of a request into the builder's and the quantiser's.
+    """Part the settings of a request into the builder's and the quantizer's.
 
     Returns:
         The builder's settings, and what is left: fields of ``OnnxQuantSettings``.
 
     Raises:
-        InputError: a value is out of range, or the flavour has no such option.
+        InputError: a value is out of range, or the product has no such option.
     """
     own = {key: value for key, value in options.items() if key in TensorRTOptions.model_fields}
     rest = {key: value for key, value in options.items() if key not in own}

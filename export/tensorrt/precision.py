@@ -13,7 +13,7 @@ from fptk.core.errors import InputError
 from fptk.core.files import atomic_file
 from fptk.core.precision import Precision
 from fptk.export.targets.base import BuildRequest
-from fptk.export.tensorrt.fp16 import convert_to_half
+from fptk.export.tensorrt.fp16 import convert_to_fp16
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings
 
@@ -26,11 +26,11 @@ def write_precision_onnx(
     Args:
         request: the build; INT8 needs its calibration images, FP16 uses them for its range analysis where given.
         options: the builder's settings, of which ``attention_int8`` concerns the file.
-        quantiser: fields of ``OnnxQuantSettings``; only INT8 takes any.
+        quantizer: fields of ``OnnxQuantSettings``; only INT8 takes any.
         path: file to write, whole or not at all.
 
     Returns:
-        What the bundle records of it: quantiser settings, nodes kept in float32 and why.
+        What the bundle records of it: quantizer settings, nodes kept in float32 and why.
 
     Raises:
         InputError: no calibration images for INT8, unknown settings, or the file is no ONNX file.
@@ -45,7 +45,7 @@ def write_precision_onnx(
         if request.precision is Precision.FP16:
             return (
                 details
-                | convert_to_half(source, path, request.calibration.images if request.calibration else None).as_dict()
+                | convert_to_fp16(source, path, request.calibration.images if request.calibration else None).as_dict()
             )
         with atomic_file(path) as temporary:
             shutil.copyfile(source, temporary)
@@ -81,5 +81,5 @@ def _quantize(
     )
     details = {"quantiser": report.as_dict()}
     if options.int8_rest == "fp16":
-        details["rest"] = convert_to_half(source, path, images, quantized=path).as_dict()
+        details["rest"] = convert_to_fp16(source, path, images, quantized=path).as_dict()
     return details

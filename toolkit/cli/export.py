@@ -276,10 +276,10 @@ def check_graph(path: Path, compute_capabilities: tuple[int, ...]) -> None:
     """
     from fptk.core.console import out
     from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
-    from fptk.export.tensorrt.lint import check_qdq, refuse_errors
+    from fptk.export.tensorrt.lint import lint_tensorrt, refuse_errors
 
     is_openvino = path.suffix.lower() == ".xml"
-    findings = lint_openvino(path) if is_openvino else check_qdq(path, compute_capabilities)
+    findings = lint_openvino(path) if is_openvino else lint_tensorrt(path, compute_capabilities)
     for finding in findings:
         out.print(str(finding), markup=False, soft_wrap=True)
     if is_openvino:
