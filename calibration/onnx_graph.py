@@ -6,6 +6,7 @@ Whole-graph work is done by the passes of ``onnx_ir`` and the constant folding o
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.calibration.onnx_cpu import open_cpu_session
-from fptk.core.errors import InputError, missing_package
+from fptk.core.errors import FptkError, InputError, missing_package
 
 if TYPE_CHECKING:
     import onnx
@@ -43,18 +44,18 @@ def load_model(path: Path) -> onnx.ModelProto:
     Raises:
         InputError: the file is missing, damaged or without nodes, or ``onnx`` is not installed.
     """
-    try:
-        import onnx
-        import onnx_ir.passes.common as passes
-    except ImportError as error:
-        raise missing_package(error.name or "onnx", "export") from None
+    _package("onnx")
+    import onnx
+
     if not path.is_file():
         raise InputError(f"ONNX file {path} does not exist")
     try:
         model = onnx.load(str(path))
         names = [node.name for node in model.graph.node]
         if len(set(names) - {""}) < len(names):
-            apply(model, passes.NameFixPass(_NamesByOperator()))
+            apply(model, common_passes().NameFixPass(_NamesByOperator()))
+    except FptkError:
+        raise
     except Exception as error:  # onnx raises protobuf and bare errors alike for a damaged file
         raise _unreadable(path, str(error).splitlines()[0]) from error
     if not names:
@@ -73,9 +74,8 @@ def load_float_model(path: Path) -> onnx.ModelProto:
     """
     model = load_model(path)
     import onnx
-    import onnx_ir.passes.common as passes
-    from onnxscript.optimizer import fold_constants
 
+    passes, fold_constants = common_passes(), _package("onnxscript.optimizer").fold_constants
     try:
         onnx.checker.check_model(model)
         infer_types(model)
@@ -105,10 +105,25 @@ class _NamesByOperator:
         return str(value.name or "tensor")
 
 
+def common_passes() -> Any:
+    """The module of passes that ``onnx_ir`` brings.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    return _package("onnx_ir.passes.common")
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise missing_package(error.name or name, "export") from None
+
+
 def apply(model: onnx.ModelProto, *passes: Callable[[Any], Any]) -> None:
     """Run passes of ``onnx_ir``, each of which changes an ``onnx_ir.Model`` in place, over ``model``, in place."""
-    import onnx_ir
-
+    onnx_ir = _package("onnx_ir")
     graph = onnx_ir.from_proto(model)
     for each in passes:
         each(graph)
@@ -273,9 +288,7 @@ class Graph:
 
         The lookups are out of date after this.
         """
-        import onnx_ir.passes.common as passes
-
-        nodes = list(nodes)
+        passes, nodes = common_passes(), list(nodes)
         del self.model.graph.node[:]
         self.model.graph.node.extend(nodes)
         apply(self.model, passes.TopologicalSortPass(), passes.RemoveUnusedNodesPass())

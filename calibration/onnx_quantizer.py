@@ -24,7 +24,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.calibration.images import ImageStream
-from fptk.calibration.onnx_graph import QUANTIZED_OPS, Graph, apply, float_tensors, load_float_model, quantizable_nodes
+from fptk.calibration.onnx_graph import (
+    QUANTIZED_OPS,
+    Graph,
+    apply,
+    common_passes,
+    float_tensors,
+    load_float_model,
+    quantizable_nodes,
+)
 from fptk.calibration.range_cache import Range, RangeCache, RangeTable
 from fptk.calibration.ranges import RangeEstimator, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport
@@ -228,8 +236,8 @@ def insert_qdq(
     except ImportError as error:
         raise missing_package(error.name or "onnx", "export") from None
     import onnx
-    import onnx_ir.passes.common as passes
 
+    passes = common_passes()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if not nodes:  # an empty list means "all" to ONNX Runtime

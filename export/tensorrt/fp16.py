@@ -22,6 +22,7 @@ from fptk.calibration.onnx_graph import (
     Node,
     apply,
     attribute,
+    common_passes,
     float_tensors,
     load_float_model,
     load_model,
@@ -82,7 +83,7 @@ def convert_to_fp16(
         source: float32 ONNX, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         destination: file to write, whole or not at all.
         images: starts a pass over calibration images, uint8 (1, H, W, 3) each; the first :data:`RANGE_IMAGES` are read.
-        quantised: the INT8 form of ``source``; where given, it is what is converted, its Q/DQ scales included, by the
+        quantized: the INT8 form of ``source``; where given, it is what is converted, its Q/DQ scales included, by the
             ranges of ``source``.
 
     Raises:
@@ -196,11 +197,10 @@ def fp16_model(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto
     takers. ``scales`` and ``roi`` of Resize stay float32, as its definition asks for ``scales``.
     """
     import onnx
-    import onnx_ir.passes.common as passes
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    apply(copy, passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
+    apply(copy, common_passes().LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
     graph = Graph(copy)
     nodes = _Fp16Converter(graph, kept).convert()
     del copy.graph.value_info[:]  # it tells float32 of tensors that are float16 now

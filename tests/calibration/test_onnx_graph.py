@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,13 @@ def test_a_rewrite_is_sorted_and_leaves_nothing_that_no_output_needs(tmp_path: P
     onnx.checker.check_model(model, full_check=True)
     assert [node.name for node in model.graph.node] == ["add", "relu"]
     assert [(entry.name, tuple(entry.dims)) for entry in model.graph.initializer] == [(name, ())]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnx_ir", "onnxscript"])
+def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "net.onnx", [helper.make_node("Relu", ["x"], ["y"], name="relu")])
+    for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"is not installed; run: pip install 'fptk\[export\]'"):
+        load_float_model(path)
