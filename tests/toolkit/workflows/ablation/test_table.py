@@ -8,7 +8,7 @@ import pytest
 
 from fptk.core.errors import InputError
 from fptk.models import count_parameters, create_model
-from fptk.recipes import differing_keys
+from fptk.recipes import Recipe, differing_keys
 from fptk.workflows.ablation.table import list_tables, load_table
 
 VARIED = {
