@@ -9,7 +9,7 @@ import pytest
 from fptk.core.errors import InputError
 from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings, split_options
 from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.trtexec import rebuild_command
+from fptk.export.tensorrt.trtexec import trtexec_command
 
 
 def test_parts_the_builders_options_from_the_quantizers() -> None:
@@ -50,13 +50,13 @@ def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
 
 
 def command(product: Product, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
-    words = rebuild_command(
+    words = trtexec_command(
         product, "m.onnx", "m.engine", options, input_name="images", size=(512, 384), open_batch=open_batch
     )
     return words.split()
 
 
-def test_rebuild_command_says_everything_that_was_asked_for() -> None:
+def test_trtexec_command_says_everything_that_was_asked_for() -> None:
     options = TensorRTOptions(
         dynamic_batch=(1, 4, 8),
         workspace_mib=512,
@@ -81,7 +81,7 @@ def test_rebuild_command_says_everything_that_was_asked_for() -> None:
     } <= set(words)
 
 
-def test_rebuild_command_gives_no_shapes_for_a_fixed_batch() -> None:
+def test_trtexec_command_gives_no_shapes_for_a_fixed_batch() -> None:
     """trtexec refuses shapes for a model without an open dimension."""
     assert not [word for word in command(TENSORRT, TensorRTOptions(), open_batch=False) if "Shapes" in word]
     words = command(TENSORRT_RTX, TensorRTOptions(sm=(86, 89)), open_batch=False)

@@ -22,7 +22,7 @@ from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 from fptk.export.tensorrt.engine_card import EngineCard
-from fptk.export.tensorrt.lint import check_qdq
+from fptk.export.tensorrt.lint import lint_tensorrt
 
 SPEC = PreprocessSpec(size=(64, 64))
 NO_GPU = CudaHost(reason="no NVIDIA driver", remedy="install it")
@@ -71,7 +71,7 @@ def test_keeps_a_checked_onnx_file_where_there_is_no_gpu(
     assert error.rebuild.startswith("trtexec --onnx=model.onnx --saveEngine=model.engine")
     assert error.rebuild in str(error)
     assert error.details["simulate_with"] == "model.onnx"
-    assert check_qdq(error.kept[0]) == []
+    assert lint_tensorrt(error.kept[0]) == []
     session = ort.InferenceSession(str(error.kept[0]), providers=["CPUExecutionProvider"])
     labels = session.run(None, {"images": np.zeros((1, 64, 64, 3), np.uint8)})[0]
     assert (labels.shape, labels.dtype) == ((1, 64, 64), np.uint8)
