@@ -204,7 +204,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         judged = processors.mark_failed(rows, matrix.reference_mean_miou, limits)
         return matrix.model_copy(update={"rows": tuple(judged)})
 
-    monkeypatch.setattr("fptk.export.pipeline.measure_processors", measured)
+    monkeypatch.setattr("fptk.export.attempt.measure_processors", measured)
     finished = export("--target", "onnx", "--int8", "-o", f"cpu={cpu}", "--no-fallback")
     assert finished.code == code, finished.err
     if code:
