@@ -107,6 +107,8 @@ class TensorRTTarget(Target):
             InputError: the ONNX file holds something that TensorRT rejects or mis-scales.
             GateRefusedError: fewer layers run in INT8 than ``min_int8_layers`` asks for.
         """
+        if request.precision not in self.precisions:
+            raise InputError(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")
         given = request.options_as(type(self).options)
         assert isinstance(given, BuilderOptions)
         options = given.builder
