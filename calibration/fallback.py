@@ -1,4 +1,4 @@
-"""The fallback ladder: quantiser settings in the order in which they are tried until an engine passes the gate."""
+"""Fallback: quantizer settings, tried one after another until an engine passes the gate."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Candidate(Generic[S]):
 
 
 class CandidateSkippedError(Exception):
-    """Raised by the builder where a rung does not apply to this network; the message says why."""
+    """Raised by the builder where a candidate does not apply to this network; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt(Generic[A]):
-    """What became of one rung."""
+    """What became of one candidate."""
 
     candidate: str
     settings: dict[str, Any]
     verdict: Verdict | None
-    """``None`` where the rung was skipped."""
+    """``None`` where the candidate was skipped."""
     skipped: str
     """Why it was skipped; empty where it was built."""
     seconds: float
@@ -50,7 +50,7 @@ class Attempt(Generic[A]):
         return self.verdict is not None and self.verdict.passed
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of everything but the artefact."""
+        """JSON values of everything but the artifact."""
         return {
             "rung": self.candidate,
             "settings": self.settings,
@@ -63,7 +63,7 @@ class Attempt(Generic[A]):
 
 @dataclasses.dataclass(frozen=True)
 class FallbackResult(Generic[A]):
-    """Every rung that was tried, in order."""
+    """Every candidate that was tried, in order."""
 
     attempts: tuple[Attempt[A], ...]
 
@@ -79,7 +79,7 @@ class FallbackResult(Generic[A]):
         return self.winner or min(built, key=lambda attempt: _excess(attempt.verdict), default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a bundle keeps: every rung's figures, and the name of the one that passed."""
+        """What a bundle keeps: the figures of every candidate, and the name of the one that passed."""
         return {
             "passed": self.winner.candidate if self.winner else None,
             "attempts": [attempt.as_dict() for attempt in self.attempts],
@@ -91,12 +91,12 @@ def try_in_order(
     build: Callable[[Candidate[S]], tuple[A, Verdict]],
     on_attempt: Callable[[Attempt[A]], None] | None = None,
 ) -> FallbackResult[A]:
-    """Try the rungs in order and stop at the first whose engine passes.
+    """Try the candidates in order and stop at the first whose engine passes.
 
     Args:
-        rungs: what to try; a generator may measure sensitivities only when it gets that far.
-        build: builds the engine of a rung, scores it as built and asks the gate.
-        on_attempt: called after each rung, for the user's log.
+        candidates: what to try; a generator may measure sensitivities only when it gets that far.
+        build: builds the engine of a candidate, scores it as built and asks the gate.
+        on_attempt: called with what became of each candidate, as soon as it is known.
 
     Raises:
         Whatever ``build`` raises, except :class:`CandidateSkippedError`, which is recorded.
@@ -124,11 +124,11 @@ def onnx_candidates(
     *,
     saturates: bool = False,
 ) -> Iterator[Candidate[OnnxQuantSettings]]:
-    """Rungs for ONNX files: the settings asked for, then ever gentler ones.
+    """Candidates for ONNX files: the settings asked for, then ever gentler ones.
 
     Args:
-        first: the settings of the first rung; the others keep its recipe.
-        sensitivity: measures the ranking; called only when the ladder gets that far. ``None`` ends before it.
+        first: the settings to try first; the others keep its recipe.
+        sensitivity: measures the ranking; called only when nothing before it passed. ``None`` ends there.
         saturates: whether sums of full-range int8 products may saturate where the engine runs. Where they cannot,
             7-bit weights only lose and are not tried.
     """
@@ -155,12 +155,12 @@ def openvino_candidates(
     first: OpenVinoQuantSettings,
     sensitivity: Callable[[], Sensitivity] | None = None,
 ) -> Iterator[Candidate[OpenVinoQuantSettings]]:
-    """Rungs for OpenVINO: the settings asked for, the overflow-safe ones, gentler ones, and NNCF's accuracy control.
+    """Candidates for OpenVINO: the settings asked for, overflow-safe ones, gentler ones, and NNCF's accuracy control.
 
     Args:
-        first: the settings of the first rung.
+        first: the settings to try first.
         sensitivity: ranking on the ONNX file that the OpenVINO model was converted from (layers keep their names; see
-            ``openvino_layer_names``); called only when the ladder gets that far. ``None`` leaves those rungs out.
+            ``openvino_layer_names``); called only when nothing before it passed. ``None`` leaves those candidates out.
     """
     yield Candidate(first.name, first)
     safe = _changed(first, "mixed, overflow fix", preset="mixed", overflow_fix="enable")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.calibration.onnx_graph import COMPUTE_OPS, Graph, load_model
 from fptk.calibration.openvino_cpu import compile_model, openvino_core
 from fptk.calibration.openvino_forms import reads_int8
 from fptk.core.cpu import cpu_model
@@ -187,9 +188,7 @@ def onnx_faults(path: Path, images: UInt8Array) -> list[KernelFault]:
         path: ONNX file.
         images: uint8 (N, H, W, 3); the first one is run.
     """
-    import onnx
-
-    model = onnx.load(str(path))
+    model = load_model(path)
     taps = _tap_int8_layers(model)
     if not taps:
         return []
@@ -216,17 +215,13 @@ def _tap_int8_layers(model: onnx.ModelProto) -> dict[str, str]:
     """
     from onnx import ValueInfoProto, helper
 
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    graph = Graph(model)
     taps: dict[str, str] = {}
-    for node in list(model.graph.node):
-        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or not {*node.input[:2]} <= dequantized:
+    for node in graph.nodes:
+        if node.op_type not in COMPUTE_OPS or not all(graph.is_dequantized(name) for name in node.input[:2]):
             continue
         tensor = node.output[0]
-        quantize = [each for each in readers.get(tensor, []) if each.op_type == "QuantizeLinear"]
+        quantize = [each for each in graph.consumers[tensor] if each.op_type == "QuantizeLinear"]
         if quantize:
             tensor = f"{node.name}/tapped"
             inputs = [quantize[0].output[0], *quantize[0].input[1:]]

@@ -1,13 +1,13 @@
-"""Static int8 quantisation of an ONNX model into explicit Q/DQ form, by ONNX Runtime's quantiser.
+"""Static int8 quantization of an ONNX model into explicit Q/DQ form, by ONNX Runtime's quantizer.
 
 Two recipes exist because two readers disagree about what Q/DQ should look like:
 
 ``tensorrt``
     int8 activations and weights, symmetric, a dedicated Q/DQ pair per input, no int32 bias, outputs left float: what
     TensorRT's parser takes whole. ONNX Runtime runs it too, but its CPU kernels fuse a convolution only where bias
-    and output are quantised as well, so there it computes most layers in float on rounded numbers.
+    and output are quantized as well, so there it computes most layers in float on rounded numbers.
 ``cpu``
-    uint8 asymmetric activations, int32 biases, outputs quantised but those of attention products: what ONNX Runtime
+    uint8 asymmetric activations, int32 biases, outputs quantized but those of attention products: what ONNX Runtime
     fuses into integer kernels.
 """
 
@@ -24,7 +24,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.calibration.images import ImageStream
-from fptk.calibration.onnx_graph import drop_unused_constants, float_tensors, load_float_model, quantizable_nodes
+from fptk.calibration.onnx_graph import (
+    QUANTIZED_OPS,
+    Graph,
+    apply,
+    common_passes,
+    float_tensors,
+    load_float_model,
+    quantizable_nodes,
+)
 from fptk.calibration.range_cache import Range, RangeCache, RangeTable
 from fptk.calibration.ranges import RangeEstimator, measure_ranges
 from fptk.calibration.report import FloatLayer, QuantReport
@@ -94,7 +102,7 @@ def quantize_onnx(
     calibration_sha256: str | None = None,
     cache: RangeCache | None = None,
 ) -> QuantReport:
-    """Quantise the float model ``source`` and write ``destination``.
+    """Quantize the float model ``source`` and write ``destination``.
 
     Args:
         source: float ONNX, input uint8 (N, H, W, 3) with the normalisation inside, output uint8 (N, H, W).
@@ -106,7 +114,7 @@ def quantize_onnx(
         cache: keeps measured ranges between runs; it must have been made for these images.
 
     Raises:
-        InputError: ``source`` is missing, damaged or already quantised; the set is empty; an activation is not finite;
+        InputError: ``source`` is missing, damaged or already quantized; the set is empty; an activation is not finite;
             a name in ``float_nodes`` or ``only_nodes`` is not in the graph.
     """
     started = time.monotonic()
@@ -120,8 +128,7 @@ def quantize_onnx(
         model = smooth(model, chosen, images, settings.smooth_alpha)
     table = measured_ranges(model, source_sha256, images, settings, cache)
     quantized = insert_qdq(model, table.ranges, settings, chosen)
-    drop_unused_constants(quantized)  # the quantiser leaves the float weights' scales and the like behind
-    del quantized.metadata_props[:]  # the quantiser adds marks of its own
+    del quantized.metadata_props[:]  # the quantizer adds marks of its own
     quantized.metadata_props.extend(model.metadata_props)
     with atomic_file(destination) as temporary:
         temporary.write_bytes(quantized.SerializeToString())
@@ -145,7 +152,7 @@ def measured_ranges(
     settings: OnnxQuantSettings,
     cache: RangeCache | None = None,
 ) -> RangeTable:
-    """Ranges of the activations that the recipe quantises, from the cache where it has them.
+    """Ranges of the activations that the recipe quantizes, from the cache where it has them.
 
     Args:
         model: float model (after SmoothQuant, where the settings ask for it).
@@ -175,10 +182,10 @@ def measured_ranges(
 
 
 def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[list[str], list[FloatLayer]]:
-    """Names of the nodes to quantise, and the quantisable ones that stay float with the reason.
+    """Names of the nodes to quantize, and the quantizable ones that stay float with the reason.
 
     Raises:
-        InputError: the settings name a node that the graph does not hold, or nothing is left to quantise.
+        InputError: the settings name a node that the graph does not hold, or nothing is left to quantize.
     """
     names = {node.name for node in model.graph.node}
     for name in (*settings.float_nodes, *(settings.only_nodes or ())):
@@ -198,7 +205,7 @@ def choose_layers(model: onnx.ModelProto, settings: OnnxQuantSettings) -> tuple[
 def tensors_to_measure(model: onnx.ModelProto, settings: OnnxQuantSettings) -> list[str]:
     """Float activations that the recipe puts Q/DQ on, in graph order, whichever nodes are chosen.
 
-    Covering every quantisable node makes one table of ranges serve every choice of nodes.
+    Covering every quantizable node makes one table of ranges serve every choice of nodes.
     """
     floats = float_tensors(model)
     names: dict[str, None] = {}
@@ -215,12 +222,12 @@ def insert_qdq(
 
     Args:
         model: float model with inferred shapes and unique node names (:func:`load_float_model`).
-        ranges: (low, high) of every activation that the recipe quantises.
+        ranges: (low, high) of every activation that the recipe quantizes.
         settings: the recipe; its ``float_nodes`` and ``only_nodes`` are not looked at.
-        nodes: names of the nodes to quantise.
+        nodes: names of the nodes to quantize.
 
     Raises:
-        ValueError: the quantiser made a scale or zero point that no engine takes (a bug, not the user's).
+        ValueError: the quantizer made a scale or zero point that no engine takes (a bug, not the user's).
     """
     try:
         from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -230,6 +237,7 @@ def insert_qdq(
         raise missing_package(error.name or "onnx", "export") from None
     import onnx
 
+    passes = common_passes()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if not nodes:  # an empty list means "all" to ONNX Runtime
@@ -249,8 +257,9 @@ def insert_qdq(
             _extra_options(settings),
         )
         quantizer.quantize_model()
-        quantizer.model.topological_sort()  # it appends the pairs after their readers, which the checker refuses
     result: onnx.ModelProto = quantizer.model.model
+    # It appends the pairs after their readers, which the checker refuses, and leaves the float weights behind.
+    apply(result, passes.TopologicalSortPass(), passes.RemoveUnusedNodesPass())
     if settings.recipe == "cpu":
         _free_attention_products(result, set(nodes))
     check_qdq(result)
@@ -263,19 +272,14 @@ def _free_attention_products(model: onnx.ModelProto, nodes: set[str]) -> None:
     With Q/DQ on both sides ONNX Runtime computes the softmax between them in integers too, ten times slower than in
     float (24 against 2.4 ms in seven attentions at 512x512); without, it fuses the product into MatMulIntegerToFloat.
     """
-    constants = {constant.name for constant in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    graph = Graph(model)
     removed: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type != "MatMul" or node.name not in nodes or producers[node.input[1]].input[0] in constants:
+    for node in graph.nodes:
+        if node.op_type != "MatMul" or node.name not in nodes or graph.is_constant(node.input[1]):
             continue
-        quantize = [reader for reader in readers.get(node.output[0], []) if reader.op_type == "QuantizeLinear"]
-        dequantize = [reader for pair in quantize for reader in readers[pair.output[0]]]
-        behind = [reader for pair in dequantize for reader in readers.get(pair.output[0], [])]
+        quantize = [reader for reader in graph.consumers[node.output[0]] if reader.op_type == "QuantizeLinear"]
+        dequantize = [reader for pair in quantize for reader in graph.consumers[pair.output[0]]]
+        behind = [reader for pair in dequantize for reader in graph.consumers[pair.output[0]]]
         if any(reader.name in nodes for reader in behind):
             continue
         freed = {pair.output[0] for pair in dequantize}
@@ -284,9 +288,7 @@ def _free_attention_products(model: onnx.ModelProto, nodes: set[str]) -> None:
                 if name in freed:
                     reader.input[position] = node.output[0]
         removed |= {pair.name for pair in (*quantize, *dequantize)}
-    kept = [node for node in model.graph.node if node.name not in removed]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    graph.replace_nodes(node for node in graph.nodes if node.name not in removed)
 
 
 def check_qdq(model: onnx.ModelProto) -> None:
@@ -295,16 +297,15 @@ def check_qdq(model: onnx.ModelProto) -> None:
     Raises:
         ValueError: one is not; it is named.
     """
-    from onnx import numpy_helper
-
-    constants = {constant.name: constant for constant in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+    graph = Graph(model)
+    for node in graph.nodes:
+        if node.op_type not in QUANTIZED_OPS:
             continue
-        scale = numpy_helper.to_array(constants[node.input[1]])
+        scale, zero_point = (graph.constant(name) for name in node.input[1:3])
+        if scale is None or zero_point is None:
+            raise ValueError(f"{node.name}: scale or zero point is computed; expected constants")
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise ValueError(f"{node.name}: scale {scale.min()}..{scale.max()} is not positive and finite")
-        zero_point = numpy_helper.to_array(constants[node.input[2]])
         if zero_point.dtype not in (np.int8, np.uint8, np.int32):
             raise ValueError(f"{node.name}: zero point has type {zero_point.dtype}; expected int8, uint8 or int32")
 
@@ -323,7 +324,7 @@ def _extra_options(settings: OnnxQuantSettings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Keep ONNX Runtime's quantiser, which writes advice to the root logger, from speaking to the user."""
+    """Keep ONNX Runtime's quantizer, which writes advice to the root logger, from speaking to the user."""
 
     def foreign(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname

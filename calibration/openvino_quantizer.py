@@ -1,4 +1,4 @@
-"""Static int8 quantisation of an OpenVINO model by NNCF."""
+"""Static int8 quantization of an OpenVINO model by NNCF."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def quantize_openvino(
     *,
     calibration_sha256: str | None = None,
 ) -> tuple[Any, QuantReport]:
-    """Quantise a float OpenVINO model.
+    """Quantize a float OpenVINO model.
 
     Args:
         model: ``openvino.Model`` with one input, uint8 (N, H, W, 3). It is not changed.
@@ -93,10 +93,10 @@ def quantize_openvino(
         calibration_sha256: hash of the calibration list, for the report.
 
     Returns:
-        The quantised model and the record of what was done.
+        The quantized model and the record of what was done.
 
     Raises:
-        InputError: the model is already quantised, the set is empty, or an ignored name is not in the model.
+        InputError: the model is already quantized, the set is empty, or an ignored name is not in the model.
     """
     nncf = _nncf()
     started = time.monotonic()
@@ -134,7 +134,7 @@ def quantize_openvino_with_accuracy_control(
     *,
     calibration_sha256: str | None = None,
 ) -> tuple[Any, QuantReport]:
-    """Quantise, then let NNCF put layers back to float, the costliest first, until mIoU is within the allowed drop.
+    """Quantize, then let NNCF put layers back to float, the costliest first, until mIoU is within the allowed drop.
 
     The last resort: every layer that is tried costs a pass over the validation images.
 
@@ -182,7 +182,7 @@ def _report(
     calibration_sha256: str | None,
     started: float,
 ) -> QuantReport:
-    """Record of a quantisation of ``model`` that began at ``started`` (monotonic seconds)."""
+    """Record of a quantization of ``model`` that began at ``started`` (monotonic seconds)."""
     int8, kept = layers
     return QuantReport(
         engine="openvino",
@@ -276,7 +276,7 @@ def refuse_quantized_openvino(model: Any) -> None:
 def layers_by_precision(
     model: Any, ignored: Mapping[str, str] | None = None, otherwise: str = "NNCF found no int8 form for it"
 ) -> tuple[list[str], list[FloatLayer]]:
-    """Convolutions, matrix products and attentions of a quantised model: int8 names, and float ones with the reason.
+    """Convolutions, matrix products and attentions of a quantized model: int8 names, and float ones with the reason.
 
     Args:
         model: what NNCF returned.

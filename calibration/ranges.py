@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.calibration.images import ImageStream
-from fptk.calibration.onnx_graph import open_session
+from fptk.calibration.onnx_graph import Graph, open_session
 from fptk.calibration.range_cache import Range, RangeTable
 from fptk.core.errors import InputError
 
@@ -85,8 +85,9 @@ def channel_maxima(
     from onnx import helper, numpy_helper
 
     nodes, outputs, constants = [], [], []
+    graph = Graph(model)
     for name, axis in tensors:
-        rank = _rank(model, name)
+        rank = len(graph.shape(name) or ())
         axes = np.array([a for a in range(rank) if a != axis % rank], np.int64)
         constants.append(numpy_helper.from_array(axes, f"{name}:axes"))
         nodes.append(helper.make_node("Abs", [name], [f"{name}:abs"]))
@@ -240,11 +241,3 @@ def _session(
     probe.graph.node.extend(nodes)
     probe.graph.initializer.extend(constants)
     return open_session(probe, outputs, arena=False)
-
-
-def _rank(model: onnx.ModelProto, name: str) -> int:
-    for infos in (model.graph.value_info, model.graph.input, model.graph.output):
-        for info in infos:
-            if info.name == name:
-                return len(info.type.tensor_type.shape.dim)
-    raise ValueError(f"tensor '{name}' has no inferred shape")

@@ -1,4 +1,4 @@
-"""What a quantiser did, in a form that a bundle keeps and a report prints."""
+"""What a quantizer did, in a form that a bundle keeps and a report prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FloatLayer(BaseModel):
 
 
 class QuantReport(BaseModel):
-    """Record of one quantisation; ``as_dict()`` is what a bundle stores."""
+    """Record of one quantization; ``as_dict()`` is what a bundle stores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class QuantReport(BaseModel):
     quantised: tuple[str, ...]
     """Names of the layers whose inputs are int8."""
     kept_float: tuple[FloatLayer, ...]
-    """Layers of quantisable types that stayed float."""
+    """Layers of quantizable types that stayed float."""
     images: int
     """Calibration images read (in one pass)."""
     calibration_sha256: str | None
@@ -37,7 +37,7 @@ class QuantReport(BaseModel):
     source_sha256: str
     """Hash of the float model's file (ONNX) or of its serialised graph and weights (OpenVINO)."""
     seconds: float
-    """Wall-clock time of the whole quantisation."""
+    """Wall-clock time of the whole quantization."""
     versions: dict[str, str]
     """Versions of the packages that took part."""
 

@@ -1,4 +1,4 @@
-"""Which layers int8 hurts: each group is quantised alone and the logits are compared with the float ones."""
+"""Which layers int8 hurts: each group is quantized alone and the logits are compared with the float ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GroupSensitivity(BaseModel):
     group: str
     """Module path, e.g. ``stages.2.blocks.0.mlp.fc1``, or the node's name."""
     nodes: tuple[str, ...]
-    """Names of the ONNX nodes that were quantised."""
+    """Names of the ONNX nodes that were quantized."""
     snr_db: float
     """Signal to noise ratio of the logits in decibels, 10 log10(sum ref^2 / sum (ref - int8)^2), capped at 200 dB."""
 
@@ -100,7 +100,7 @@ def measure_sensitivity(
         listener: told of each group that is measured, not of those that were kept.
 
     Raises:
-        InputError: the model is missing, damaged or quantised, the set is empty, or a group names an unknown node.
+        InputError: the model is missing, damaged or quantized, the set is empty, or a group names an unknown node.
     """
     started = time.monotonic()
     plan = plan or SensitivityPlan()
@@ -134,7 +134,7 @@ def measure_sensitivity(
 
 
 def module_groups(model: onnx.ModelProto, settings: OnnxQuantSettings) -> dict[str, list[str]]:
-    """Quantisable node names by the module that they were exported from, in graph order."""
+    """Quantizable node names by the module that they were exported from, in graph order."""
     groups: dict[str, list[str]] = {}
     for node in quantizable_nodes(model, settings.op_types):
         groups.setdefault(node_group(node), []).append(node.name)

@@ -89,6 +89,8 @@ def export_onnx(
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
     model = program.model_proto
     model.producer_name = "fptk"
+    for noted in (*model.graph.node, *model.graph.value_info):
+        del noted.metadata_props[:]  # where in this machine's files the exporter found each: nobody's business
     for entry in (model.graph.input, model.graph.output):
         if len(entry) != 1:
             raise RuntimeError(f"expected one input and one output, the graph has {[value.name for value in entry]}")

@@ -100,8 +100,7 @@ def real_faces() -> Path:
 @pytest.fixture(scope="session")
 def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The untrained network's deploy form as ONNX, with one metadata entry."""
-    from fptk.export.onnx import export_onnx
-    from fptk.export.pipeline import serving_module
+    from fptk.export.onnx import export_onnx, serving_module
     from fptk.models import load_checkpoint
 
     network, card = load_checkpoint(checkpoint)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
+import json
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fptk.core.errors import InputError
 from fptk.export.targets.base import Target
@@ -20,6 +28,56 @@ INTERNAL = frozenset({"name"})
 def option_names(target: Target) -> tuple[str, ...]:
     """Names of a target's options, in the order in which they are documented."""
     return tuple(sorted(target.options.model_fields.keys() - INTERNAL))
+
+
+@dataclass(frozen=True)
+class OptionRow:
+    """One option of a target, as a table shows it."""
+
+    name: str
+    values: str
+    """Its type, or the words that it takes."""
+    default: str
+    meaning: str
+
+
+def describe_options(target: Target) -> list[OptionRow]:
+    """The options of a target, in the order of their names."""
+    documented = _documentation(target.options)
+    rows = []
+    for name in option_names(target):
+        field = target.options.model_fields[name]
+        default = json.dumps(field.get_default(call_default_factory=True), default=str)
+        rows.append(OptionRow(name, _type_name(field.annotation), default, documented.get(name, "")))
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    """A type in the words of YAML."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type_name(part) for part in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        parts = dict.fromkeys(_type_name(part) for part in get_args(annotation) if part is not Ellipsis)
+        return f"list of {', '.join(parts)}"
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null", Path: "path"}
+    return words.get(annotation, str(annotation))
+
+
+def _documentation(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring below each field of a model and its bases, on one line."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if not issubclass(base, BaseModel) or base is BaseModel:
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in itertools.pairwise(body.body):
+            match field, text:
+                case (ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words)))):
+                    found[name] = " ".join(words.split())
+    return found
 
 
 def read_options(targets: Sequence[str], assignments: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.calibration.fallback import Candidate, onnx_candidates
+from fptk.calibration.onnx_graph import Graph, load_model
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings
 from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.files import sha256_file, write_json
@@ -26,15 +27,14 @@ from fptk.export.targets.base import (
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
 from fptk.export.tensorrt.driver import cuda_host, is_too_old, package_version, wheel_version
 from fptk.export.tensorrt.engine_card import ENGINE_CARD_FILE, EngineCard, dotted
-from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.layer_report import LayerReport, report_layers
-from fptk.export.tensorrt.lint import check_qdq, refuse_errors
+from fptk.export.tensorrt.lint import lint_tensorrt, refuse_errors
 from fptk.export.tensorrt.options import OnlyRTX, OnlyTensorRT, SharedOptions, TensorRTOptions
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
 from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
-from fptk.export.tensorrt.trtexec import rebuild_command
+from fptk.export.tensorrt.trtexec import trtexec_command
 
 if TYPE_CHECKING:
     from fptk.calibration.sensitivity import Sensitivity
@@ -107,15 +107,17 @@ class TensorRTTarget(Target):
             InputError: the ONNX file holds something that TensorRT rejects or mis-scales.
             GateRefusedError: fewer layers run in INT8 than ``min_int8_layers`` asks for.
         """
+        if request.precision not in self.precisions:
+            raise InputError(f"{self.name} builds {', '.join(self.precisions)}, not {request.precision}")
         given = request.options_as(type(self).options)
         assert isinstance(given, BuilderOptions)
         options = given.builder
         onnx_path = request.folder / ONNX_FILE
         record = write_precision_onnx(request, options, given.quantizer, onnx_path)
         record.simulation = ONNX_FILE
-        findings = check_qdq(onnx_path, options.compute_capabilities(self.product))
+        findings = lint_tensorrt(onnx_path, options.compute_capabilities(self.product))
         refuse_errors(onnx_path, findings)
-        graph = Graph.read(onnx_path)
+        graph = Graph(load_model(onnx_path))
         record.findings = tuple(findings)
         record.rebuild = rebuild = self._rebuild(graph, options, request.spec)
         _check_batch(graph, options, onnx_path)
@@ -241,7 +243,7 @@ class TensorRTTarget(Target):
         shape = graph.shape(entry)
         if shape is None or tuple(shape[1:]) != (*spec.size, 3):
             raise InputError(f"the ONNX input '{entry}' has shape {shape}, not (N, {spec.size[0]}, {spec.size[1]}, 3)")
-        return rebuild_command(
+        return trtexec_command(
             self.product,
             ONNX_FILE,
             ENGINE_FILE,

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: graph checks, FP16, the builder's subprocess, its layer listing, and the CUDA runner."""
+"""TensorRT and TensorRT-RTX: rewrites and lint of the graph, FP16, the builder's process, layer report, sessions."""

@@ -29,7 +29,7 @@ class BuiltEngine:
     Attributes:
         engine: the engine file.
         log: messages of the builder, without the verbose ones.
-        timing_cache: the updated timing cache, where the flavour has one.
+        timing_cache: the updated timing cache, where the product has one.
         version: version of TensorRT or TensorRT-RTX.
         seconds: duration of the build.
         layers: the engine's layers.

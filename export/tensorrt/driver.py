@@ -96,7 +96,7 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
 
 
 def wheel_version(product: Product) -> str | None:
-    """Version of the flavour's Python package, read from its metadata; ``None`` where it is not installed.
+    """Version of the product's Python package, read from its metadata; ``None`` where it is not installed.
 
     The module is looked for but not imported: on a Jetson it comes from the system without a wheel of this name.
     """

@@ -16,20 +16,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fptk.calibration.images import ImageStream
-from fptk.calibration.onnx_graph import float_tensors, load_float_model
+from fptk.calibration.onnx_graph import (
+    QUANTIZED_OPS,
+    Graph,
+    Node,
+    apply,
+    attribute,
+    common_passes,
+    float_tensors,
+    load_float_model,
+    load_model,
+)
 from fptk.calibration.range_cache import Range
 from fptk.calibration.ranges import measure_ranges
 from fptk.calibration.report import FloatLayer
 from fptk.core.dataset import UInt8Array
 from fptk.core.files import atomic_file
-from fptk.export.tensorrt.graph import QUANTIZED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
 
-HALF_MAX = 65504.0
+FP16_MAX = 65504.0
 """Largest finite float16 (IEEE 754-2019, binary16)."""
-HALF_MIN = np.float16(2**-24)
+FP16_MIN = np.float16(2**-24)
 """Smallest positive float16. A scale below it would become 0, which no engine takes."""
 HEADROOM = 4.0
 """A value seen in calibration may be this much larger in use before it overflows."""
@@ -46,7 +55,7 @@ SENSITIVE_OPS = ("LayerNormalization", "Softmax", *REDUCTIONS)
 
 
 @dataclass(frozen=True)
-class HalfReport:
+class Fp16Report:
     """What a conversion to FP16 left in float32.
 
     Attributes:
@@ -65,20 +74,20 @@ class HalfReport:
         return {"fp16_nodes": self.converted, "kept_float": kept, "range_images": self.images}
 
 
-def convert_to_half(
+def convert_to_fp16(
     source: Path, destination: Path, images: ImageStream | None = None, *, quantized: Path | None = None
-) -> HalfReport:
+) -> Fp16Report:
     """Write ``destination``, the FP16 form of the float32 ONNX file ``source``; input and output keep their types.
 
     Args:
         source: float32 ONNX, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         destination: file to write, whole or not at all.
         images: starts a pass over calibration images, uint8 (1, H, W, 3) each; the first :data:`RANGE_IMAGES` are read.
-        quantised: the INT8 form of ``source``; where given, it is what is converted, its Q/DQ scales included, by the
+        quantized: the INT8 form of ``source``; where given, it is what is converted, its Q/DQ scales included, by the
             ranges of ``source``.
 
     Raises:
-        InputError: ``source`` is missing, damaged or quantised, or ``onnx`` is not installed.
+        InputError: ``source`` is missing, damaged or quantized, or ``onnx`` is not installed.
     """
     import onnx
 
@@ -87,18 +96,17 @@ def convert_to_half(
     ranges: dict[str, Range] = {}
     count = 0
     if images is not None:
-        # The exporter's value_info also names tensors that its optimiser has removed.
         tensors = sorted(float_tensors(model) & set(graph.producer))
         table = measure_ranges(model, tensors, _first(images))
         ranges, count = table.ranges, table.images
     kept = choose_float_nodes(graph, ranges)
     if quantized is not None:
-        model = onnx.load(str(quantized))
-    half = half_model(model, {layer.name for layer in kept})
+        model = load_model(quantized)
+    half = fp16_model(model, {layer.name for layer in kept})
     onnx.checker.check_model(half, full_check=True)
     with atomic_file(destination) as temporary:
         temporary.write_bytes(half.SerializeToString())
-    return HalfReport(_count_half(half), tuple(kept), count)
+    return Fp16Report(_count_fp16(half), tuple(kept), count)
 
 
 def _first(images: ImageStream) -> ImageStream:
@@ -129,12 +137,12 @@ def _overflow(graph: Graph, node: Node, ranges: dict[str, Range]) -> str:
     """Why an input or output of the node doesn't fit float16, if it does not."""
     for name in (*node.input, *node.output):
         largest = _largest(ranges, name)
-        if largest * HEADROOM > HALF_MAX:
-            return f"'{name}' reaches {largest:.4g}, within a factor {HEADROOM:g} of float16's {HALF_MAX:g}"
+        if largest * HEADROOM > FP16_MAX:
+            return f"'{name}' reaches {largest:.4g}, within a factor {HEADROOM:g} of float16's {FP16_MAX:g}"
         if name in graph.initializers:
             value = graph.constant(name)
-            if value is not None and value.dtype == np.float32 and value.size and np.abs(value).max() > HALF_MAX:
-                return f"constant '{name}' holds {np.abs(value).max():.4g}, beyond float16's {HALF_MAX:g}"
+            if value is not None and value.dtype == np.float32 and value.size and np.abs(value).max() > FP16_MAX:
+                return f"constant '{name}' holds {np.abs(value).max():.4g}, beyond float16's {FP16_MAX:g}"
     return ""
 
 
@@ -150,9 +158,9 @@ def _lost_digits(graph: Graph, node: Node, ranges: dict[str, Range]) -> str:
         return ""
     squared = node.op_type in ("LayerNormalization", "ReduceL2", "ReduceSumSquare")
     total = length * (largest**2 if squared else largest)
-    if total * HEADROOM > HALF_MAX:
+    if total * HEADROOM > FP16_MAX:
         what = "squares" if squared else "terms"
-        return f"a sum of {length} {what} up to {largest:.4g} may reach {total:.4g}, too close to {HALF_MAX:g}"
+        return f"a sum of {length} {what} up to {largest:.4g} may reach {total:.4g}, too close to {FP16_MAX:g}"
     if length > SOFTMAX_LENGTH:
         return f"a float16 sum of {length} terms rounds terms away"
     return ""
@@ -182,7 +190,7 @@ def _largest(ranges: dict[str, Range], name: str) -> float:
     return max(abs(low), abs(high))
 
 
-def half_model(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
+def fp16_model(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
     """A copy of ``model`` whose nodes compute in float16, except those named in ``kept`` and their constants.
 
     A tensor has the type of the node that makes it; where a node takes another, one Cast stands between, shared by all
@@ -192,23 +200,20 @@ def half_model(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _lift_constants(copy)
-    converter = _HalfConverter(Graph(copy), kept)
-    nodes = converter.convert()
-    graph = copy.graph
-    del graph.node[:]
-    del graph.value_info[:]  # it tells float32 of tensors that are float16 now
-    del graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(converter.constants.values())
+    apply(copy, common_passes().LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0))
+    graph = Graph(copy)
+    nodes = _Fp16Converter(graph, kept).convert()
+    del copy.graph.value_info[:]  # it tells float32 of tensors that are float16 now
+    graph.replace_nodes(nodes)
     return copy
 
 
-class _HalfConverter:
+class _Fp16Converter:
     def __init__(self, graph: Graph, kept: Collection[str]) -> None:
         self.graph = graph
         self.kept = kept
-        self.constants: dict[tuple[str, bool], Any] = {}
+        self.constants: dict[str, str] = {}
+        """Float16 form of constants."""
         self.nodes: list[Node] = []
         self.half: set[str] = set()
         """Activations that are float16 so far."""
@@ -217,9 +222,9 @@ class _HalfConverter:
     def convert(self) -> list[Node]:
         for node in self.graph.nodes:
             if node.name in self.kept:
-                self._rewire(node, to_half=False)
+                self._rewire(node, to_fp16=False)
             else:
-                self._rewire(node, to_half=True)
+                self._rewire(node, to_fp16=True)
                 _retarget(node)
                 self.half.update(name for name in node.output if self._is_float(name))
             self.nodes.append(node)
@@ -231,39 +236,34 @@ class _HalfConverter:
 
         return self.graph.element_type(name) == onnx.TensorProto.FLOAT
 
-    def _rewire(self, node: Node, *, to_half: bool) -> None:
+    def _rewire(self, node: Node, *, to_fp16: bool) -> None:
         """Point every input of the node at a tensor of the type that it computes in."""
         for index, name in enumerate(node.input):
             if name in self.graph.initializers:
-                wanted = to_half and self._is_float(name) and not (node.op_type == "Resize" and index in (1, 2))
+                wanted = to_fp16 and self._is_float(name) and not (node.op_type == "Resize" and index in (1, 2))
                 scale = node.op_type in QUANTIZED_OPS and index == 1
-                node.input[index] = self._constant(name, to_half=wanted, scale=scale)
-            elif name and node.op_type != "Cast" and self._is_float(name) and (name in self.half) != to_half:
-                node.input[index] = self._cast(name, to_half=to_half)
+                node.input[index] = self._fp16_constant(name, scale=scale) if wanted else name
+            elif name and node.op_type != "Cast" and self._is_float(name) and (name in self.half) != to_fp16:
+                node.input[index] = self._cast(name, to_fp16=to_fp16)
 
-    def _constant(self, name: str, *, to_half: bool, scale: bool) -> str:
-        from onnx import numpy_helper
+    def _fp16_constant(self, name: str, *, scale: bool) -> str:
+        if name not in self.constants:
+            value = self.graph.constant(name)
+            assert value is not None
+            half = value.astype(np.float16)
+            smallest = FP16_MIN if scale else -np.inf
+            self.constants[name] = self.graph.add_constant(f"{name}_half", np.maximum(half, smallest))
+        return self.constants[name]
 
-        if (name, to_half) not in self.constants:
-            entry = self.graph.initializers[name]
-            if to_half:
-                new = self.graph.fresh(f"{name}_half")
-                value = numpy_helper.to_array(entry).astype(np.float16)
-                if scale:
-                    value = np.maximum(value, HALF_MIN)
-                entry = numpy_helper.from_array(value, new)
-            self.constants[name, to_half] = entry
-        return str(self.constants[name, to_half].name)
-
-    def _cast(self, name: str, *, to_half: bool) -> str:
+    def _cast(self, name: str, *, to_fp16: bool) -> str:
         import onnx
 
-        if (name, to_half) not in self.casts:
-            kind = onnx.TensorProto.FLOAT16 if to_half else onnx.TensorProto.FLOAT
-            new = self.graph.fresh(f"{name}_{'half' if to_half else 'float'}")
+        if (name, to_fp16) not in self.casts:
+            kind = onnx.TensorProto.FLOAT16 if to_fp16 else onnx.TensorProto.FLOAT
+            new = self.graph.fresh(f"{name}_{'half' if to_fp16 else 'float'}")
             self.nodes.append(onnx.helper.make_node("Cast", [name], [new], name=f"cast_{new}", to=kind))
-            self.casts[(name, to_half)] = new
-        return self.casts[(name, to_half)]
+            self.casts[(name, to_fp16)] = new
+        return self.casts[(name, to_fp16)]
 
     def _restore_outputs(self) -> None:
         """Graph outputs keep their declared type: a float32 one is cast back under its own name."""
@@ -284,20 +284,6 @@ class _HalfConverter:
                 )
 
 
-def _lift_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initialisers, so that each taker may have them in its own type."""
-    nodes = []
-    for node in model.graph.node:
-        tensor = attribute(node, "value") if node.op_type == "Constant" else None
-        if tensor is None:
-            nodes.append(node)
-            continue
-        tensor.name = node.output[0]
-        model.graph.initializer.append(tensor)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
 def _retarget(node: Node) -> None:
     """Let a node that names float32 in an attribute name float16."""
     import onnx
@@ -310,7 +296,7 @@ def _retarget(node: Node) -> None:
             entry.t.CopyFrom(onnx.numpy_helper.from_array(value))
 
 
-def _count_half(model: onnx.ModelProto) -> int:
+def _count_fp16(model: onnx.ModelProto) -> int:
     import onnx
 
     graph = Graph(model)

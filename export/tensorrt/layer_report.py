@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fptk.calibration.onnx_graph import COMPUTE_OPS, Graph
 from fptk.core.errors import GateRefusedError
-from fptk.export.tensorrt.graph import COMPUTE_OPS, Graph, is_dequantized
 
 INT8, HALF, FLOAT, OTHER = "Int8", "Half", "Float", "other"
 
@@ -146,7 +146,7 @@ def report_layers(engine: Sequence[EngineLayer], graph: Graph, *, int8: bool) ->
 
     Args:
         engine: layers as parsed.
-        graph: the ONNX file, quantised where ``int8`` is true.
+        graph: the ONNX file, quantized where ``int8`` is true.
         int8: whether layers outside INT8 need a reason.
     """
     wanted = {node.name: node for node in graph.nodes if node.op_type in COMPUTE_OPS}
@@ -166,7 +166,7 @@ def report_layers(engine: Sequence[EngineLayer], graph: Graph, *, int8: bool) ->
 
 
 def _why_not_int8(graph: Graph, nodes: Iterable[Any]) -> str:
-    bare = [name for node in nodes for name in node.input[:2] if not is_dequantized(graph, name)]
+    bare = [name for node in nodes for name in node.input[:2] if not graph.is_dequantized(name)]
     if bare:
         return f"no Q/DQ on {', '.join(dict.fromkeys(bare))}"
     return "its inputs are quantised, the builder found no INT8 kernel for it"

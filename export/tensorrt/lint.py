@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fptk.calibration.onnx_graph import COMPUTE_OPS, QUANTIZED_OPS, Graph, Node, attribute, load_model
 from fptk.export.findings import ERROR, WARNING, Finding, raise_on_errors
-from fptk.export.tensorrt.graph import COMPUTE_OPS, QUANTIZED_OPS, Graph, Node, attribute, is_dequantized
 from fptk.export.tensorrt.lowering import TAKES_UINT8
 
 MAX_RANK = 8
@@ -33,11 +33,11 @@ UNSUPPORTED_OPS = frozenset({
 """Standard operators that the parser of TensorRT-RTX 1.7 has no importer for."""
 
 
-def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Finding]:
+def lint_tensorrt(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Finding]:
     """Check an ONNX file for TensorRT.
 
     Args:
-        path: ONNX file, quantised or not.
+        path: ONNX file, quantized or not.
         compute_capabilities: GPUs to build for, without the dot (75 is Turing); empty checks what holds for all.
 
     Returns:
@@ -46,12 +46,12 @@ def check_qdq(path: Path, compute_capabilities: Iterable[int] = ()) -> list[Find
     Raises:
         InputError: the file is missing or no ONNX file.
     """
-    graph = Graph.read(path)
+    graph = Graph(load_model(path))
     findings = [
         *_check_operators(graph),
         *_check_types(graph),
         *_check_quantizers(graph),
-        *_check_half_quantized(graph),
+        *_check_partly_quantized(graph),
         *_check_turing(graph, compute_capabilities),
     ]
     return sorted(findings, key=lambda finding: finding.severity != ERROR)
@@ -160,7 +160,7 @@ def _check_zero_point(graph: Graph, node: Node) -> Iterator[Finding]:
 
 
 def _quantized_type(graph: Graph, node: Node) -> int | None:
-    """Element type of the quantised side of a Q or DQ; ``None`` where the file doesn't say."""
+    """Element type of the quantized side of a Q or DQ; ``None`` where the file doesn't say."""
     import onnx
 
     if node.op_type == "DequantizeLinear":
@@ -195,13 +195,13 @@ def _check_scale(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _check_half_quantized(graph: Graph) -> Iterator[Finding]:
+def _check_partly_quantized(graph: Graph) -> Iterator[Finding]:
     if not any(node.op_type == "DequantizeLinear" for node in graph.nodes):
         return
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        bare = [name for name in node.input[:2] if not is_dequantized(graph, name)]
+        bare = [name for name in node.input[:2] if not graph.is_dequantized(name)]
         if bare:
             yield _warning(
                 "unquantised-input",
@@ -218,7 +218,7 @@ def _check_turing(graph: Graph, compute_capabilities: Iterable[int]) -> Iterator
     for node in graph.nodes:
         if node.op_type not in COMPUTE_OPS:
             continue
-        if any(is_dequantized(graph, name) for name in node.input[:2]):
+        if any(graph.is_dequantized(name) for name in node.input[:2]):
             yield _error("sm75-int8", node, f"TensorRT-RTX has no INT8 {node.op_type} for Turing (SM 75); use --fp16")
         elif graph.element_type(node.input[0]) == onnx.TensorProto.FLOAT:
             yield _error(

@@ -11,12 +11,11 @@ run in INT8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from fptk.export.tensorrt.graph import QUANTIZED_OPS, Graph, Node, attribute
+from fptk.calibration.onnx_graph import QUANTIZED_OPS, Graph, Node, attribute
 
 if TYPE_CHECKING:
     import onnx
@@ -70,10 +69,7 @@ def lower_transposed(model: onnx.ModelProto) -> list[str]:
             nodes += _as_shuffled_conv(graph, node, factor)
             found.append(node.name)
     if found:
-        kept = [entry for entry in model.graph.initializer if any(entry.name in node.input for node in nodes)]
-        for field, entries in ((model.graph.node, nodes), (model.graph.initializer, kept)):
-            del field[:]
-            field.extend(entries)
+        graph.replace_nodes(nodes)
     return found
 
 
@@ -98,18 +94,16 @@ def _upsampling_factor(graph: Graph, node: Node) -> int | None:
 
 
 def _as_shuffled_conv(graph: Graph, node: Node, factor: int) -> list[Node]:
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     weight = graph.constant(node.input[1])
     assert weight is not None
     inputs, outputs = weight.shape[:2]
     dense_weight = weight.transpose(1, 2, 3, 0).reshape(outputs * factor**2, inputs, 1, 1)
-    constants: dict[str, npt.NDArray[Any]] = {graph.fresh(f"{node.name}_weight"): dense_weight}
+    constants = [graph.add_constant(f"{node.name}_weight", dense_weight)]
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if bias is not None:
-        constants[graph.fresh(f"{node.name}_bias")] = np.repeat(bias, factor**2)
-    for name, value in constants.items():
-        graph.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        constants.append(graph.add_constant(f"{node.name}_bias", np.repeat(bias, factor**2)))
     dense = graph.fresh(f"{node.name}_dense")
     return [
         helper.make_node("Conv", [node.input[0], *constants], [dense], name=node.name),
@@ -129,7 +123,7 @@ class _Lowering:
         """Tensors that were uint8, with their new type."""
         self.renamed: dict[str, str] = {}
         self.nodes: list[Node] = []
-        self.constants: dict[tuple[str, int], Any] = {}
+        self.constants: dict[tuple[str, int], str] = {}
         self.float = int(onnx.TensorProto.FLOAT)
         self.int32 = int(onnx.TensorProto.INT32)
 
@@ -139,12 +133,8 @@ class _Lowering:
                 self._open(value.name)
         for node in self.graph.nodes:
             self._lower(node)
-        graph = self.graph.model.graph
-        kept = [entry for entry in graph.initializer if any(entry.name in node.input for node in self.nodes)]
-        for field, entries in ((graph.node, self.nodes), (graph.initializer, [*kept, *self.constants.values()])):
-            del field[:]
-            field.extend(entries)
-        del graph.value_info[:]  # it tells of uint8 tensors that are no more
+        del self.graph.model.graph.value_info[:]  # it tells of uint8 tensors that are no more
+        self.graph.replace_nodes(self.nodes)
 
     def _open(self, name: str) -> None:
         """Cast a uint8 input to float32 before anything else."""
@@ -179,14 +169,13 @@ class _Lowering:
                 node.input[index] = self.renamed[name]
 
     def _constant(self, name: str, kind: int) -> str:
-        from onnx import numpy_helper
-
         if (name, kind) not in self.constants:
-            wide = self.graph.fresh(f"{name}_{'float' if kind == self.float else 'int32'}")
-            value = numpy_helper.to_array(self.graph.initializers[name])
-            kept = value.astype(np.float32 if kind == self.float else np.int32)
-            self.constants[name, kind] = numpy_helper.from_array(kept, wide)
-        return str(self.constants[name, kind].name)
+            value = self.graph.constant(name)
+            assert value is not None
+            wide = value.astype(np.float32 if kind == self.float else np.int32)
+            suffix = "float" if kind == self.float else "int32"
+            self.constants[name, kind] = self.graph.add_constant(f"{name}_{suffix}", wide)
+        return self.constants[name, kind]
 
     def _widen(self, node: Node, name: str, kind: int) -> None:
         """Give an output of ``node`` its new type; an output of the graph gets its uint8 back behind a Cast."""

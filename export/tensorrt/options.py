@@ -36,11 +36,11 @@ class SharedOptions(BaseModel):
     @field_validator("dynamic_batch", mode="before")
     @classmethod
     def _read_batch(cls, batch: Any) -> Any:
-        if not isinstance(batch, str):
+        if isinstance(batch, list | tuple) or batch is None:
             return batch
-        parts = batch.split(":")
+        parts = str(batch).split(":")
         if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"expected MIN:OPT:MAX, e.g. 1:4:8, found {batch[:40]}")
+            raise ValueError(f"expected MIN:OPT:MAX, e.g. 1:4:8, found {str(batch)[:40]}")
         return tuple(int(part) for part in parts)
 
     @field_validator("dynamic_batch")

@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from fptk.calibration.onnx_graph import Graph, activation_products, load_model
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, quantize_onnx
 from fptk.core.files import atomic_file
 from fptk.core.precision import Precision
 from fptk.export.record import BuildRecord
 from fptk.export.targets.base import BuildRequest
-from fptk.export.tensorrt.fp16 import convert_to_half
-from fptk.export.tensorrt.graph import Graph, activation_products
+from fptk.export.tensorrt.fp16 import convert_to_fp16
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
 from fptk.export.tensorrt.options import TensorRTOptions
 
@@ -41,7 +41,7 @@ def write_precision_onnx(
             _quantize(source, request, options, quantizer, path, record)
         elif request.precision is Precision.FP16:
             images = request.calibration.images if request.calibration else None
-            record.details |= convert_to_half(source, path, images).as_dict()
+            record.details |= convert_to_fp16(source, path, images).as_dict()
         else:
             with atomic_file(path) as temporary:
                 shutil.copyfile(source, temporary)
@@ -50,12 +50,12 @@ def write_precision_onnx(
 
 def _write_lowered(source: Path, destination: Path, precision: Precision) -> list[str]:
     """Write ``source`` without what TensorRT has no kernels for; byte for byte the same where there is nothing."""
-    graph = Graph.read(source)
-    lowered = lower_uint8(graph.model)
+    model = load_model(source)
+    lowered = lower_uint8(model)
     if precision is Precision.INT8:
-        lowered += lower_transposed(graph.model)
+        lowered += lower_transposed(model)
     if lowered:
-        destination.write_bytes(graph.model.SerializeToString())
+        destination.write_bytes(model.SerializeToString())
     else:
         shutil.copyfile(source, destination)
     return lowered
@@ -70,7 +70,7 @@ def _quantize(
     record: BuildRecord,
 ) -> None:
     if not options.attention_int8:
-        products = activation_products(Graph.read(source))
+        products = activation_products(Graph(load_model(source)))
         settings = settings.model_copy(update={"float_nodes": (*settings.float_nodes, *products)})
     calibration = request.calibrate()
     images = calibration.images
@@ -78,4 +78,4 @@ def _quantize(
         source, path, images, settings, calibration_sha256=calibration.sha256, cache=calibration.ranges()
     )
     if options.int8_rest == "fp16":
-        record.details["rest"] = convert_to_half(source, path, images, quantized=path).as_dict()
+        record.details["rest"] = convert_to_fp16(source, path, images, quantized=path).as_dict()

@@ -13,7 +13,7 @@ TIMING_CACHE_FILE = "timing.cache"
 _COMPATIBILITY = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
-def rebuild_command(
+def trtexec_command(
     product: Product,
     onnx_name: str,
     engine_name: str,
@@ -26,7 +26,7 @@ def rebuild_command(
     """A shell command that makes the engine anew, to be run in the folder of the ONNX file.
 
     Args:
-        flavour: TensorRT (``trtexec``) or TensorRT-RTX (``tensorrt_rtx``).
+        product: TensorRT (``trtexec``) or TensorRT-RTX (``tensorrt_rtx``).
         onnx_name: file name of the ONNX file that carries the precision.
         engine_name: file name of the engine.
         options: settings of the build.

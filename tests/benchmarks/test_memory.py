@@ -47,14 +47,13 @@ def test_an_engine_that_fails_is_an_error_with_its_message() -> None:
 @pytest.mark.slow
 def test_memory_grows_with_the_image(checkpoint: Path, tmp_path: Path) -> None:
     """Four times the pixels need more than twice the activations."""
-    from fptk.export.onnx import export_onnx
-    from fptk.export.pipeline import serving_module
+    from fptk.export.onnx import export_onnx, serving_module
     from fptk.models import load_checkpoint
 
     network, _ = load_checkpoint(checkpoint)
     peaks = []
     for side in (256, 512):
         spec = PreprocessSpec(size=(side, side))
-        path = export_onnx(serving_module(network, spec, "naive", "onnxruntime"), tmp_path / f"{side}.onnx", spec)
+        path = export_onnx(serving_module(network, spec, "original", "onnxruntime"), tmp_path / f"{side}.onnx", spec)
         peaks.append(peak_memory(engine_command("onnx", path, spec, threads=1)) or 0)
     assert peaks[1] > 2 * peaks[0] > 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from pydantic import BaseModel, ValidationError
 
-from fptk.calibration.onnx_graph import QUANTIZABLE_OPS, load_float_model, open_session
+from fptk.calibration.onnx_graph import COMPUTE_OPS, load_float_model, open_session
 from fptk.calibration.onnx_quantizer import (
     OnnxQuantSettings,
     check_qdq,
@@ -52,7 +52,7 @@ def dequantized_weights(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, n
     by_output = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
     found = {}
     for node in model.graph.node:
-        if node.op_type not in QUANTIZABLE_OPS or len(node.input) < 2 or node.input[1] not in by_output:
+        if node.op_type not in COMPUTE_OPS or len(node.input) < 2 or node.input[1] not in by_output:
             continue
         dq = by_output[node.input[1]]
         if dq.input[0] not in stored:
@@ -120,9 +120,7 @@ def test_every_scale_zero_point_and_weight_is_sound(
                 assert (zero == 0).all(), "weights and biases are symmetric in both recipes"
         if node.op_type == "QuantizeLinear":
             assert_in_range(zero, scale, ranges[node.input[0]])
-    originals = {
-        node.name: node.input[1] for node in onnx.load(str(source)).graph.node if node.op_type in QUANTIZABLE_OPS
-    }
+    originals = {node.name: node.input[1] for node in onnx.load(str(source)).graph.node if node.op_type in COMPUTE_OPS}
     floats = constants(onnx.load(str(source)))
     weights = dequantized_weights(model)
     assert set(weights) == LAYERS - {"scores", "mix"}

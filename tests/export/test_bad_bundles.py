@@ -266,7 +266,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "engine a folder": (folder_instead, ("no regular file",)),
     "manifest a FIFO": (fifo("fptk.json"), ("fptk.json", "FIFO")),
     "engine missing": (lambda folder: (folder / "model.onnx").unlink(), ("lacks its file model.onnx",)),
-    "manifest missing": (lambda folder: (folder / "fptk.json").unlink(), ("fptk.json does not exist",)),
+    "manifest missing": (lambda folder: (folder / "fptk.json").unlink(), ("neither a bundle (no fptk.json)",)),
     "engine changed": (flip_byte, ("model.onnx differs from the hash",)),
     "engine longer": (
         lambda folder: (folder / "model.onnx").open("ab").write(b"x"),

@@ -118,11 +118,13 @@ def test_load_refuses_a_damaged_file_and_another_size(name: str, graph: Path, tm
 def test_open_batch_takes_any_number_of_images(
     checkpoint: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
 ) -> None:
-    from fptk.export.pipeline import serving_module
+    from fptk.export.onnx import serving_module
     from fptk.export.targets.onnxruntime import OnnxRuntimeSession
 
     network, _ = load_checkpoint(checkpoint)
-    path = export_onnx(serving_module(network, SPEC, "naive", "onnxruntime"), tmp_path / "open.onnx", SPEC, batch=None)
+    path = export_onnx(
+        serving_module(network, SPEC, "original", "onnxruntime"), tmp_path / "open.onnx", SPEC, batch=None
+    )
     with OnnxRuntimeSession(path, SPEC) as session:
         assert np.mean(session(images[:3]) == reference[:3]) >= 0.9999
         assert session(images[:1]).shape == (1, 64, 64)

@@ -44,16 +44,15 @@ def built(folder: Path) -> set[str]:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
     """The engines that an export goes on to build; none is built."""
-    from fptk.export import pipeline
+    from fptk.export import exporter
 
     engines: list[tuple[str, str]] = []
 
     def note(self: Any, target: Any, precision: Any) -> Any:
         engines.append((target.name, str(precision)))
-        return pipeline.Outcome("", tmp_path, "not judged", "")
 
-    monkeypatch.setattr(pipeline._ExportJob, "export", note)
-    monkeypatch.setattr("fptk.cli.export.finish", lambda outcomes: None)
+    monkeypatch.setattr(exporter._Exporter, "export", note)
+    monkeypatch.setattr("fptk.cli.export.finish", lambda bundles: None)
     return engines
 
 
@@ -204,7 +203,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         judged = processors.mark_failed(rows, matrix.reference_mean_miou, limits)
         return matrix.model_copy(update={"rows": tuple(judged)})
 
-    monkeypatch.setattr("fptk.export.pipeline.measure_processors", measured)
+    monkeypatch.setattr("fptk.export.attempt.measure_processors", measured)
     finished = export("--target", "onnx", "--int8", "-o", f"cpu={cpu}", "--no-fallback")
     assert finished.code == code, finished.err
     if code:

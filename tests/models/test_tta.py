@@ -145,6 +145,7 @@ def test_unknown_view_is_refused(fptk, arguments: list[str], said: str) -> None:
 
 
 def test_engine_cannot_be_augmented(fptk, tmp_path: Path) -> None:
+    (tmp_path / "fptk.json").touch()
     done = fptk("eval", tmp_path, "--tta", "flip")
     assert done.code == 2
     assert "need class probabilities" in done.err

@@ -69,8 +69,9 @@ def command(
 ) -> None:
     """Measure the engines of MODEL against each other.
 
-    MODEL is a bundle folder, a folder of bundles, or a run folder; by default it is the newest run below runs/, or else
-    the shipped weights, of which FP32 engines are built first. Several may be given.
+    MODEL is a bundle folder, a folder of bundles, or a run folder or checkpoint, whose bundles are meant; by default it
+    is the newest run below runs/, or else the shipped weights, of which FP32 engines are built first. Several may be
+    given.
 
     With neither --fps nor --accuracy both are measured; bundles are scored with --data or --accuracy only. Each timing
     is one synchronous call (latency): uint8 images in, label maps out. The engines take turns, so that a drifting

@@ -23,12 +23,12 @@ def command(file: Path, sm: tuple[int, ...]) -> None:
     from fptk.core.console import out
     from fptk.core.errors import InputError
     from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
-    from fptk.export.tensorrt.lint import check_qdq, refuse_errors
+    from fptk.export.tensorrt.lint import lint_tensorrt, refuse_errors
 
     is_openvino = file.suffix.lower() == ".xml"
     if is_openvino and sm:
         raise InputError(f"--sm is about TensorRT, and {file.name} is an OpenVINO file; leave it out")
-    findings = lint_openvino(file) if is_openvino else check_qdq(file, sm)
+    findings = lint_openvino(file) if is_openvino else lint_tensorrt(file, sm)
     for finding in findings:
         out.print(str(finding), soft_wrap=True)
     if is_openvino:

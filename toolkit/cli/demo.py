@@ -14,6 +14,6 @@ from fptk.cli.options import PathType
 def command(out: Path | None) -> None:
     """Train on synthetic faces, export FP32 and INT8 engines, and compare them: minutes, with no data."""
     from fptk.cli.run import run_recipe
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
 
-    run_recipe(load_recipe("demo"), (), (), out)
+    run_recipe(Recipe.load("demo"), (), (), out)

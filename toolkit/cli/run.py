@@ -28,9 +28,9 @@ def command(
 
     Run it again and finished stages are kept, an interrupted training is resumed.
     """
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
 
-    run_recipe(load_recipe(recipe).with_overrides(assignments), data, targets, out)
+    run_recipe(Recipe.load(recipe).with_overrides(assignments), data, targets, out)
 
 
 def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...], out: Path | None) -> None:

@@ -103,7 +103,7 @@ def command(
 
 def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
     """The recipe with the command line's changes; --set comes last and wins."""
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
 
     assignments = []
     if changes["model"] is not None:
@@ -112,7 +112,7 @@ def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
         assignments.append(f"model.param_budget={changes['param_budget']}")
     if changes["size"] is not None:
         assignments += ["data.phases=[]", f"data.size={changes['size']}", "data.eval_size=null"]
-    recipe = load_recipe(name)
+    recipe = Recipe.load(name)
     if changes["batch"] is not None:
         phases = () if changes["size"] is not None else recipe.data.phases
         assignments += [f"data.phases.{index}.batch=null" for index in range(len(phases))]

@@ -111,11 +111,6 @@ def list_recipes() -> dict[str, str]:
     return {name: Recipe.load(name).description for name in shipped("fptk.recipes")}
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """See :meth:`Recipe.load`."""
-    return Recipe.load(name_or_path)
-
-
 def recipe_from(values: Mapping[str, Any], source: str) -> Recipe:
     """Validate a plain mapping; ``source`` names it in the error.
 

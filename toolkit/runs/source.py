@@ -66,12 +66,12 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
         run = newest_trained_run(runs)
         if run:
             return _from_run(run, run.best)
-        shipped = shipped_weights()
-        if shipped is None:
+        packaged = shipped_weights()
+        if packaged is None:
             raise InputError(
                 f"there is no trained run below {runs}/ and no --weights was given; run `fptk train` first"
             )
-        weights = shipped
+        weights = packaged
     kind = kind_of(weights, "weights")
     if kind == "folder":
         return _from_run(RunFolder(weights), RunFolder(weights).best)

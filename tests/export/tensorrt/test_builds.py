@@ -17,7 +17,7 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.bundle import read_bundle
 from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
-from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtRtxOptions
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import TENSORRT_RTX
@@ -37,7 +37,12 @@ def build(
     folder.mkdir(exist_ok=True)
     return target.build(
         BuildRequest(
-            source, precision, folder, SPEC, CalibrationStream(images, list, "test", "test", folder / "ranges"), options
+            source,
+            precision,
+            folder,
+            SPEC,
+            CalibrationStream(images, list, "test", "test", folder / "ranges"),
+            target.options.model_validate(options),
         )
     )
 
@@ -45,10 +50,11 @@ def build(
 @needs_rtx
 def test_int8_engine_runs_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
     artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "int8", Precision.INT8, images, sm=(86,))
-    layers = artifact.details["layers"]
-    assert layers["int8_share"] == 1.0
-    assert layers["counts"] == {"Int8": layers["total"]}
-    assert layers["absorbed"] == []
+    layers = artifact.record.layers
+    assert layers is not None
+    assert layers.int8_share == 1.0
+    assert layers.counts == {"Int8": layers.total}
+    assert layers.absorbed == ()
     assert [path.name for path in artifact.files] == [
         "model.engine",
         "engine.json",
@@ -58,7 +64,7 @@ def test_int8_engine_runs_every_product_in_int8(face_net: Path, images: Any, tmp
     ]
     assert artifact.files[0].stat().st_size > 100_000
     assert str(tmp_path) not in artifact.files[4].read_text()
-    assert artifact.details["bound_to"]["compute_capabilities"] == ["8.6"]
+    assert artifact.record.details["bound_to"]["compute_capabilities"] == ["8.6"]
 
 
 @needs_rtx
@@ -68,8 +74,8 @@ def test_float_engines_run_in_the_precision_of_their_file(
     precision: Precision, kernel: str, face_net: Path, images: Any, tmp_path: Path
 ) -> None:
     artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "float", precision, images)
-    assert set(artifact.details["layers"]["counts"]) == {kernel}
-    assert artifact.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
+    assert set(artifact.record.layers.counts) == {kernel}
+    assert artifact.record.details["bound_to"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
 
 
 @needs_rtx
@@ -87,7 +93,7 @@ def test_float_layers_in_an_int8_engine_are_counted_and_refused(face_net: Path, 
     assert caught.value.exit_code == 4
     options["min_int8_layers"] = 0.5
     artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "mixed", Precision.INT8, images, **options)
-    fallen = {node for layer in artifact.details["layers_not_int8"] for node in layer["onnx"]}
+    fallen = {node for layer in artifact.record.details["layers_not_int8"] for node in layer["onnx"]}
     assert fallen == {"query", "head"}
 
 
@@ -95,7 +101,7 @@ def test_float_layers_in_an_int8_engine_are_counted_and_refused(face_net: Path, 
 @pytest.mark.slow
 def test_int8_with_an_fp16_rest_keeps_every_product_in_int8(face_net: Path, images: Any, tmp_path: Path) -> None:
     artifact = build(TensorRTRTXTarget(), face_net, tmp_path / "rest", Precision.INT8, images, int8_rest="fp16")
-    assert artifact.details["layers"]["int8_share"] == 1.0
+    assert artifact.record.layers.int8_share == 1.0
 
 
 @needs_rtx
@@ -103,8 +109,8 @@ def test_int8_with_an_fp16_rest_keeps_every_product_in_int8(face_net: Path, imag
 def test_upsampling_by_a_transposed_convolution_runs_in_int8(images: Any, upsampling_net: Path, tmp_path: Path) -> None:
     """TensorRT-RTX has no INT8 kernel for ConvTranspose; the target rewrites it."""
     artifact = build(TensorRTRTXTarget(), upsampling_net, tmp_path / "up", Precision.INT8, images, sm=(86,))
-    assert artifact.details["lowered"] == ["up"]
-    assert artifact.details["layers"]["counts"] == {"Int8": 3}
+    assert artifact.record.details["lowered"] == ["up"]
+    assert artifact.record.layers.counts == {"Int8": 3}
 
 
 @needs_rtx
@@ -112,7 +118,7 @@ def test_upsampling_by_a_transposed_convolution_runs_in_int8(images: Any, upsamp
 def test_open_batch_builds_for_a_range(write_net: Callable[..., Path], tmp_path: Path) -> None:
     source = write_net(tmp_path / "open.onnx", batch="batch")
     artifact = build(TensorRTRTXTarget(), source, tmp_path / "open", Precision.FP32, None, dynamic_batch=(1, 2, 4))
-    assert "--maxShapes=images:4x64x64x3" in artifact.details["rebuild"]
+    assert "--maxShapes=images:4x64x64x3" in artifact.record.rebuild
 
 
 @needs_rtx
@@ -166,7 +172,7 @@ def test_the_same_request_builds_the_same_graph(face_net: Path, images: Any, tmp
         build(TensorRTRTXTarget(), face_net, tmp_path / name, Precision.INT8, images, sm=(86,)) for name in "ab"
     )
     assert sha256_file(first.files[2]) == sha256_file(second.files[2])
-    assert first.details["layers"] == second.details["layers"]
+    assert first.record.layers == second.record.layers
 
 
 def export_deploy_form(name: str, size: int, path: Path) -> Path:
@@ -208,11 +214,12 @@ def test_every_network_builds_in_float_and_int8(name: str, tmp_path: Path) -> No
             folder,
             spec,
             CalibrationStream(smooth_images(size), list, "test", "test", folder / "ranges"),
-            {"sm": (86,)},
+            TrtRtxOptions(sm=(86,)),
         )
-        layers = TensorRTRTXTarget().build(request).details["layers"]
-        assert layers["total"] > 10
-        assert precision is Precision.FP32 or layers["int8_share"] >= 0.9
+        layers = TensorRTRTXTarget().build(request).record.layers
+        assert layers is not None
+        assert layers.total > 10
+        assert precision is Precision.FP32 or (layers.int8_share or 0) >= 0.9
 
 
 @needs_rtx
@@ -231,9 +238,10 @@ def test_microsegformer_at_512_builds_in_all_three_precisions(tmp_path: Path) ->
             CalibrationStream(smooth_images(512), list, "test", "test", folder / "ranges"),
         )
         artifact = TensorRTRTXTarget().build(request)
-        counts, total = artifact.details["layers"]["counts"], artifact.details["layers"]["total"]
-        shares[precision] = {kind: count / total for kind, count in counts.items()}
-        assert artifact.details["warnings"] == []
+        layers = artifact.record.layers
+        assert layers is not None
+        shares[precision] = {kind: count / layers.total for kind, count in layers.counts.items()}
+        assert artifact.record.details["warnings"] == []
     assert shares[Precision.FP32] == {"Float": 1.0}
     # The gate's matrix-vector product is fused with the float32 mean before it.
     assert shares[Precision.FP16]["Half"] >= 0.95

@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.calibration.onnx_graph import Graph, load_model
 from fptk.calibration.onnx_quantizer import quantize_onnx
 from fptk.core.errors import InputError
-from fptk.export.tensorrt.fp16 import choose_float_nodes, convert_to_half, half_model
-from fptk.export.tensorrt.graph import Graph
-from fptk.export.tensorrt.lint import check_qdq
+from fptk.export.tensorrt.fp16 import choose_float_nodes, convert_to_fp16, fp16_model
+from fptk.export.tensorrt.lint import lint_tensorrt
 
 Images = Callable[[], Iterator[Any]]
 
@@ -29,7 +29,7 @@ def labels(path: Path, image: Any) -> Any:
 
 def test_half_form_agrees_with_float32(face_net: Path, images: Images, tmp_path: Path) -> None:
     half = tmp_path / "half.onnx"
-    report = convert_to_half(face_net, half, images)
+    report = convert_to_fp16(face_net, half, images)
     assert report.images == 4
     assert report.kept_float == ()
     for image in images():
@@ -40,8 +40,8 @@ def test_every_product_is_half_and_input_and_output_keep_their_types(
     face_net: Path, images: Images, tmp_path: Path
 ) -> None:
     half = tmp_path / "half.onnx"
-    convert_to_half(face_net, half, images)
-    graph = Graph.read(half)
+    convert_to_fp16(face_net, half, images)
+    graph = Graph(load_model(half))
     onnx.checker.check_model(str(half), full_check=True)
     assert graph.element_type("images") == graph.element_type("labels") == TensorProto.UINT8
     for node in graph.nodes:
@@ -51,10 +51,10 @@ def test_every_product_is_half_and_input_and_output_keep_their_types(
 
 def test_keeps_sums_in_float32_where_nothing_was_measured(face_net: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.onnx"
-    report = convert_to_half(face_net, half)
+    report = convert_to_fp16(face_net, half)
     assert [layer.name for layer in report.kept_float] == ["norm", "softmax"]
     assert all("no range was measured" in layer.reason for layer in report.kept_float)
-    graph = Graph.read(half)
+    graph = Graph(load_model(half))
     by_name = {node.name: node for node in graph.nodes}
     assert {graph.element_type(name) for name in by_name["norm"].input} == {TensorProto.FLOAT}
     assert {graph.element_type(name) for name in by_name["query"].input} == {TensorProto.FLOAT16}
@@ -65,7 +65,7 @@ def test_keeps_a_layernorm_whose_squares_overflow(
 ) -> None:
     """Tokens of some hundreds fit float16, the sum of their squares does not."""
     source, half = write_net(tmp_path / "loud.onnx", gain=300.0), tmp_path / "half.onnx"
-    report = convert_to_half(source, half, images)
+    report = convert_to_fp16(source, half, images)
     assert [layer.name for layer in report.kept_float] == ["norm"]
     assert "sum of 16 squares" in report.kept_float[0].reason
     image = next(images())
@@ -74,7 +74,7 @@ def test_keeps_a_layernorm_whose_squares_overflow(
 
 def test_keeps_nodes_whose_values_leave_float16(write_net: Callable[..., Path], images: Images, tmp_path: Path) -> None:
     source, half = write_net(tmp_path / "huge.onnx", gain=1e5), tmp_path / "half.onnx"
-    report = convert_to_half(source, half, images)
+    report = convert_to_fp16(source, half, images)
     assert {layer.name for layer in report.kept_float} == {"amplify", "norm"}
     assert "65504" in report.kept_float[0].reason
     image = next(images())
@@ -84,10 +84,10 @@ def test_keeps_nodes_whose_values_leave_float16(write_net: Callable[..., Path], 
 def test_the_rest_of_an_int8_file_can_be_half(face_net: Path, images: Images, tmp_path: Path) -> None:
     int8, mixed = tmp_path / "int8.onnx", tmp_path / "mixed.onnx"
     quantize_onnx(face_net, int8, images)
-    report = convert_to_half(face_net, mixed, images, quantized=int8)
+    report = convert_to_fp16(face_net, mixed, images, quantized=int8)
     assert report.kept_float == ()
-    assert check_qdq(mixed) == []
-    graph = Graph.read(mixed)
+    assert lint_tensorrt(mixed) == []
+    graph = Graph(load_model(mixed))
     kinds = {graph.element_type(node.input[1]) for node in graph.nodes if node.op_type == "QuantizeLinear"}
     assert kinds == {TensorProto.FLOAT16}
     for image in images():
@@ -98,7 +98,7 @@ def test_a_scale_below_float16_does_not_become_zero(write_conv: Callable[..., Pa
     scales = np.full(19, 0.01, np.float32)
     scales[3] = 1e-9  # a dead channel
     int8 = write_conv(tmp_path / "int8.onnx", weight_scale=scales)
-    half = half_model(onnx.load(str(int8)), set())
+    half = fp16_model(onnx.load(str(int8)), set())
     graph = Graph(half)
     scale = next(graph.constant(node.input[1]) for node in graph.nodes if node.name == "weight_dq")
     assert scale is not None
@@ -141,7 +141,7 @@ def test_float_outputs_keep_their_name_and_type(tmp_path: Path) -> None:
     model.ir_version = 10
     source, half = tmp_path / "f.onnx", tmp_path / "h.onnx"
     onnx.save(model, str(source))
-    convert_to_half(source, half)
+    convert_to_fp16(source, half)
     value = np.array([[1, -2, 3], [0.5, 0, -1]], np.float32)
     got = ort.InferenceSession(str(half)).run(["y", "z"], {"x": value})
     assert [entry.dtype for entry in got] == [np.float32, np.float32]
@@ -150,5 +150,5 @@ def test_float_outputs_keep_their_name_and_type(tmp_path: Path) -> None:
 
 def test_refuses_a_quantized_file(write_conv: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already quantised"):
-        convert_to_half(write_conv(tmp_path / "q.onnx"), tmp_path / "half.onnx")
+        convert_to_fp16(write_conv(tmp_path / "q.onnx"), tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

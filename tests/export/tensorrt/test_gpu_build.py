@@ -14,7 +14,7 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
-from fptk.export.targets.tensorrt import TensorRTTarget
+from fptk.export.targets.tensorrt import TensorRTTarget, TrtOptions
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 
 SPEC = PreprocessSpec(size=(64, 64))
@@ -92,7 +92,7 @@ def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.Monke
                 folder,
                 SPEC,
                 CalibrationStream(images, list, "test", "test", folder / "ranges"),
-                options,
+                TrtOptions.model_validate(options),
             )
         )
 
@@ -105,9 +105,9 @@ def test_builds_for_the_gpu_of_the_host(build: Callable[..., BuildResult], tmp_p
     assert artifact.files[0].read_bytes() == b"plan"
     assert artifact.files[-1].name == "timing.cache"
     assert artifact.files[-1].read_bytes() == b"timings+new"
-    assert artifact.details["layers"]["summary"] == "8 conv and gemm layers: 8 in Int8"
-    assert artifact.details["bound_to"] == {"version": "10.13.3", "compute_capabilities": ["8.7"], "gpu": "Orin"}
-    assert "--timingCacheFile=timing.cache" in artifact.details["rebuild"]
+    assert artifact.record.layers.summary == "8 conv and gemm layers: 8 in Int8"
+    assert artifact.record.details["bound_to"] == {"version": "10.13.3", "compute_capabilities": ["8.7"], "gpu": "Orin"}
+    assert "--timingCacheFile=timing.cache" in artifact.record.rebuild
 
 
 def test_an_engine_that_fell_back_is_refused(build: Callable[..., BuildResult], tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from fptk.calibration.onnx_graph import Graph, load_model
 from fptk.core.errors import GateRefusedError
-from fptk.export.tensorrt.graph import Graph
 from fptk.export.tensorrt.layer_report import EngineLayer, LayerReport, parse_inspector, parse_log, report_layers
 
 
@@ -69,7 +69,7 @@ def test_reads_the_last_listing_only() -> None:
 
 
 def test_joins_layers_with_the_nodes_of_the_file(face_net: Path) -> None:
-    report = report_layers(parse_log(LOG), Graph.read(face_net), int8=True)
+    report = report_layers(parse_log(LOG), Graph(load_model(face_net)), int8=True)
     assert report.counts == {"Int8": 2, "Half": 2, "Float": 1}
     assert report.int8_share == pytest.approx(0.4)
     assert report.absorbed == ("mix", "project")
@@ -81,7 +81,7 @@ def test_joins_layers_with_the_nodes_of_the_file(face_net: Path) -> None:
 def test_gives_the_builder_the_blame_where_the_file_is_quantized(
     write_conv: Callable[..., Path], tmp_path: Path
 ) -> None:
-    graph = Graph.read(write_conv(tmp_path / "conv.onnx"))
+    graph = Graph(load_model(write_conv(tmp_path / "conv.onnx")))
     report = report_layers([EngineLayer("c", "correlation", ("Float",), ("conv",))], graph, int8=True)
     assert "no INT8 kernel" in report.layers[0].reason
     assert (
@@ -91,7 +91,7 @@ def test_gives_the_builder_the_blame_where_the_file_is_quantized(
 
 
 def test_refuses_an_engine_that_fell_back(face_net: Path) -> None:
-    report = report_layers(parse_log(LOG), Graph.read(face_net), int8=True)
+    report = report_layers(parse_log(LOG), Graph(load_model(face_net)), int8=True)
     report.require_int8(0.4)
     with pytest.raises(
         GateRefusedError, match=r"2 of 5 conv and gemm layers run in INT8 \(40%\), 90% are asked for"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from fptk.core.errors import InputError
 from fptk.export.findings import ERROR, WARNING, Finding
-from fptk.export.tensorrt.lint import check_qdq, refuse_errors
+from fptk.export.tensorrt.lint import lint_tensorrt, refuse_errors
 
 WriteConv = Callable[..., Path]
 
@@ -23,8 +23,8 @@ def found(findings: list[Finding]) -> set[tuple[str, str, str]]:
 
 
 def test_takes_what_tensorrt_takes(write_conv: WriteConv, face_net: Path, tmp_path: Path) -> None:
-    assert check_qdq(write_conv(tmp_path / "good.onnx")) == []
-    assert check_qdq(face_net) == []
+    assert lint_tensorrt(write_conv(tmp_path / "good.onnx")) == []
+    assert lint_tensorrt(face_net) == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_takes_what_tensorrt_takes(write_conv: WriteConv, face_net: Path, tmp_pa
 def test_names_a_broken_quantizer(
     broken: dict[str, Any], expected: set[tuple[str, str, str]], write_conv: WriteConv, tmp_path: Path
 ) -> None:
-    assert found(check_qdq(write_conv(tmp_path / "broken.onnx", **broken))) == expected
+    assert found(lint_tensorrt(write_conv(tmp_path / "broken.onnx", **broken))) == expected
 
 
 def test_reads_a_quantizer_without_zero_point_as_the_standard_does(write_conv: WriteConv, tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def test_reads_a_quantizer_without_zero_point_as_the_standard_does(write_conv: W
         if node.name == "input_q":
             del node.input[2]  # uint8 by default
     onnx.save(model, str(path))
-    assert (ERROR, "uint8-zero-point", "input_q") in found(check_qdq(path))
+    assert (ERROR, "uint8-zero-point", "input_q") in found(lint_tensorrt(path))
 
 
 def test_names_an_attention_operator(attention_file: Path) -> None:
-    assert (ERROR, "attention-op", "attention") in found(check_qdq(attention_file))
+    assert (ERROR, "attention-op", "attention") in found(lint_tensorrt(attention_file))
 
 
 def test_names_arithmetic_on_uint8(face_net: Path) -> None:
@@ -79,14 +79,14 @@ def test_names_arithmetic_on_uint8(face_net: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, str(face_net))
-    assert found(check_qdq(face_net)) == {(ERROR, "uint8-compute", "turn"), (ERROR, "uint8-compute", "turn_back")}
+    assert found(lint_tensorrt(face_net)) == {(ERROR, "uint8-compute", "turn"), (ERROR, "uint8-compute", "turn_back")}
 
 
 def test_names_float32_and_int8_for_turing(face_net: Path, write_conv: WriteConv, tmp_path: Path) -> None:
-    turing = found(check_qdq(face_net, [75, 86]))
+    turing = found(lint_tensorrt(face_net, [75, 86]))
     assert {(ERROR, "sm75-float32", name) for name in ("embed", "query", "scores", "head")} <= turing
-    assert (ERROR, "sm75-int8", "conv") in found(check_qdq(write_conv(tmp_path / "q.onnx"), [75]))
-    assert check_qdq(face_net, [80, 86, 89, 120]) == []
+    assert (ERROR, "sm75-int8", "conv") in found(lint_tensorrt(write_conv(tmp_path / "q.onnx"), [75]))
+    assert lint_tensorrt(face_net, [80, 86, 89, 120]) == []
 
 
 def test_names_operators_that_no_parser_takes(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_names_operators_that_no_parser_takes(tmp_path: Path) -> None:
         (ERROR, "custom-domain", "fused"),
         (ERROR, "unsupported-op", "integer"),
         (ERROR, "bare-quantize", "lonely"),
-    } <= found(check_qdq(path))
+    } <= found(lint_tensorrt(path))
 
 
 def test_names_too_many_dimensions(tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_names_too_many_dimensions(tmp_path: Path) -> None:
     )
     path = tmp_path / "ranks.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(path))
-    assert found(check_qdq(path)) == {(WARNING, "five-dimensions", "five_turn"), (ERROR, "rank", "nine_turn")}
+    assert found(lint_tensorrt(path)) == {(WARNING, "five-dimensions", "five_turn"), (ERROR, "rank", "nine_turn")}
 
 
 def test_puts_errors_first_and_refuses_them_in_one_line(write_conv: WriteConv, tmp_path: Path) -> None:
     path = write_conv(tmp_path / "two.onnx", activation=np.uint8, quantize_weight=False, bias="int32")
-    findings = check_qdq(path)
+    findings = lint_tensorrt(path)
     assert [entry.severity for entry in findings] == [ERROR, ERROR, ERROR, WARNING]
     with pytest.raises(InputError, match=r"two\.onnx: input_q: uint8 .*bias_dq") as caught:
         refuse_errors(path, findings)
@@ -155,7 +155,7 @@ def test_refuses_what_is_no_onnx_file(content: bytes | None, tmp_path: Path) -> 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"odd\.onnx"):
-        check_qdq(path)
+        lint_tensorrt(path)
 
 
 @pytest.mark.parametrize(

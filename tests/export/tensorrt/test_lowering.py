@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fptk.export.tensorrt.lint import check_qdq
+from fptk.export.tensorrt.lint import lint_tensorrt
 from fptk.export.tensorrt.lowering import lower_transposed, lower_uint8
 
 Images = Callable[[], Iterator[Any]]
@@ -68,7 +68,7 @@ def test_lowered_file_gives_the_same_labels(
     onnx.checker.check_model(model, full_check=True)
     before = tmp_path / "before.onnx"
     onnx.save(model, str(before))
-    assert {entry.node for entry in check_qdq(before)} == set(found)
+    assert {entry.node for entry in lint_tensorrt(before)} == set(found)
     expected = [labels(model, image) for image in images()]
 
     assert lower_uint8(model) == found
@@ -76,7 +76,7 @@ def test_lowered_file_gives_the_same_labels(
     onnx.checker.check_model(model, full_check=True)
     after = tmp_path / "after.onnx"
     onnx.save(model, str(after))
-    assert check_qdq(after) == []
+    assert lint_tensorrt(after) == []
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [
         TensorProto.UINT8,
         TensorProto.UINT8,

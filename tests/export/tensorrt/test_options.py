@@ -7,40 +7,59 @@ from typing import Any
 import pytest
 
 from fptk.core.errors import InputError
-from fptk.export.tensorrt.options import TensorRTOptions, quantizer_settings, split_options
+from fptk.export.targets.options import describe_options, read_options
+from fptk.export.targets.registry import get_target
+from fptk.export.targets.tensorrt import TrtRtxOptions
+from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.trtexec import rebuild_command
+from fptk.export.tensorrt.trtexec import trtexec_command
+
+
+def read(target: str, *assignments: str) -> dict[str, Any]:
+    return read_options([target], assignments)[target]
 
 
 def test_parts_the_builders_options_from_the_quantizers() -> None:
-    options, rest = split_options({"sm": [86, 89, 86], "range_estimator": "percentile"}, TENSORRT_RTX)
-    assert options.sm == (86, 89)
-    assert quantizer_settings(rest).range_estimator == "percentile"
+    given = TrtRtxOptions.model_validate(read("trt-rtx", "sm=[86, 89, 86]", "range_estimator=percentile"))
+    assert given.builder.sm == (86, 89)
+    assert given.quantizer.range_estimator == "percentile"
+    assert given.builder == TensorRTOptions(sm=(86, 89))
 
 
 @pytest.mark.parametrize(
-    ("given", "product", "named"),
+    ("target", "assignment", "named"),
     [
-        ({"sm": [70]}, TENSORRT_RTX, "compute capability 70"),
-        ({"sm": [86]}, TENSORRT, "no option 'sm'"),
-        ({"dla_core": 0}, TENSORRT_RTX, "no option 'dla_core'"),
-        ({"dynamic_batch": (4, 2, 8)}, TENSORRT, "4:2:8"),
-        ({"dynamic_batch": (0, 2, 8)}, TENSORRT, "0:2:8"),
-        ({"min_int8_layers": 90}, TENSORRT, "min_int8_layers=90"),
-        ({"hardware_compatibility": "all"}, TENSORRT, "hardware_compatibility"),
-        ({"workspace_mib": 0}, TENSORRT, "workspace_mib"),
+        ("trt-rtx", "sm=[70]", "compute capability 70"),
+        ("trt", "sm=86", "no chosen target has this option"),
+        ("trt-rtx", "dla_core=0", "no chosen target has this option"),
+        ("trt", "dynamic_batch=4:2:8", "4:2:8"),
+        ("trt", "dynamic_batch=0:2:8", "0:2:8"),
+        ("trt", "dynamic_batch=4", "MIN:OPT:MAX"),
+        ("trt", "min_int8_layers=90", "min_int8_layers=90"),
+        ("trt", "min_int8_layers=.nan", "min_int8_layers=nan"),
+        ("trt", "hardware_compatibility=all", "hardware_compatibility"),
+        ("trt", "workspace_mib=0", "workspace_mib"),
+        ("trt", "workspace_mib=99999999999", "workspace_mib"),
+        ("trt", "min_int8_layer=0.9", "did you mean min_int8_layers"),
+        ("trt", "percentile=3", "percentile"),
+        ("trt", "workspace_mib", "KEY=VALUE"),
     ],
 )
-def test_refuses_an_option_by_name(given: dict[str, Any], product: Product, named: str) -> None:
+def test_refuses_an_option_by_name(target: str, assignment: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        split_options(given, product)
+        read(target, assignment)
 
 
-def test_refuses_an_option_that_belongs_to_nobody() -> None:
-    with pytest.raises(InputError, match=r"unknown option 'min_int8_layer'.*min_int8_layers"):
-        quantizer_settings({"min_int8_layer": 0.9})
-    with pytest.raises(InputError, match="percentile"):
-        quantizer_settings({"percentile": 3})
+def test_an_option_goes_to_the_targets_that_have_it() -> None:
+    found = read_options(["onnx", "openvino", "trt-rtx"], ["int8_rest=fp32", "openvino.cpu=vnni", "sm=86"])
+    assert found == {"openvino": {"int8_rest": "fp32", "cpu": "vnni"}, "trt-rtx": {"int8_rest": "fp32", "sm": 86}}
+
+
+def test_every_option_is_described() -> None:
+    for name in ("onnx", "openvino", "trt", "trt-rtx"):
+        rows = describe_options(get_target(name))
+        assert rows
+        assert all(row.meaning and row.values for row in rows), name
 
 
 def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
@@ -50,13 +69,13 @@ def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
 
 
 def command(product: Product, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
-    words = rebuild_command(
+    words = trtexec_command(
         product, "m.onnx", "m.engine", options, input_name="images", size=(512, 384), open_batch=open_batch
     )
     return words.split()
 
 
-def test_rebuild_command_says_everything_that_was_asked_for() -> None:
+def test_trtexec_command_says_everything_that_was_asked_for() -> None:
     options = TensorRTOptions(
         dynamic_batch=(1, 4, 8),
         workspace_mib=512,
@@ -81,7 +100,7 @@ def test_rebuild_command_says_everything_that_was_asked_for() -> None:
     } <= set(words)
 
 
-def test_rebuild_command_gives_no_shapes_for_a_fixed_batch() -> None:
+def test_trtexec_command_gives_no_shapes_for_a_fixed_batch() -> None:
     """trtexec refuses shapes for a model without an open dimension."""
     assert not [word for word in command(TENSORRT, TensorRTOptions(), open_batch=False) if "Shapes" in word]
     words = command(TENSORRT_RTX, TensorRTOptions(sm=(86, 89)), open_batch=False)

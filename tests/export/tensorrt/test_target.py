@@ -19,10 +19,10 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.registry import get_target
-from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtOptions
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 from fptk.export.tensorrt.engine_card import EngineCard
-from fptk.export.tensorrt.lint import check_qdq
+from fptk.export.tensorrt.lint import lint_tensorrt
 
 SPEC = PreprocessSpec(size=(64, 64))
 NO_GPU = CudaHost(reason="no NVIDIA driver", remedy="install it")
@@ -46,7 +46,7 @@ def request_for(face_net: Path, images: Any, tmp_path: Path) -> Callable[..., Bu
             folder,
             SPEC,
             CalibrationStream(images, list, "test", "test", folder / "ranges"),
-            options,
+            TrtOptions.model_validate(options),
         )
 
     return make
@@ -58,7 +58,7 @@ def test_both_are_found_by_name() -> None:
 
 
 @pytest.mark.usefixtures("without_gpu")
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", TensorRTTarget.precisions)
 def test_keeps_a_checked_onnx_file_where_there_is_no_gpu(
     precision: Precision, request_for: Callable[..., BuildRequest]
 ) -> None:
@@ -70,8 +70,8 @@ def test_keeps_a_checked_onnx_file_where_there_is_no_gpu(
     assert error.kept == (request.folder / "model.onnx",)
     assert error.rebuild.startswith("trtexec --onnx=model.onnx --saveEngine=model.engine")
     assert error.rebuild in str(error)
-    assert error.details["simulate_with"] == "model.onnx"
-    assert check_qdq(error.kept[0]) == []
+    assert error.record.simulation == "model.onnx"
+    assert lint_tensorrt(error.kept[0]) == []
     session = ort.InferenceSession(str(error.kept[0]), providers=["CPUExecutionProvider"])
     labels = session.run(None, {"images": np.zeros((1, 64, 64, 3), np.uint8)})[0]
     assert (labels.shape, labels.dtype) == ((1, 64, 64), np.uint8)
@@ -93,7 +93,7 @@ def test_attention_products_can_stay_in_float(request_for: Callable[..., BuildRe
     request = request_for(Precision.INT8, attention_int8=False)
     with pytest.raises(EngineNotBuiltError) as caught:
         TensorRTTarget().build(request)
-    bare = {entry["node"] for entry in caught.value.details["findings"] if entry["code"] == "unquantised-input"}
+    bare = {found.node for found in caught.value.record.findings if found.code == "unquantised-input"}
     assert bare == {"scores", "mix"}
 
 
@@ -107,14 +107,10 @@ def test_a_file_that_tensorrt_would_misread_stops_before_the_builder(request_for
 @pytest.mark.usefixtures("without_gpu")
 def test_refuses_what_it_cannot_do_with_the_reason(request_for: Callable[..., BuildRequest]) -> None:
     request = request_for(Precision.FP32)
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"dynamic_batch": (1, 2, 4)}, "open batch"),
-        ({"recipe": "tensorrt"}, "belongs to INT8"),
-        ({"sm": (86,)}, "no option 'sm'"),
-    ]
-    for options, reason in cases:
-        with pytest.raises(InputError, match=reason):
-            TensorRTTarget().build(dataclasses.replace(request, options=options))
+    with pytest.raises(InputError, match="open batch"):
+        TensorRTTarget().build(dataclasses.replace(request, options=TrtOptions(dynamic_batch=(1, 2, 4))))
+    with pytest.raises(InputError, match="trt builds fp32, fp16, int8, not bf16"):
+        TensorRTTarget().build(dataclasses.replace(request, precision=Precision.BF16))
     with pytest.raises(InputError, match=r"not \(N, 96, 96, 3\)"):
         TensorRTTarget().build(dataclasses.replace(request, spec=PreprocessSpec(size=(96, 96))))
     with pytest.raises(InputError, match="needs calibration images"):

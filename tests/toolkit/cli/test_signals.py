@@ -112,7 +112,7 @@ def test_wrong_option_cannot_act_on_the_terminal(fptk: Fptk) -> None:
 
 def test_training_stops_at_once_on_a_second_ctrl_c(tmp_path: Path) -> None:
     from fptk.core.progress import Listener, Update
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
     from fptk.training import train
     from fptk.training.interrupt import ONE_PRESS, TrainingInterruptedError
 
@@ -128,7 +128,7 @@ def test_training_stops_at_once_on_a_second_ctrl_c(tmp_path: Path) -> None:
             yield update
 
     keys = ["data.synthetic={train: 8, val: 1, size: 32}", "data.size=32", "data.batch=2"]
-    recipe = load_recipe("demo").with_overrides([*keys, "optim.max_steps=4"])
+    recipe = Recipe.load("demo").with_overrides([*keys, "optim.max_steps=4"])
     with pytest.raises(TrainingInterruptedError, match="stopped at once; it can go on from step 0 with") as caught:
         train(recipe, [], tmp_path / "run", listener=Impatient())
     assert caught.value.exit_code == 130

@@ -135,18 +135,18 @@ def test_bad_key(fptk: Fptk, tmp_path: Path, key: str, words: list[str]) -> None
 
 def test_numbers_with_leading_zeros_are_decimal() -> None:
     """YAML 1.2; YAML 1.1 read 010 as eight and refused 08."""
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
 
     Path("mine.yaml").write_text("seed: 08\ndata: {seed: 010}\noptim: {epochs: 00.5}")
-    recipe = load_recipe("mine.yaml")
+    recipe = Recipe.load("mine.yaml")
     assert (recipe.seed, recipe.data.seed, recipe.optim.epochs) == (8, 10, 0.5)
 
 
 def test_alias_stands_for_its_anchor() -> None:
-    from fptk.recipes import load_recipe
+    from fptk.recipes import Recipe
 
     Path("mine.yaml").write_text("data: {size: &side 64, eval_size: *side}")
-    assert load_recipe("mine.yaml").data.eval_size == (64, 64)
+    assert Recipe.load("mine.yaml").data.eval_size == (64, 64)
 
 
 def test_recipe_that_is_no_regular_file(fptk: Fptk) -> None:

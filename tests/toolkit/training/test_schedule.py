@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fptk.recipes import load_recipe
+from fptk.recipes import Recipe
 from fptk.training.schedule import learning_rate, make_plan
 
 
 def test_paper_recipe_on_900_faces() -> None:
-    recipe = load_recipe("microsegformer")
+    recipe = Recipe.load("microsegformer")
     plan = make_plan(recipe, 900)
     assert plan.total_steps == round(80 * 900 / 32)
     rates = [learning_rate(recipe, plan, step) for step in range(plan.total_steps)]
@@ -22,13 +22,13 @@ def test_paper_recipe_on_900_faces() -> None:
 
 
 def test_middle_of_the_cosine_is_half_the_peak() -> None:
-    recipe = load_recipe("microsegformer").with_overrides(["optim.warmup_epochs=0", "optim.epochs=10"])
+    recipe = Recipe.load("microsegformer").with_overrides(["optim.warmup_epochs=0", "optim.epochs=10"])
     plan = make_plan(recipe, 320)
     assert learning_rate(recipe, plan, 50) == pytest.approx(4e-4)
 
 
 def test_phases_share_the_images_and_one_schedule() -> None:
-    recipe = load_recipe("microsegformer").with_overrides(
+    recipe = Recipe.load("microsegformer").with_overrides(
         [
             "data.phases=[{until: 0.5, size: 256, batch: 16}, {until: 1.0, size: 512, batch: 8}]",
             "optim.epochs=4",
@@ -49,18 +49,18 @@ def test_phases_share_the_images_and_one_schedule() -> None:
 
 def test_max_steps_shortens_every_phase_alike() -> None:
     phases = "data.phases=[{until: 0.5, size: 256, batch: 16}, {until: 1.0, size: 512, batch: 8}]"
-    recipe = load_recipe("microsegformer").with_overrides([phases, "optim.max_steps=30"])
+    recipe = Recipe.load("microsegformer").with_overrides([phases, "optim.max_steps=30"])
     plan = make_plan(recipe, 1000)
     assert [phase.steps for phase in plan.phases] == [10, 20]
     assert learning_rate(recipe, plan, plan.total_steps - 1) < 1e-5
 
 
 def test_warmup_is_at_most_a_fifth() -> None:
-    recipe = load_recipe("microsegformer").with_overrides(["optim.epochs=1"])
+    recipe = Recipe.load("microsegformer").with_overrides(["optim.epochs=1"])
     plan = make_plan(recipe, 320)
     assert learning_rate(recipe, plan, 2) == pytest.approx(8e-4)
 
 
 def test_tiny_data_set_still_gives_a_step() -> None:
-    recipe = load_recipe("microsegformer").with_overrides(["optim.epochs=1"])
+    recipe = Recipe.load("microsegformer").with_overrides(["optim.epochs=1"])
     assert make_plan(recipe, 2).total_steps == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from fptk.recipes import load_recipe
+from fptk.recipes import Recipe
 from fptk.runs.data import open_data
 from fptk.runs.folder import RunFolder
 from fptk.training.start import make_accelerator, make_model
@@ -20,7 +20,7 @@ from fptk.training.trainer import Trainer
 
 def main(recipe_file: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    recipe = load_recipe(recipe_file)
+    recipe = Recipe.load(recipe_file)
     accelerator = make_accelerator(recipe)
     model = make_model(recipe, None)
     run = RunFolder(out / "run")

@@ -75,6 +75,12 @@ def test_other_weights_need_an_export_first(
     assert "run `fptk export` first" in finished.err.strip().splitlines()[-1]
 
 
+def test_a_network_needs_no_reference(fptk: Command, empty_folder: Path, shipped: Path) -> None:
+    finished = fptk("bench", "--reference", shipped)
+    assert finished.code == 2
+    assert "--reference is for bundles" in finished.err.strip().splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_the_original_is_exported_once_for_each_target_and_measured_beside_the_engines(
     fptk: Command, empty_folder: Path, shipped: Path

@@ -32,7 +32,7 @@ from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.data.writer import write_dataset
 from fptk.export.bundle import Bundle, Evaluation, read_bundle, write_manifest
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
-from fptk.recipes import load_recipe
+from fptk.recipes import Recipe
 from fptk.runs.source import ModelSource
 from fptk.workflows.verdicts import Scored, content_sha256, evaluate_gates
 
@@ -361,7 +361,7 @@ def test_accuracy_by_name_needs_images(
     assert finished.code == 2
     assert "--data" in finished.err.strip().splitlines()[-1]
     assert not finished.out
-    recipe = load_recipe("microsegformer").with_overrides(["data.size=64"])
+    recipe = Recipe.load("microsegformer").with_overrides(["data.size=64"])
     source = ModelSource(checkpoint, tmp_path, recipe, (faces_folder,), is_run=True)
     monkeypatch.setattr("fptk.workflows.bench.run_of", lambda _: source)
     finished = fptk("bench", folder, "--accuracy", "--json", "-")

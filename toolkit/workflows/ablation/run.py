@@ -11,7 +11,7 @@ from fptk.benchmarks.latency import LatencyPlan
 from fptk.core.files import make_folder
 from fptk.core.host import describe_host, tool_versions, usable_cores
 from fptk.core.progress import SILENT, Listener
-from fptk.recipes import Recipe, load_recipe
+from fptk.recipes import Recipe
 from fptk.runs.source import find_source
 from fptk.workflows.ablation.engines import Engine, build_engines, measure_engines
 from fptk.workflows.ablation.table import Metric, Table, TableRow
@@ -151,7 +151,7 @@ def ablate(request: AblationRequest, listener: Listener = SILENT) -> Ablation:
         FptkError: a training ended with an error.
     """
     make_folder(request.out)
-    recipes = [load_recipe(row.recipe).with_overrides(request.scale.overrides) for row in request.table.rows]
+    recipes = [Recipe.load(row.recipe).with_overrides(request.scale.overrides) for row in request.table.rows]
     trainings = [_training(recipe, seed, request.out) for recipe in recipes for seed in range(request.seeds)]
     trained = train_all(trainings, request.data, request.jobs, listener)
     firsts = trainings[:: request.seeds]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fptk.core.errors import InputError
-from fptk.recipes import load_recipe
+from fptk.recipes import Recipe
 from fptk.recipes.loading import SUFFIXES, guess, read_sections, shipped
 from fptk.recipes.schema import check_name
 from fptk.recipes.yaml_reader import read_text
@@ -90,5 +90,5 @@ def load_table(name_or_path: str) -> Table:
         key, message = f"key '{where}': " if where else "", first["msg"].removeprefix("Value error, ")
         raise InputError(f"table {name_or_path}: {key}{message[:1].lower()}{message[1:]}") from None
     for row in table.rows:
-        load_recipe(row.recipe)
+        Recipe.load(row.recipe)
     return table

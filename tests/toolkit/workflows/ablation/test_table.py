@@ -8,7 +8,7 @@ import pytest
 
 from fptk.core.errors import InputError
 from fptk.models import count_parameters, create_model
-from fptk.recipes import differing_keys, load_recipe
+from fptk.recipes import Recipe, differing_keys
 from fptk.workflows.ablation.table import list_tables, load_table
 
 VARIED = {
@@ -24,7 +24,7 @@ VARIED = {
 
 @pytest.mark.parametrize("name", list_tables())
 def test_rows_differ_in_what_the_table_is_about_and_in_nothing_else(name: str) -> None:
-    recipes = [load_recipe(row.recipe) for row in load_table(name).rows]
+    recipes = [Recipe.load(row.recipe) for row in load_table(name).rows]
     found = [set(differing_keys(recipes[0], other)) - {"name", "description"} for other in recipes[1:]]
     assert all(found)
     assert set().union(*found) <= VARIED[name]
@@ -33,12 +33,12 @@ def test_rows_differ_in_what_the_table_is_about_and_in_nothing_else(name: str) -
 @pytest.mark.parametrize("name", list_tables())
 def test_every_network_is_within_its_recipes_budget(name: str) -> None:
     for row in load_table(name).rows:
-        model = load_recipe(row.recipe).model
+        model = Recipe.load(row.recipe).model
         assert count_parameters(create_model(model.name, **model.options)) <= model.param_budget
 
 
 def test_networks_are_the_five_of_the_papers() -> None:
-    names = {load_recipe(row.recipe).model.name for row in load_table("networks").rows}
+    names = {Recipe.load(row.recipe).model.name for row in load_table("networks").rows}
     assert names == {"segformer", "unet", "deeplabv3plus", "fastscnn", "microsegformer"}
 
 
