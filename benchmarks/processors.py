@@ -46,6 +46,7 @@ class ProcessorRow(BaseModel):
     instruction_set: str
     """oneDNN's name, or :data:`NATIVE` for an engine that cannot be told which to use."""
     family: Family
+    """Kind of processor that the instruction set stands for."""
     promised: bool
     """Whether the engine is promised to be right there."""
     status: Status
@@ -71,7 +72,9 @@ class ProcessorMatrix(BaseModel):
     processor: str
     """The host's."""
     images: int
+    """Evaluation images that each row labelled."""
     threads: int | None
+    """CPU threads of one inference; ``None`` is the engine's default."""
     reference_mean_miou: float
     """Of the FP32 reference on the same images."""
     rows: tuple[ProcessorRow, ...]

@@ -44,15 +44,19 @@ class ClassVerdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """Name of the class."""
     pixels: int
     """Pixels of the class in the evaluation truth."""
     reference_iou: float | None
     """0-1; ``None`` where the class occurs in neither truth nor prediction."""
     iou: float | None
+    """The engine's, 0-1; ``None`` as above."""
     drop: float | None
     """Reference minus engine, in points; ``None`` where one of them has no IoU."""
     judged: bool
+    """Whether the images show enough of it."""
     failed: bool
+    """Judged, and fallen too far."""
 
 
 class Verdict(BaseModel):
@@ -61,13 +65,17 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passed: bool
+    """Whether the engine may ship."""
     policy: GatePolicy
+    """The limits it was held to."""
     reference_miou: float
     """0-1."""
     miou: float
+    """The engine's, 0-1."""
     miou_drop: float
     """Reference minus engine, in points; negative where the engine is better."""
     miou_failed: bool
+    """Whether the mean fell too far."""
     classes: tuple[ClassVerdict, ...]
     """In class order."""
     summary: str
@@ -94,6 +102,7 @@ class BuilderRefusal(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passed: Literal[False] = False
+    """Always ``False``."""
     summary: str
     """Why, in one line."""
 

@@ -52,11 +52,13 @@ class KernelFault(BaseModel):
     layer: str
     """Name in the engine's graph."""
     op_type: str
+    """Its operator."""
     kernel: str
     """Implementation that ran, where the engine tells."""
     error: float
     """||int8 - float|| / ||float|| of the layer's output."""
     processor: str
+    """Model name of the processor that computed it wrongly."""
     version: str
     """Package and version of the engine."""
 
@@ -67,6 +69,7 @@ class Agreement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int
+    """How many were labelled."""
     engine: float
     """Share of the pixels that the engine labels as its own graph in float arithmetic does."""
     simulation: float

@@ -13,8 +13,11 @@ class FloatLayer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """Its name in the graph."""
     op_type: str
+    """Its operator."""
     reason: str
+    """Why it stayed float."""
 
 
 class QuantReport(BaseModel):

@@ -58,6 +58,7 @@ class Sensitivity(BaseModel):
     images: int
     """Images that the logits were compared on."""
     settings: dict[str, Any]
+    """Of the quantizer, for every group alike."""
     seconds: float
     """Time of this call."""
 

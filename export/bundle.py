@@ -85,7 +85,9 @@ class FileRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: Sha256
+    """Of its content."""
     bytes: NonNegativeInt
+    """Its size."""
 
 
 class TensorRecord(BaseModel):
@@ -94,7 +96,9 @@ class TensorRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
+    """Its name in the graph."""
     dtype: str
+    """Always ``uint8``."""
     shape: tuple[PositiveInt | None, ...]
     """``None`` marks an open dimension."""
 
@@ -107,6 +111,7 @@ class Evaluation(BaseModel):
     dataset: str
     """Name of the evaluation set."""
     images: NonNegativeInt
+    """How many were scored."""
     content_sha256: str
     """Hash over the content hashes of its images, in order."""
     reference: Scores
@@ -134,35 +139,51 @@ class Bundle(BaseModel):
     schema_version: Literal[1, 2] = 2
     """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, which a version 1 leaves empty."""
     fptk_version: str = __version__
+    """Version of fptk that wrote the bundle."""
     created: datetime
+    """When, in UTC."""
     target: str
+    """Name of the engine's target, e.g. ``openvino``."""
     precision: Precision
+    """What it was built in."""
     precision_hint: str | None = None
     """Type of the float arithmetic that the engine must be loaded with (OpenVINO); ``None`` where the file says it."""
     graph: Graph = Field(alias="variant")
     """Which form of the network the engine computes; ``variant`` in the file, with ``naive`` for ``original``."""
     model: str
+    """Name of the network in the registry."""
     options: dict[str, Any]
+    """Options of the network, all of them."""
     parameters: NonNegativeInt
+    """Learnable numbers of the network."""
     macs: NonNegativeInt | None = None
     """Multiply-adds of one image through the exported graph; ``None`` where they were not counted."""
     classes: tuple[str, ...] = CLASSES
+    """Names of the labels, in order."""
     palette: tuple[tuple[Channel, Channel, Channel], ...] = PALETTE
+    """Color of each label, RGB."""
     preprocess: PreprocessSpec
+    """What an image goes through before the engine, and the normalization inside it."""
     preprocess_sha256: str
+    """Hash of ``preprocess``: the same for every engine that sees the same numbers."""
     input: TensorRecord
+    """The images, uint8 (N, H, W, 3) RGB."""
     output: TensorRecord
+    """The labels, uint8 (N, H, W)."""
     engine: FileName | None
     """File that the target loads; ``None`` where this host could not build it (see ``unavailable``)."""
     files: dict[FileName, FileRecord]
     """Every file of the bundle but the manifest, by its name relative to the folder."""
     unavailable: str | None = None
+    """Why this host could not build the engine; ``None`` where it could."""
     checkpoint_sha256: str
+    """Hash of the file that the weights came from."""
     calibration: dict[str, Any] | None = None
     """Manifest of the calibration set; ``None`` for float engines."""
     tools: dict[str, str]
     """Version of every package and driver that made the engine."""
     host: dict[str, Any]
+    """Processor, instruction sets, cores and system of the exporting host."""
     build: BuildRecord
     """What the build left on record."""
     cpu: Cpu | None = None
@@ -172,6 +193,7 @@ class Bundle(BaseModel):
     processors: ProcessorMatrix | None = None
     """The engine under each instruction set of the exporting host; ``None`` where it was not measured."""
     evaluation: Evaluation | None = None
+    """Scores beside the reference; ``None`` where there was nothing to score on."""
     gate: Verdict | BuilderRefusal | None = None
     """Verdict of the accuracy gate; ``None`` where it was not asked."""
     command: str

@@ -22,10 +22,13 @@ class FallbackAttempt(BaseModel):
     candidate: str = Field(validation_alias=AliasChoices("candidate", "rung"))
     """Its name."""
     settings: dict[str, Any]
+    """Every setting of the quantizer."""
     passed: bool
+    """Whether the gate let it pass."""
     skipped: str
     """Why it was skipped; empty where it was built."""
     seconds: float
+    """Time of build, scoring and verdict."""
     verdict: Verdict | None
     """``None`` where it was skipped."""
 
@@ -38,6 +41,7 @@ class FallbackRecord(BaseModel):
     passed: str | None
     """Name of the candidate that passed; only the last one can."""
     attempts: tuple[FallbackAttempt, ...]
+    """One for each candidate."""
 
 
 class LayerCounts(BaseModel):
