@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import inspect
-import itertools
-import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from fptk.core.describe import field_docs, type_text, value_text
 from fptk.core.errors import InputError
 from fptk.export.targets.base import Target
 from fptk.export.targets.registry import get_target
@@ -32,52 +26,30 @@ def option_names(target: Target) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class OptionRow:
-    """One option of a target, as a table shows it."""
+    """One option of a target, as a table shows it: Markdown, with values in backticks."""
 
     name: str
     values: str
-    """Its type, or the words that it takes."""
+    """Its type and bounds, or the words that it takes."""
     default: str
     meaning: str
 
 
 def describe_options(target: Target) -> list[OptionRow]:
-    """The options of a target, in the order of their names."""
-    documented = _documentation(target.options)
+    """The options of a target, in the order of their names.
+
+    The default of a quantizer's setting is what an export takes: it may follow other options.
+    """
+    schema, docs = target.options.model_json_schema(), field_docs(target.options)
+    defaults = target.options()
+    quantizer = getattr(defaults, "quantizer", None)
     rows = []
     for name in option_names(target):
-        field = target.options.model_fields[name]
-        default = json.dumps(field.get_default(call_default_factory=True), default=str)
-        rows.append(OptionRow(name, _type_name(field.annotation), default, documented.get(name, "")))
+        holder = quantizer if quantizer is not None and hasattr(quantizer, name) else defaults
+        default = TypeAdapter(Any).dump_python(getattr(holder, name), mode="json")
+        values = type_text(schema["properties"][name], schema.get("$defs", {}))
+        rows.append(OptionRow(name, values, value_text(default), docs.get(name, "")))
     return rows
-
-
-def _type_name(annotation: Any) -> str:
-    """A type in the words of YAML."""
-    if get_origin(annotation) is Literal:
-        return ", ".join(map(str, get_args(annotation)))
-    if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(_type_name(part) for part in get_args(annotation))
-    if get_origin(annotation) is tuple:
-        parts = dict.fromkeys(_type_name(part) for part in get_args(annotation) if part is not Ellipsis)
-        return f"list of {', '.join(parts)}"
-    words = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null", Path: "path"}
-    return words.get(annotation, str(annotation))
-
-
-def _documentation(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring below each field of a model and its bases, on one line."""
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not issubclass(base, BaseModel) or base is BaseModel:
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, text in itertools.pairwise(body.body):
-            match field, text:
-                case (ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words)))):
-                    found[name] = " ".join(words.split())
-    return found
 
 
 def read_options(targets: Sequence[str], assignments: Sequence[str]) -> dict[str, dict[str, Any]]:

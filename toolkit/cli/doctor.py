@@ -59,5 +59,6 @@ def print_options() -> None:
         for heading in ("option", "values", "default", "meaning"):
             table.add_column(heading, overflow="fold")
         for option in describe_options(get_target(name)):
-            table.add_row(option.name, option.values, option.default, option.meaning)
+            cells = (option.name, option.values, option.default, option.meaning)
+            table.add_row(*(cell.replace("`", "") for cell in cells))
         out.print(table)

@@ -6,13 +6,9 @@ and bounds are those that a value is checked against: a page cannot say anything
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import json
-import re
 import sys
-import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -21,19 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from fptk.core.describe import field_docs, plain_text, type_text, value_text
 from fptk.core.files import make_folder, write_text
 from fptk.export.bundle import MANIFEST, SCHEMA_VERSIONS, Bundle
-from fptk.export.targets.base import Target
-from fptk.export.targets.options import option_names
+from fptk.export.targets.options import describe_options
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.recipes import Recipe, list_recipes
-
-Schema = Mapping[str, Any]
-
-_NUMBERS = {"integer": "whole number", "number": "number"}
-_WORDS = {"boolean": "`true` or `false`", "null": "`null`"}
-_FORMATS = {"date-time": "time, ISO 8601", "path": "path"}
-_SHA256 = "^[0-9a-f]{64}$"
 
 
 def pages() -> dict[str, str]:
@@ -56,7 +45,7 @@ def recipe_page() -> str:
     ]
     for name, field in Recipe.model_fields.items():
         for section in _sections(field.annotation):
-            parts += [f"## `{name}`", _plain(inspect.getdoc(section) or "")]
+            parts += [f"## `{name}`", plain_text(inspect.getdoc(section) or "")]
             parts.append(_table(("key", "type", "default", "meaning"), _section_rows(section, name)))
     return _page([*parts, "## Shipped recipes", recipes])
 
@@ -81,7 +70,7 @@ def manifest_page() -> str:
             for name in names
             if names[name] in definition["properties"]
         ]
-        parts += [f"## {model.__name__}", _plain(_summary(model)), _table(("key", "type", "meaning"), rows)]
+        parts += [f"## {model.__name__}", plain_text(_summary(model)), _table(("key", "type", "meaning"), rows)]
     return _page(parts)
 
 
@@ -100,21 +89,9 @@ def options_page() -> str:
     for name in sorted(list_targets()):
         target = get_target(name)
         if type(target).__module__.startswith("fptk."):
-            parts += [f"## `{name}`", _table(("key", "type", "default", "meaning"), _option_rows(target))]
+            rows = [(f"`{row.name}`", row.values, row.default, row.meaning) for row in describe_options(target)]
+            parts += [f"## `{name}`", _table(("key", "type", "default", "meaning"), rows)]
     return _page(parts)
-
-
-def _option_rows(target: Target) -> Iterator[tuple[str, ...]]:
-    """One row for each option, the settings of the quantizer with the values that a default export gives them."""
-    schema = target.options.model_json_schema()
-    docs = field_docs(target.options)
-    defaults = target.options()
-    quantizer = getattr(defaults, "quantizer", None)
-    for name in option_names(target):
-        holder = quantizer if quantizer is not None and hasattr(quantizer, name) else defaults
-        default = TypeAdapter(Any).dump_python(getattr(holder, name), mode="json")
-        text = type_text(schema["properties"][name], schema.get("$defs", {}))
-        yield f"`{name}`", text, _value(default), docs.get(name, "")
 
 
 def _section_rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
@@ -135,75 +112,8 @@ def _key_rows(model: type[BaseModel], prefix: str, fields: Mapping[str, Any]) ->
     for name, field in fields.items():
         text = type_text(schema["properties"][name], {})
         required = field.is_required()
-        default = "required" if required else _value(schema["properties"][name].get("default", {}))
+        default = "required" if required else value_text(schema["properties"][name].get("default", {}))
         yield f"`{prefix}{name}`", text, default, docs.get(name, "")
-
-
-def field_docs(model: type) -> dict[str, str]:
-    """The docstring of every field of a model or dataclass, inherited ones included, on one line."""
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not base.__module__.startswith("fptk."):
-            continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for line, below in zip(tree.body, tree.body[1:], strict=False):
-            if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[line.target.id] = _plain(str(below.value.value))
-    return found
-
-
-def type_text(schema: Schema, definitions: Mapping[str, Schema]) -> str:
-    """A JSON schema in words, e.g. ``whole number, 1 to 4096, or null``.
-
-    Args:
-        schema: of one value.
-        definitions: what ``$ref`` leads to; one that is no enumeration becomes a link to its own heading.
-    """
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        if name not in definitions:
-            return "section, below"
-        return (
-            type_text(definitions[name], definitions) if "enum" in definitions[name] else f"[{name}](#{name.lower()})"
-        )
-    if "anyOf" in schema:
-        return ", or ".join(type_text(each, definitions) for each in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        values = [_value(each) for each in schema.get("enum", [schema.get("const")])]
-        return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
-    kind = schema.get("type")
-    if kind == "array":
-        return _array(schema, definitions)
-    if kind == "object":
-        inner = schema.get("additionalProperties")
-        return f"object: {type_text(inner, definitions)} by name" if isinstance(inner, Mapping) else "object"
-    if kind in _NUMBERS:
-        return _NUMBERS[kind] + _bounds(schema)
-    if schema.get("pattern") == _SHA256:
-        return "SHA-256"
-    return _WORDS.get(str(kind)) or _FORMATS.get(str(schema.get("format"))) or ("text" if kind else "any value")
-
-
-def _array(schema: Schema, definitions: Mapping[str, Schema]) -> str:
-    if "prefixItems" not in schema:
-        return f"list of {type_text(schema.get('items', {}), definitions)}"
-    each = [type_text(item, definitions) for item in schema["prefixItems"]]
-    return f"{len(each)} × {each[0]}" if len(set(each)) == 1 else f"[{', '.join(each)}]"
-
-
-def _bounds(schema: Schema) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        return f", {_number(low)} to {_number(high)}"
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    return "".join(f", {word} {_number(schema[key])}" for key, word in words.items() if schema.get(key) is not None)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
@@ -251,17 +161,6 @@ def _written_names(model: type) -> dict[str, str]:
 def _summary(model: type) -> str:
     """The first paragraph of a docstring."""
     return (inspect.getdoc(model) or "").partition("\n\n")[0]
-
-
-def _value(value: Any) -> str:
-    return f"`{json.dumps(value, ensure_ascii=False)}`"
-
-
-def _plain(text: str) -> str:
-    """reStructuredText of a docstring as Markdown on one line, about files: ``null`` is what they have for ``None``."""
-    one_line = " ".join(text.split())
-    without_roles = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", one_line)
-    return without_roles.replace("``", "`").replace("`None`", "`null`")
 
 
 def _made_by() -> str:
