@@ -120,8 +120,8 @@ def test_refuses_what_it_cannot_do_with_the_reason(request_for: Callable[..., Bu
 def test_turing_takes_fp16_only(request_for: Callable[..., BuildRequest], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cuda_host", lambda: NO_GPU)
     for precision, code in ((Precision.FP32, "sm75-float32"), (Precision.INT8, "sm75-int8")):
+        request = dataclasses.replace(request_for(precision), options=TrtRtxOptions(sm=(75,)))
         with pytest.raises(InputError, match=code):
-            request = dataclasses.replace(request_for(precision), options=TrtRtxOptions(sm=(75,)))
             TensorRTRTXTarget().build(request)
 
 
