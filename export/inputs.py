@@ -198,7 +198,7 @@ class ExportInputs:
                 "fptk.preprocess": self.spec.model_dump_json(),
                 "fptk.preprocess_sha256": self.spec.sha256,
             }
-            module = serving_module(self.network, self.spec, self.plan.graph, target.graph_form)
+            module = serving_module(self.network, self.spec, self.plan.graph, target.form)
             export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
         return path
 

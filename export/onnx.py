@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from fptk.export.bundle import Graph
+    from fptk.models.engine_form import EngineForm
     from fptk.models.network import FaceParsingNetwork
 
 OPSET = 20
@@ -28,19 +29,21 @@ INPUT_NAME = "images"
 OUTPUT_NAME = "labels"
 
 
-def serving_module(network: FaceParsingNetwork, spec: PreprocessSpec, graph: Graph, engine: str) -> torch.nn.Module:
+def serving_module(
+    network: FaceParsingNetwork, spec: PreprocessSpec, graph: Graph, form: EngineForm
+) -> torch.nn.Module:
     """What is exported: uint8 images to uint8 labels, around the rewritten network or around the one as written.
 
     Args:
         network: as loaded from a checkpoint.
         spec: normalization, put inside.
         graph: ``deploy`` or ``original``.
-        engine: :attr:`fptk.export.targets.base.Target.graph_form`, for the deploy form.
+        form: how the engine wants the deploy form.
     """
     from fptk.models.deploy import to_deploy
     from fptk.models.deploy.serving import Serving
 
-    return Serving(to_deploy(network, engine=engine) if graph == "deploy" else network.original(), spec)
+    return Serving(to_deploy(network, engine=form) if graph == "deploy" else network.original(), spec)
 
 
 def export_onnx(

@@ -20,6 +20,7 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.record import BuildRecord
+from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.fallback import Candidate
@@ -174,8 +175,8 @@ class Target(ABC):
     """Precisions that measure value ranges on calibration images."""
     options: ClassVar[type[TargetOptions]] = TargetOptions
     """What a user may set: a model whose fields are the options."""
-    graph_form: ClassVar[str] = "onnxruntime"
-    """Form of the deploy graph that this engine runs fastest: a key of :data:`fptk.models.deploy.ENGINES`."""
+    form: ClassVar[EngineForm] = ENGINES["onnxruntime"]
+    """Form of the deploy graph that this engine runs fastest."""
     runs_on_cpu: ClassVar[bool] = False
     """Whether its engines choose their kernels by the processor they run on: what a processor matrix is about."""
     isa_variable: ClassVar[str | None] = None

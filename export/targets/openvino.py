@@ -37,6 +37,7 @@ from fptk.export.targets.base import (
     in_batches,
     settings_of,
 )
+from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.kernel_faults import KernelFault
@@ -72,7 +73,7 @@ class OpenVinoTarget(Target):
     name: ClassVar[str] = "openvino"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
     options: ClassVar[type[TargetOptions]] = OpenVinoOptions
-    graph_form: ClassVar[str] = "openvino"
+    form: ClassVar[EngineForm] = ENGINES["openvino"]
     runs_on_cpu: ClassVar[bool] = True
     isa_variable: ClassVar[str | None] = ISA_VARIABLE
     float_layers_option: ClassVar[str] = "ignored_names"

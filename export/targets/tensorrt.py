@@ -35,6 +35,7 @@ from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
 from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
 from fptk.export.tensorrt.trtexec import trtexec_command
+from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.sensitivity import Sensitivity
@@ -71,7 +72,7 @@ class TensorRTTarget(Target):
     name: ClassVar[str] = "trt"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.FP16, Precision.INT8)
     calibrated: ClassVar[tuple[Precision, ...]] = (Precision.FP16, Precision.INT8)
-    graph_form: ClassVar[str] = "tensorrt"
+    form: ClassVar[EngineForm] = ENGINES["tensorrt"]
     options: ClassVar[type[TargetOptions]] = TrtOptions
     product: ClassVar[Product] = TENSORRT
 

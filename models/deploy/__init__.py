@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection
 import torch
 
 from fptk.core.errors import InputError
-from fptk.models.deploy.form import DeployForm, EngineForm
+from fptk.models.deploy.form import DeployForm
+from fptk.models.engine_form import ENGINES, EngineForm
 from fptk.models.network import FaceParsingNetwork
 
 REWRITES: dict[str, str] = {
@@ -38,25 +39,14 @@ REQUIRES = {
 """Rewrites that only hold after another one."""
 
 
-ENGINES: dict[str, EngineForm] = {
-    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
-    "openvino": EngineForm(label_map="phases", channels_last=True),
-    # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
-    "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
-}
-"""Engines with a form of their own; the forms compute the same function."""
-
-DEFAULT_ENGINE = "onnxruntime"
-
-
 def to_deploy(
-    model: FaceParsingNetwork, *, engine: str = DEFAULT_ENGINE, rewrites: Collection[str] | None = None
+    model: FaceParsingNetwork, *, engine: EngineForm | str = "onnxruntime", rewrites: Collection[str] | None = None
 ) -> DeployForm:
     """A network that computes the logits of ``model`` in evaluation mode with less work; ``model`` is left alone.
 
     Args:
         model: any network; its ``deploy_form`` says how it is rewritten.
-        engine: key of :data:`ENGINES`.
+        engine: how the engine wants the graph, or a key of :data:`ENGINES`.
         rewrites: names out of :data:`REWRITES`; ``None`` applies all of them. Those outside the form's ``applies``
             change nothing.
 
@@ -69,8 +59,10 @@ def to_deploy(
             that cannot be imported.
     """
     chosen = frozenset(REWRITES if rewrites is None else rewrites)
-    if engine not in ENGINES:
-        raise InputError(f"unknown engine '{engine}'; choose one of: {', '.join(ENGINES)}")
+    if isinstance(engine, str):
+        if engine not in ENGINES:
+            raise InputError(f"unknown engine '{engine}'; choose one of: {', '.join(ENGINES)}")
+        engine = ENGINES[engine]
     for name in sorted(chosen):
         if name not in REWRITES:
             raise InputError(f"unknown rewrite '{name}'; choose from: {', '.join(REWRITES)}")
@@ -78,7 +70,7 @@ def to_deploy(
             raise InputError(f"rewrite '{name}' needs rewrite '{REQUIRES[name]}'")
     form_class = _form_of(model)
     with torch.no_grad():
-        form = form_class(copy.deepcopy(model).eval(), ENGINES[engine], chosen)
+        form = form_class(copy.deepcopy(model).eval(), engine, chosen)
     return form.eval().requires_grad_(False)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
@@ -20,29 +19,8 @@ from fptk.core.preprocess import PreprocessSpec, check_size
 from fptk.models.blocks import BilinearUpsample, PatchEmbed, resize
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled
+from fptk.models.engine_form import EngineForm
 from fptk.models.network import FaceParsingNetwork
-
-
-@dataclass(frozen=True)
-class EngineForm:
-    """How one engine wants the same graph.
-
-    Attributes:
-        label_map: key of :data:`fptk.models.deploy.label_map.LABEL_MAPS`.
-        query_tile: queries that attend in one step; ``None`` for all. The scores of a tile stay in the
-            processor's cache where the engine does not fuse the attention itself.
-        max_scores: scores of one image that may stand in memory at once; more are computed in tiles of queries.
-        norm_apart: put a change of shape between the last sum of a stage and its LayerNorm. ONNX Runtime fuses the
-            two into a node that takes three times as long as they do.
-        channels_last: the engine's convolutions take and return channels-last memory. Pixels, which come that way,
-            are not transposed before the first of them, nor maps after the last.
-    """
-
-    label_map: str
-    query_tile: int | None = None
-    max_scores: int = 2**26
-    norm_apart: bool = False
-    channels_last: bool = False
 
 
 class DeployForm(nn.Module):

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fptk.models.deploy.form import EngineForm, NetworkForm
+from fptk.models.deploy.form import NetworkForm
+from fptk.models.engine_form import EngineForm
 from fptk.models.network import FaceParsingNetwork
 
 

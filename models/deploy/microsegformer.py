@@ -14,7 +14,6 @@ from fptk.models.blocks import to_nhwc
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.form import (
     DeployForm,
-    EngineForm,
     SplitFusion,
     Standardise,
     TokenStage,
@@ -23,6 +22,7 @@ from fptk.models.deploy.form import (
     to_maps,
     to_tokens,
 )
+from fptk.models.engine_form import EngineForm
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
 from fptk.models.microsegformer import Attention, Block, MicroSegFormer, Mlp, Stage
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.form import (
-    EngineForm,
     NetworkForm,
     SplitFusion,
     Standardise,
@@ -20,6 +19,7 @@ from fptk.models.deploy.form import (
     to_maps,
     to_tokens,
 )
+from fptk.models.engine_form import EngineForm
 from fptk.models.segformer import EMBEDDING, Block, Decoder, MixFFN, SelfAttention, Stage, split_heads
 
 

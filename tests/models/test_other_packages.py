@@ -110,7 +110,7 @@ def test_it_is_rewritten_and_exported(install: Install, tmp_path: Path, trained_
     install(tiny="tiny_faces:Tiny")
     network = trained_like(create_model("tiny"))
     target = get_target("onnx")
-    form = to_deploy(network, engine=target.graph_form)
+    form = to_deploy(network, engine=target.form)
     assert not [module for module in form.modules() if isinstance(module, nn.BatchNorm2d)]
     graph = export_onnx(Serving(form, SPEC), tmp_path / "tiny.onnx", SPEC)
     built = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))

@@ -21,7 +21,7 @@ from fptk.cli.options import (
 @click.argument("table")
 @click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
 @click.option(
-    "--images", type=click.IntRange(1, MAX_IMAGES), help="Training images, evenly spaced over the training set."
+    "--train-images", type=click.IntRange(1, MAX_IMAGES), help="Training images, evenly spaced over the training set."
 )
 @click.option("--epochs", type=FiniteRange(0, 1e6, min_open=True), help="Passes over the training images.")
 @click.option(
@@ -42,7 +42,7 @@ from fptk.cli.options import (
 def command(
     table: str,
     data: tuple[Path, ...],
-    images: int | None,
+    train_images: int | None,
     epochs: float | None,
     size: int | None,
     seeds: int,
@@ -76,7 +76,7 @@ def command(
         table=chosen,
         data=data,
         out=out or DEFAULT_ROOT / "ablate",
-        scale=Scale(images, epochs, size, assignments),
+        scale=Scale(train_images, epochs, size, assignments),
         seeds=seeds,
         jobs=jobs,
         engines=resolve_targets(names) if names else (),

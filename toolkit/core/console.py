@@ -7,9 +7,9 @@ no emoji codes, and show control characters instead of obeying them. What is to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -29,8 +29,6 @@ from rich.text import Text
 
 from fptk.core.errors import one_line
 from fptk.core.progress import Listener, Update
-
-T = TypeVar("T")
 
 WIDEST = 1000
 """Columns of the widest table that is not cut."""
@@ -107,22 +105,6 @@ def progress_bar(*, animated: bool = True) -> Progress:
         transient=True,
         auto_refresh=animated,
     )
-
-
-@contextmanager
-def counting(description: str, total: int, *, animated: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar for code that reports how many of ``total`` steps are done."""
-    with progress_bar(animated=animated) as progress:
-        task = progress.add_task(one_line(description), total=total)
-        yield lambda done: progress.update(task, completed=done, refresh=not animated)
-
-
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` under a progress bar."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with progress_bar() as progress:
-        yield from progress.track(items, total=total, description=one_line(description))
 
 
 class ConsoleListener(Listener):

@@ -55,7 +55,7 @@ class ModelSource:
 
 
 def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
-    """Resolve ``--weights`` (a checkpoint or a run folder), or find the newest run, or the shipped weights.
+    """Resolve MODEL (a checkpoint or a run folder), or find the newest run, or the shipped weights.
 
     Weights of no run bring the recipe in their card.
 
@@ -68,9 +68,7 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
             return _from_run(run, run.best)
         packaged = shipped_weights()
         if packaged is None:
-            raise InputError(
-                f"there is no trained run below {runs}/ and no --weights was given; run `fptk train` first"
-            )
+            raise InputError(f"there is no trained run below {runs}/ and no MODEL was given; run `fptk train` first")
         weights = packaged
     kind = kind_of(weights, "weights")
     if kind == "folder":

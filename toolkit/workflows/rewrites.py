@@ -114,7 +114,7 @@ def _build(
     from fptk.models.deploy.serving import Serving
 
     folder.mkdir()
-    form: Any = network.original() if chosen is None else to_deploy(network, engine=target.graph_form, rewrites=chosen)
+    form: Any = network.original() if chosen is None else to_deploy(network, engine=target.form, rewrites=chosen)
     path = export_onnx(Serving(form, spec), folder / "graph.onnx", spec)
     engine = target.build(BuildRequest(path, Precision.FP32, folder, spec)).files[0]
     return target.load(engine, spec, threads=threads), count_macs(path)

@@ -19,7 +19,7 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import BuildRequest, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.registry import get_target
-from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtOptions
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtOptions, TrtRtxOptions
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 from fptk.export.tensorrt.engine_card import EngineCard
 from fptk.export.tensorrt.lint import lint_tensorrt
@@ -120,8 +120,9 @@ def test_refuses_what_it_cannot_do_with_the_reason(request_for: Callable[..., Bu
 def test_turing_takes_fp16_only(request_for: Callable[..., BuildRequest], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cuda_host", lambda: NO_GPU)
     for precision, code in ((Precision.FP32, "sm75-float32"), (Precision.INT8, "sm75-int8")):
+        request = dataclasses.replace(request_for(precision), options=TrtRtxOptions(sm=(75,)))
         with pytest.raises(InputError, match=code):
-            TensorRTRTXTarget().build(request_for(precision, sm=(75,)))
+            TensorRTRTXTarget().build(request)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from torch import nn
 from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models import create_model
-from fptk.models.deploy import ENGINES, REQUIRES, REWRITES, to_deploy
+from fptk.models.deploy import REQUIRES, REWRITES, to_deploy
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled
 from fptk.models.deploy.microsegformer import FoldedAttention
 from fptk.models.deploy.serving import Serving
+from fptk.models.engine_form import ENGINES
 
 
 def alone(name: str) -> list[str]:

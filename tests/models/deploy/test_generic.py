@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models.blocks import BilinearUpsample, ConvBN
-from fptk.models.deploy import ENGINES, to_deploy
+from fptk.models.deploy import to_deploy
 from fptk.models.deploy.generic import GenericForm
 from fptk.models.deploy.serving import Serving
+from fptk.models.engine_form import ENGINES
 from fptk.models.network import FaceParsingNetwork
 
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models import create_model, list_models
-from fptk.models.deploy import ENGINES, REQUIRES, REWRITES, to_deploy
+from fptk.models.deploy import REQUIRES, REWRITES, to_deploy
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.segformer import TiledAttention
 from fptk.models.deploy.serving import Serving
+from fptk.models.engine_form import ENGINES
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in list_models() if name != "microsegformer"),

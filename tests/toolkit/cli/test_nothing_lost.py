@@ -194,7 +194,6 @@ class TestPredict:
         "out a long name": (lambda p: (p / "a.jpg", "--out", p / ("n" * 300)), ("the name is too long", "--out")),
         "out a loop": (lambda p: (p / "a.jpg", "--out", p / "loop"), ("links lead in a circle", "--out")),
         "result a folder": (lambda p: (p / "a.jpg", "--out", p / "taken"), ("a folder is in the way", "--out")),
-        "bundle and weights": (lambda p: (p / "a.jpg", "--out", p / "out", "--weights", p), ("give one of them",)),
     }
 
     @pytest.mark.parametrize("name", BAD)
@@ -207,11 +206,6 @@ class TestPredict:
         arguments, words = self.BAD[name]
         assert_refused(predict(*arguments(tmp_path)), *words)
         assert not (tmp_path / "out").exists()
-
-    def test_weights_that_do_not_exist_beside_a_bundle(self, fptk: Command, tmp_path: Path) -> None:
-        photo = draw(tmp_path / "a.jpg")
-        options = ("--bundle", tmp_path, "--weights", tmp_path / "no.safetensors")
-        assert_refused(fptk("predict", photo, "--out", tmp_path / "out", *options), "--bundle", "--weights")
 
 
 class TestSheet:

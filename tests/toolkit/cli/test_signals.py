@@ -306,7 +306,19 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
 def test_a_killed_table_leaves_no_training_running(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fptk", "ablate", "lmsa", "--size", "64", "--images", "16", "--epochs", "500"]
+    command = [
+        sys.executable,
+        "-m",
+        "fptk",
+        "ablate",
+        "lmsa",
+        "--size",
+        "64",
+        "--train-images",
+        "16",
+        "--epochs",
+        "500",
+    ]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "table")], stderr=subprocess.DEVNULL)
     trainings: list[int] = []
     deadline = time.monotonic() + 120

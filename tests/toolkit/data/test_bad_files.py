@@ -329,7 +329,7 @@ def test_eval_ends_with_the_same_in_one_line(name: str, fptk: Command, checkpoin
     spoil, code, words = SPOILT[name]
     bad = Bad(tmp_path / "faces")
     spoil(bad)
-    finished = fptk("eval", "--weights", checkpoint, "--data", bad.folder)
+    finished = fptk("eval", checkpoint, "--data", bad.folder)
     assert finished.code == code
     assert finished.err.splitlines()[-1].startswith("fptk: ")
     known = [word for word in words if word not in ("two masks of one stem", "two images of one stem", "0.PNG")]
@@ -340,7 +340,7 @@ def test_eval_ends_with_the_same_in_one_line(name: str, fptk: Command, checkpoin
 def test_eval_warns_once_of_orientations_and_goes_on(fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
     bad = Bad(tmp_path / "faces")
     bad.turned(3)
-    finished = fptk("eval", "--weights", checkpoint, "--data", bad.folder)
+    finished = fptk("eval", checkpoint, "--data", bad.folder)
     assert finished.code == 0, finished.err
     assert finished.err.count("EXIF") == 1
 
@@ -394,7 +394,7 @@ NO_DATA: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("command", [("data", "inspect", "{}"), ("eval", "--weights", "{checkpoint}", "--data", "{}")])
+@pytest.mark.parametrize("command", [("data", "inspect", "{}"), ("eval", "{checkpoint}", "--data", "{}")])
 @pytest.mark.parametrize("name", NO_DATA)
 def test_path_that_is_no_data_folder_is_one_line(
     name: str, command: tuple[str, ...], fptk: Command, checkpoint: Path, tmp_path: Path
@@ -408,7 +408,7 @@ def test_path_that_is_no_data_folder_is_one_line(
     assert [word for word in words if word not in finished.err] == []
 
 
-@pytest.mark.parametrize("command", [("data", "inspect", "{}"), ("eval", "--weights", "{checkpoint}", "--data", "{}")])
+@pytest.mark.parametrize("command", [("data", "inspect", "{}"), ("eval", "{checkpoint}", "--data", "{}")])
 @pytest.mark.parametrize("locked", ["images/0.jpg", "masks/0.png", "images", "."])
 def test_what_may_not_be_read_is_one_line(
     locked: str, command: tuple[str, ...], fptk: Command, checkpoint: Path, tmp_path: Path

@@ -34,7 +34,7 @@ def test_weights_of_no_run_are_exported_by_the_recipe_in_their_card(
     recipe = Recipe.load("demo", {"export.max_miou_drop": 7.5, "export.max_class_drop": 55})
     own = with_card(checkpoint, tmp_path / "own.safetensors", recipe=recipe.model_dump(mode="json"))
     options = ("--target", "onnx", "--fp32", "--data", faces_folder, "--no-processor-matrix")
-    finished = fptk("export", "--weights", own, *options, "--out", tmp_path)
+    finished = fptk("export", own, *options, "--out", tmp_path)
     assert finished.code == 0, finished.err
     policy = json.loads((tmp_path / "bundles" / "onnx-fp32" / "fptk.json").read_text())["gate"]["policy"]
     assert (policy["max_miou_drop"], policy["max_class_drop"]) == (7.5, 55)
@@ -51,7 +51,7 @@ def test_network_that_fptk_does_not_know_is_refused_when_it_is_built(
     fptk: Fptk, checkpoint: Path, faces_folder: Path, tmp_path: Path
 ) -> None:
     weights = with_card(checkpoint, tmp_path / "x.safetensors", model="../demo.yaml")
-    finished = fptk("eval", "--weights", weights, "--data", faces_folder)
+    finished = fptk("eval", weights, "--data", faces_folder)
     assert finished.code == 2
     assert "unknown model '../demo.yaml'" in finished.err
 
@@ -60,7 +60,7 @@ def test_wrong_recipe_in_a_card_is_told_in_one_line(
     fptk: Fptk, checkpoint: Path, faces_folder: Path, tmp_path: Path
 ) -> None:
     weights = with_card(checkpoint, tmp_path / "x.safetensors", recipe={"optim": {"lrr": 1}})
-    finished = fptk("eval", "--weights", weights, "--data", faces_folder)
+    finished = fptk("eval", weights, "--data", faces_folder)
     assert finished.code == 2
     (line,) = finished.err.strip().splitlines()
     assert f"recipe in checkpoint {weights}: unknown key 'optim.lrr'" in line

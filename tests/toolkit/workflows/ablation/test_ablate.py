@@ -29,7 +29,17 @@ SETTINGS = [argument for each in TINY for argument in ("--set", each)]
 
 
 def ablate(table: Path, *options: str) -> Result:
-    arguments = [str(table), "--size", "32", "--images", "8", *SETTINGS, "--out", str(table.parent / "out"), *options]
+    arguments = [
+        str(table),
+        "--size",
+        "32",
+        "--train-images",
+        "8",
+        *SETTINGS,
+        "--out",
+        str(table.parent / "out"),
+        *options,
+    ]
     return CliRunner().invoke(command, arguments)
 
 

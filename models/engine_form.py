@@ -1,0 +1,36 @@
+"""How an inference engine wants the graph of a deploy form; a target carries the form of its engine. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineForm:
+    """How one engine wants the same graph.
+
+    Attributes:
+        label_map: key of :data:`fptk.models.deploy.label_map.LABEL_MAPS`.
+        query_tile: queries that attend in one step; ``None`` for all. The scores of a tile stay in the
+            processor's cache where the engine does not fuse the attention itself.
+        max_scores: scores of one image that may stand in memory at once; more are computed in tiles of queries.
+        norm_apart: put a change of shape between the last sum of a stage and its LayerNorm. ONNX Runtime fuses the
+            two into a node that takes three times as long as they do.
+        channels_last: the engine's convolutions take and return channels-last memory. Pixels, which come that way,
+            are not transposed before the first of them, nor maps after the last.
+    """
+
+    label_map: str
+    query_tile: int | None = None
+    max_scores: int = 2**26
+    norm_apart: bool = False
+    channels_last: bool = False
+
+
+ENGINES: dict[str, EngineForm] = {
+    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
+    "openvino": EngineForm(label_map="phases", channels_last=True),
+    # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
+    "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
+}
+"""Engines with a form of their own; the forms compute the same function."""
