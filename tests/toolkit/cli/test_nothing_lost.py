@@ -239,9 +239,11 @@ class TestSheet:
         (tmp_path / "loop").symlink_to("loop")
         assert_refused(score("--sheet", tmp_path / name), reason, "choose another --sheet")
 
-    def test_weights_that_do_not_exist_beside_a_bundle(self, fptk: Command, faces_folder: Path, tmp_path: Path) -> None:
+    def test_weights_that_do_not_exist_beside_a_bundle(
+        self, fptk: Command, bundle: Path, faces_folder: Path, tmp_path: Path
+    ) -> None:
         missing = tmp_path / "no.safetensors"
-        assert_refused(fptk("eval", tmp_path, "--reference", missing, "--data", faces_folder), "no.safetensors")
+        assert_refused(fptk("eval", bundle, "--reference", missing, "--data", faces_folder), "no.safetensors")
 
 
 class TestJson:
