@@ -62,7 +62,8 @@ class OnnxQuantSettings(BaseModel):
     name: str = "default"
     """What a table calls this setting."""
     recipe: Literal["tensorrt", "cpu"] = "tensorrt"
-    """Form of the Q/DQ pairs, see the module's docstring."""
+    """Form of the Q/DQ pairs. ``tensorrt``: symmetric int8, outputs left float. ``cpu``: asymmetric uint8 activations,
+    int32 biases, outputs quantized: what ONNX Runtime fuses into integer kernels."""
     op_types: tuple[OpType, ...] = ARITHMETIC_OPS
     """Operator types that are quantized."""
     range_estimator: RangeEstimator = "minmax"
