@@ -126,11 +126,11 @@ def command(
     from fptk.core.console import TERMINAL
     from fptk.core.files import make_folder
     from fptk.core.precision import Precision
-    from fptk.export.exporter import export
     from fptk.export.plan import ExportPlan, recipe_gate
     from fptk.export.targets.options import read_options
     from fptk.export.targets.registry import resolve_targets
     from fptk.runs.source import find_source
+    from fptk.workflows.api import build
 
     names = resolve_targets(targets or ("onnx", "openvino"))
     options = read_options(names, assignments)
@@ -141,28 +141,29 @@ def command(
     precisions = chosen or (Precision.FP32, Precision.INT8)
     if explain and Precision.INT8 not in precisions:
         raise InputError("--explain ranks layers by what INT8 costs them; add --int8")
-    plan = ExportPlan.of_recipe(
-        section,
+    bundles = build(
+        source.weights,
         targets=names,
         precisions=precisions,
-        implied=() if chosen else (Precision.BF16,),
-        out=make_folder(out or source.folder),
-        command=invocation(),
-        graph=graph,
         data=data,
+        calibration=calib,
+        gate=None if no_gate else recipe_gate(section, max_miou_drop, max_class_drop),
+        out=make_folder(out or source.folder),
+        options=options,
+        command=invocation(),
+        listener=TERMINAL,
+        implied=() if chosen else (Precision.BF16,),
+        graph=graph,
         eval_images=eval_images,
-        calib=calib,
         calib_size=calib_size,
         calib_strategy=calib_strategy,
-        gate=None if no_gate else recipe_gate(section, max_miou_drop, max_class_drop),
         fallback=not no_fallback,
         explain=explain,
         sensitivity_images=sensitivity_images,
         matrix_images=None if no_processor_matrix else ExportPlan.matrix_images,
         threads=threads,
-        options=options,
     )
-    finish(export(source, plan, TERMINAL))
+    finish(bundles)
 
 
 def finish(bundles: Sequence[Bundle]) -> None:

@@ -75,7 +75,7 @@ def command(
     wait_without_spinning()
     from fptk.core.console import TERMINAL, log
     from fptk.runs.folder import default_folder
-    from fptk.training import train
+    from fptk.workflows.api import train
 
     if resume:
         chosen, folders, out = _resumed(recipe, data, out, init_weights, changes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from fptk.calibration.gate import GatePolicy
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
@@ -21,22 +21,17 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import read_image
 from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
-from fptk.data import open_evaluation
-from fptk.export.bundle import Bundle
-from fptk.export.exporter import Bundles, export
-from fptk.export.plan import ExportPlan, recipe_gate
-from fptk.export.targets.options import check_options
-from fptk.export.targets.registry import get_target, resolve_targets
 from fptk.recipes import Recipe
 from fptk.runs.folder import TrainResult
 from fptk.runs.source import find_source
-from fptk.workflows.sessions import open_model
 
 if TYPE_CHECKING:
     from fptk.benchmarks.report import BenchReport
+    from fptk.export.bundle import Bundle
+    from fptk.export.exporter import Bundles
 
 AnyPath = str | os.PathLike[str]
-Model = TrainResult | Bundle | AnyPath
+Model = Union[TrainResult, "Bundle", AnyPath]
 """What names a model: the result of :func:`train`, a bundle, or the path of a checkpoint, run or bundle folder."""
 Data = FaceParsingDataset | AnyPath
 
@@ -103,6 +98,8 @@ def load(model: Model | None = None, *, threads: int | None = None) -> Session:
         InputError: there is no such model, or it is damaged.
         TargetUnavailableError: this host cannot run the engine.
     """
+    from fptk.workflows.sessions import open_model
+
     return open_model(None if model is None else _path(model), threads)[0]
 
 
@@ -121,6 +118,7 @@ def evaluate(session: Session, data: Data, *, images: int | None = None, listene
     Raises:
         InputError: the data cannot be read.
     """
+    from fptk.data import open_evaluation
     from fptk.data.splits import limit
 
     dataset = open_evaluation(Path(data)) if isinstance(data, str | os.PathLike) else data
@@ -180,6 +178,11 @@ def build(
     Raises:
         InputError: weights, data or an option are not usable, or weights of no run are given without ``out``.
     """
+    from fptk.export.exporter import export
+    from fptk.export.plan import ExportPlan, recipe_gate
+    from fptk.export.targets.options import check_options
+    from fptk.export.targets.registry import get_target, resolve_targets
+
     names = resolve_targets(targets)
     chosen = {name: dict(values) for name, values in (options or {}).items()}
     for name, values in chosen.items():
@@ -234,7 +237,7 @@ def benchmark(
     """
     from fptk.workflows.bench import BenchRequest, bench_folders
 
-    several = [bundles] if isinstance(bundles, Bundle | str | os.PathLike) else bundles
+    several = bundles if isinstance(bundles, Sequence) and not isinstance(bundles, str) else [bundles]
     asked = BenchRequest(
         data=None if data is None else Path(data),
         must_score=data is not None,
@@ -251,4 +254,4 @@ def _path(model: Model) -> Path:
     """Where a model lies."""
     if isinstance(model, TrainResult):
         return model.out
-    return model.folder if isinstance(model, Bundle) else Path(model)
+    return Path(model) if isinstance(model, str | os.PathLike) else model.folder

@@ -46,6 +46,8 @@ def test_run_keeps_finished_stages(fptk: Callable[..., object], tmp_path: Path) 
     assert second.code == 0, second.err
     assert "train: kept" in second.err
     assert "export: kept" in second.err
+    assert "bench: kept" in second.err
+    assert json.loads((tmp_path / "run" / "bench.json").read_text()) == report
     assert (tmp_path / "run" / "best.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
 
