@@ -387,7 +387,7 @@ def test_names_in_failures_and_sheets(name: str, predict: Command, score: Comman
 def test_tables_and_bars_know_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
 
-    from fptk.core.console import counting
+    from fptk.core.console import ConsoleListener
 
     console = PlainConsole(width=60)
     table = Table("[bold]head[/bold]", title="title [/red] \x1b[31m")
@@ -397,7 +397,7 @@ def test_tables_and_bars_know_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     for text in ("[bold]head[/bold]", "title [/red] \\x1b[31m", "cell [x] :smile:\\x07", "second", "# one\n[/two]\n"):
         assert text in shown
-    with counting("[/red]", 1) as done:
+    with ConsoleListener().counting("[/red]", 1) as done:
         done(1)
 
 
