@@ -120,10 +120,10 @@ def test_training_stops_at_once_on_a_second_ctrl_c(tmp_path: Path) -> None:
         @contextmanager
         def counting(self, what: str, total: int, *, still: bool = False) -> Iterator[Update]:
             def update(done: int, text: str | None = None) -> None:
-                if done:
-                    os.kill(os.getpid(), signal.SIGINT)
+                if done:  # to this thread: one that another thread gets is handled only after the sleep
+                    signal.raise_signal(signal.SIGINT)
                     time.sleep(ONE_PRESS + 0.1)
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
 
             yield update
 

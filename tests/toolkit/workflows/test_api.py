@@ -102,6 +102,7 @@ def test_from_a_recipe_to_a_measured_engine(
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_refused_engine_is_a_value(checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
     strict = fptk.Gate(max_miou_drop=0, max_class_drop=0, min_class_pixels=0)
     (bundle,) = fptk.build(

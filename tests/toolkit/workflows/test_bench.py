@@ -36,6 +36,7 @@ def test_an_original_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
         bench_folders([tmp_path], BenchRequest(original=True))
 
 
+@pytest.mark.slow
 def test_in_an_empty_folder_fp32_engines_of_the_shipped_weights_are_built_and_measured(
     fptk: Command, empty_folder: Path, shipped: Path
 ) -> None:
