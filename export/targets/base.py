@@ -19,13 +19,13 @@ from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.record import BuildRecord
 from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.fallback import Candidate
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
+    from fptk.export.record import BuildRecord
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TargetOptions(BaseModel):
     ``fptk.build(options={TARGET: {KEY: value}})``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CpuOptions(TargetOptions):
@@ -108,13 +108,19 @@ class BuildRequest:
         return self.calibration
 
 
+def _empty_record() -> BuildRecord:
+    from fptk.export.record import BuildRecord  # a process that only runs an engine needs no words for a build
+
+    return BuildRecord()
+
+
 @dataclass(frozen=True)
 class BuildResult:
     """What a build left."""
 
     files: tuple[Path, ...]
     """Files of the engine, the one that :meth:`Target.load` takes first."""
-    record: BuildRecord = field(default_factory=BuildRecord)
+    record: BuildRecord = field(default_factory=lambda: _empty_record())
     """What the bundle keeps of the build."""
     precision_hint: str | None = None
     """Type of the float arithmetic that :meth:`Target.load` has to be told; ``None`` for what the file itself says."""

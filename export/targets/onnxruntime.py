@@ -19,7 +19,6 @@ from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
-from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
@@ -74,6 +73,8 @@ class OnnxRuntimeTarget(Target):
                 f"target onnx has no {request.precision} kernels on the CPU; choose --fp32 or --int8, "
                 "or another target for --fp16"
             )
+        from fptk.export.record import BuildRecord
+
         calibration = request.calibrate()
         report = quantize_onnx(
             request.onnx_path,

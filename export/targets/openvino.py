@@ -26,7 +26,6 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
-from fptk.export.record import BuildRecord
 from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
@@ -100,6 +99,8 @@ class OpenVinoTarget(Target):
             GateRefusedError: the graph holds a form that is known to be computed wrongly on a promised processor.
         """
         import openvino as ov
+
+        from fptk.export.record import BuildRecord
 
         options = request.options_as(OpenVinoOptions)
         hint = _precision_hint(request.precision, options)
