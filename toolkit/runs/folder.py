@@ -41,10 +41,6 @@ SCHEMA_VERSION = 1
 DEFAULT_ROOT = Path("runs")
 
 CARD = "run.json"
-BUNDLES = "bundles"
-"""Folder of the exported bundles, one a target and precision."""
-REJECTED = "rejected"
-"""Folder of the bundles that the accuracy gate refused."""
 
 NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
 """Keys of a recipe that may change between the parts of one training: they do not touch its weights."""
@@ -160,12 +156,12 @@ class RunFolder:
     @property
     def bundles(self) -> Path:
         """The exported bundles, a folder each."""
-        return self.path / BUNDLES
+        return self.path / "bundles"
 
     @property
     def rejected(self) -> Path:
         """Engines that the accuracy gate refused, a bundle each."""
-        return self.path / REJECTED
+        return self.path / "rejected"
 
     @property
     def original(self) -> Path:

@@ -16,7 +16,7 @@ from fptk.export.bundle import MANIFEST, Bundle, read_bundle
 from fptk.export.exporter import export
 from fptk.export.plan import ExportPlan
 from fptk.export.targets.registry import get_target
-from fptk.runs.folder import BUNDLES, REJECTED
+from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource
 from fptk.workflows.bench import BenchPlan, bench
 
@@ -77,8 +77,9 @@ def build_engines(source: ModelSource, targets: Sequence[str], command: str, lis
 
 def _find(source: ModelSource, pair: tuple[str, Precision], checkpoint_sha256: str) -> Path | None:
     """The bundle of these weights, passed or refused."""
-    for home in (BUNDLES, REJECTED):
-        folder = source.folder / home / f"{pair[0]}-{pair[1]}"
+    run = RunFolder(source.folder)
+    for home in (run.bundles, run.rejected):
+        folder = home / f"{pair[0]}-{pair[1]}"
         if (folder / MANIFEST).is_file() and read_bundle(folder).checkpoint_sha256 == checkpoint_sha256:
             return folder
     return None
