@@ -45,6 +45,9 @@ RATES = ("fp16 eager", "bf16 eager", "fp16 compiled", "bf16 compiled")
 MARGIN = 0.93
 """Share of the time that the schedule is fitted to: the rest is for validations, and for a rate that was too high."""
 
+PATIENCE = 4.0
+"""A rehearsal's limits are so many times longer: its machine may be slow and have other work."""
+
 LEAST_TRAINING_S = 20.0
 """Seconds below which a schedule isn't worth fitting."""
 
@@ -126,7 +129,8 @@ def stages_of(job: Job) -> tuple[list[Stage], list[Stage], list[Stage]]:
     """The stages before the training, the training, and those after it."""
     entry = job.root / "toolkit" / "workflows" / "gpu_check.py"
     python = [sys.executable, "-P"]
-    limits = {name: float(seconds) for name, seconds in SECONDS.items()}
+    patience = PATIENCE if job.rehearse else 1.0
+    limits = {name: patience * seconds for name, seconds in SECONDS.items()}
 
     def unpack(limit: float) -> list[str]:
         parts = list(parts_in(job.packs)) if job.packs else []

@@ -64,7 +64,8 @@ class Stage:
         limit_s: seconds that it may take; it gets less where less is left.
         command: the program, made when its turn comes; it is told the seconds it gets. Raises an FptkError where the
             stage has to be left out.
-        figures: what the table says of it. It may raise whatever it likes: then the table says that.
+        figures: what the table says of it. It may raise whatever it likes; the table says so, but for a
+            stage that failed.
         grace_s: seconds from the interrupt at the limit to the kill.
     """
 
@@ -142,7 +143,7 @@ class Stages:
         try:
             figures = stage.figures(Finished(log, seconds, status == "ok"))
         except Exception as error:  # whatever a program left half written must not end the stages after it
-            figures = {"no figures": f"{type(error).__name__}: {error}"}
+            figures = {} if status == "failed" else {"no figures": f"{type(error).__name__}: {error}"}
         return Outcome(stage.name, status, seconds, round(limit, 1), reason, command, figures)
 
     def _program(self, stage: Stage, command: tuple[str, ...], limit: float) -> tuple[int | None, str]:
