@@ -14,10 +14,11 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.progress import SILENT, Listener
 from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std
 from fptk.recipes import Recipe
-from fptk.training.batches import AHEAD, Batches, DecodedCache, Order, default_workers
+from fptk.training.batches import AHEAD, Batches, DecodedCache, default_workers
 from fptk.training.class_balance import class_pixels, class_weights, measure_all, repeat_factors
 from fptk.training.losses import SegmentationLoss
 from fptk.training.machine import machine_memory
+from fptk.training.positions import Order, Positions
 from fptk.training.schedule import Plan
 
 BYTES_A_PIXEL = 4 * (AHEAD + 1) + 12
@@ -94,5 +95,6 @@ def prepare(
         mean, std = mean_and_std(found)
         spec = spec.model_copy(update={"mean": mean, "std": std})
     order = Order(len(train_set), recipe.seed, factors)
-    batches = Batches(recipe, plan, read, order, rank, world, spec)
+    positions = Positions(recipe, plan, order, rank, world)
+    batches = Batches(positions, read, spec, recipe.data.workers or default_workers(world))
     return Prepared(batches, SegmentationLoss(recipe.loss, weights), spec)
