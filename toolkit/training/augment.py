@@ -130,13 +130,24 @@ def focus_center(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
     """
     if drawn.focus is None:
         return drawn.center
-    which, where = drawn.focus
-    present = np.flatnonzero(np.bincount(mask.ravel()))
-    pixels = np.flatnonzero(mask == present[int(which * len(present))])
-    row, column = divmod(int(pixels[int(where * len(pixels))]), mask.shape[1])
+    label, rank = focus_rank(np.bincount(mask.ravel()), drawn.focus)
+    row, column = divmod(int(np.flatnonzero(mask == label)[rank]), mask.shape[1])
     margin = drawn.crop / 2
     x, y = ((place + 0.5) / side for place, side in ((column, mask.shape[1]), (row, mask.shape[0])))
     return min(max(x, margin), 1 - margin), min(max(y, margin), 1 - margin)
+
+
+def focus_rank(pixels: npt.NDArray[np.int64], focus: tuple[float, float]) -> tuple[int, int]:
+    """The class to centre on, and which of its pixels, counted row by row.
+
+    Args:
+        pixels: number of each class's pixels in the mask.
+        focus: see :class:`Draw`.
+    """
+    which, where = focus
+    present = np.flatnonzero(pixels)
+    label = int(present[int(which * len(present))])
+    return label, int(where * pixels[label])
 
 
 def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec) -> Warped:

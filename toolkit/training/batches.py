@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ AHEAD = 3
 
 
 class Batch(NamedTuple):
-    """This process's part of one step's images, on the CPU."""
+    """This process's part of one step's images, on the CPU or on the training device."""
 
     step: int
     """Global step it belongs to."""
@@ -41,6 +41,19 @@ class Batch(NamedTuple):
     """uint8 (B, H, W), labels of the images that MixUp blended in; None where the step is not blended."""
     share: float = 1.0
     """Share of ``masks`` in the loss, against ``partners``."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``; from pinned memory, nothing waits for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in pinned memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        partners = None if self.partners is None else change(self.partners)
+        images, masks, color = (change(tensor) for tensor in (self.images, self.masks, self.color))
+        return self._replace(images=images, masks=masks, color=color, partners=partners)
 
 
 class DecodedCache:
@@ -78,14 +91,24 @@ class Batches:
         read: the decoded sample at an index; called from several threads.
         spec: whose mean fills what lies outside a photograph.
         workers: threads.
+        pinned: put the batches into pinned memory, from which a GPU copies without making the step wait.
     """
 
-    def __init__(self, positions: Positions, read: DecodedCache, spec: PreprocessSpec, workers: int = 1) -> None:
-        self._positions, self._read, self._spec, self.workers = positions, read, spec, workers
+    def __init__(
+        self,
+        positions: Positions,
+        read: DecodedCache,
+        spec: PreprocessSpec,
+        workers: int = 1,
+        *,
+        pinned: bool = False,
+    ) -> None:
+        self._positions, self._read, self._spec = positions, read, spec
+        self._workers, self._pinned = workers, pinned
 
     def warped(self, pick: Pick, size: tuple[int, int]) -> Warped:
         """One image with its augmentation, at ``size``."""
-        return warp(self._read(pick.index), pick.drawn, size, self._spec)
+        return warp(self._read(pick.image), pick.drawn, size, self._spec)
 
     def mixed(self, place: Place, size: tuple[int, int], share: float) -> Mixed:
         """One position's image, blended with its partner or with a part of it pasted in.
@@ -107,7 +130,7 @@ class Batches:
         Raises:
             InputError: an image or mask is damaged.
         """
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="batches")
         pending: deque[tuple[Step, list[Future[Mixed]]]] = deque()
         upcoming = iter(range(start, self._positions.total_steps))
         try:
@@ -119,7 +142,8 @@ class Batches:
                 if not pending:
                     return
                 step, futures = pending.popleft()
-                yield _stack(step, [future.result() for future in futures])
+                batch = _stack(step, [future.result() for future in futures])
+                yield batch.pinned() if self._pinned else batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

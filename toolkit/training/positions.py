@@ -53,8 +53,8 @@ class Order:
 class Pick(NamedTuple):
     """One image of the training set and what is drawn for it."""
 
-    index: int
-    """In the training set."""
+    image: int
+    """Which of the training set."""
     drawn: Draw
     """Its augmentation."""
 
