@@ -15,7 +15,8 @@ from fptk.export.tensorrt import build
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.worker import Job, configure, make_logger, network_flags
+from fptk.export.tensorrt.wheel import make_logger, network_flags
+from fptk.export.tensorrt.worker import Job, configure
 
 
 class Recorder:
@@ -120,7 +121,7 @@ def test_networks_are_strongly_typed_where_there_is_a_choice() -> None:
 
 def test_the_log_carries_every_severity() -> None:
     stream = io.StringIO()
-    logger = make_logger(SimpleNamespace(ILogger=type("ILogger", (), {})), stream)
+    logger = make_logger(SimpleNamespace(ILogger=type("ILogger", (), {})), stream.write)
     for severity in range(5):
         logger.log(severity, f"message {severity}")
     assert stream.getvalue().splitlines()[::4] == ["[F] message 0", "[V] message 4"]
