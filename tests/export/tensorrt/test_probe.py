@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -61,7 +62,7 @@ DEFAULT = "80,86,89,120"
 def on_h100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], module.Probe]:
     """Probes a host with an H100, whose wheel fails as told."""
     (tmp_path / "tensorrt_rtx.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(module, "wheel_version", lambda product: "1.7.1")
     monkeypatch.setattr(module, "cuda_host", lambda: CudaHost("13.0", (Gpu("H100", "9.0", 80 << 30),)))
 
