@@ -30,6 +30,8 @@ class SharedOptions(BaseModel):
     """INT8 only: type of everything between the quantized products. Strong typing runs it as the file says."""
     attention_int8: bool = True
     """INT8 only: whether the two products of activations in each attention (scores, and scores by values) take Q/DQ."""
+    cuda_graph: bool = False
+    """Launch the engine as one CUDA graph, which spares the host a launch for every kernel."""
     timeout: float = Field(default=1800.0, gt=0, le=1e6)
     """Seconds after which a build is stopped."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TrtRtxOptions
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.trtexec import trtexec_command
+from fptk.export.tensorrt.trtexec import measure_command, trtexec_command
 
 
 def read(target: str, *assignments: str) -> dict[str, Any]:
@@ -107,3 +108,20 @@ def test_trtexec_command_gives_no_shapes_for_a_fixed_batch() -> None:
     assert words[0] == "tensorrt_rtx"
     assert "--computeCapabilities=86,89" in words
     assert "--stronglyTyped" not in words
+
+
+@pytest.mark.parametrize(
+    ("product", "graph", "transfers", "shape", "flags"),
+    [
+        (TENSORRT, False, True, None, ["--exposeDMA"]),
+        (TENSORRT, True, False, None, ["--useCudaGraph", "--noDataTransfers"]),
+        (TENSORRT, False, False, "images:4x64x96x3", ["--shapes=images:4x64x96x3", "--noDataTransfers"]),
+        (TENSORRT_RTX, False, True, None, []),
+        (TENSORRT_RTX, True, False, None, ["--rtxCudaGraphStrategy=wholeGraph", "--noDataTransfers"]),
+    ],
+)
+def test_the_command_that_measures_asks_for_what_fptk_does(
+    product: Product, graph: bool, transfers: bool, shape: str | None, flags: list[str]
+) -> None:
+    command = measure_command(product, "my model.engine", cuda_graph=graph, transfers=transfers, shape=shape)
+    assert shlex.split(command) == [product.tool, "--loadEngine=my model.engine", "--useSpinWait", *flags]
