@@ -124,7 +124,8 @@ class TensorRTTarget(Target):
         record.rebuild = rebuild = self._rebuild(graph, options, request.spec)
         _check_batch(graph, options, onnx_path)
         probe = self.probe()
-        if not probe.can_build:
+        needs_gpu = not options.compute_capabilities(self.product)
+        if not probe.can_build or (needs_gpu and not cuda_host().gpus):
             reason = f"{self.product.title} cannot build here: {probe.reason} ({probe.remedy})"
             raise EngineNotBuiltError(reason, (onnx_path,), rebuild, record)
         try:

@@ -1,7 +1,7 @@
 """Tries what TensorRT-RTX (or TensorRT) can do with the GPU of this host: builds a tiny engine and loads it.
 
 Each try runs in a process of its own, for a library that doesn't know a GPU may end its process:
-``python -m fptk.export.tensorrt.probe TARGET CAPABILITY,...``. Nothing here needs more than Python and the wheel.
+``python -m fptk.export.tensorrt.probe TARGET BUILT_FOR build|load``. Nothing here needs more than Python and the wheel.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from fptk.export.tensorrt.driver import CudaHost, cuda_host, wheel_version
 from fptk.export.tensorrt.product import DEFAULT_SM, PRODUCTS, TENSORRT_RTX, Product
 from fptk.export.tensorrt.wheel import make_logger, network_flags
 
-CURRENT = "CURRENT"
-"""The GPU of this host, as TensorRT-RTX names it among the compute capabilities to build for."""
+GPU, ANY = "GPU", "any"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Probe:
     compute_capability: str = ""
     """Of that GPU, e.g. ``9.0``."""
     built_for: str = ""
-    """What the engine was compiled for: ``GPU``, or compute capabilities as ``80,86``; empty where none was built."""
+    """What the engine was compiled for: ``GPU`` (this one), ``any`` (no GPU named), or compute capabilities as
+    ``80,86``; empty where none was built."""
     built: bool = False
     """An engine was built."""
     loaded: bool = False
@@ -49,21 +49,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Try:
-    capabilities: tuple[str, ...]
+    built_for: str
     built: bool = False
     loaded: bool = False
     reason: str = ""
-
-    @property
-    def built_for(self) -> str:
-        return "GPU" if self.capabilities in ((), (CURRENT,)) else ",".join(self.capabilities)
 
 
 def probe(limit_s: float, product: Product = TENSORRT_RTX) -> Probe:
     """Build a tiny engine and load it on the first GPU. Never raises: what goes wrong is the reason.
 
-    TensorRT-RTX compiles for named GPUs, so it is asked for this one first, then for those that it always knows.
-    Without a GPU the engine is only built.
+    TensorRT-RTX is asked to compile for this GPU first, then for none in particular, then for the list that fptk's
+    engines are for. Without a GPU the engine is only built, for that list.
 
     Args:
         limit_s: seconds after which whatever still runs is stopped; must be positive.
@@ -91,8 +87,8 @@ def probe(limit_s: float, product: Product = TENSORRT_RTX) -> Probe:
     if host.reason and not product.builds_without_gpu:
         return result(None, host.reason)
     best, reasons = None, []
-    for capabilities in _choices(product, host):
-        done = _try(product, capabilities, limit_s - (time.monotonic() - started), load=not host.reason)
+    for choice in _choices(product, host):
+        done = _try(product, choice, limit_s - (time.monotonic() - started), load=not host.reason)
         if done.loaded:
             return result(done, "")
         if best is None or (done.built and not best.built):
@@ -101,26 +97,26 @@ def probe(limit_s: float, product: Product = TENSORRT_RTX) -> Probe:
     return result(best, "; ".join(reasons))
 
 
-def _choices(product: Product, host: CudaHost) -> Iterator[tuple[str, ...]]:
-    """What to build for, in turn; nothing at all for a product that builds for the GPU of its host."""
-    if not product.builds_without_gpu:
-        yield ()
-        return
+def _choices(product: Product, host: CudaHost) -> Iterator[str]:
+    """What to build for, in turn, in the words of :attr:`Probe.built_for`."""
     if host.gpus:
-        yield (CURRENT,)
-    yield tuple(map(str, DEFAULT_SM))
+        yield GPU
+    if product.builds_without_gpu:
+        if host.gpus:
+            yield ANY
+        yield ",".join(map(str, DEFAULT_SM))
 
 
-def _try(product: Product, capabilities: tuple[str, ...], limit_s: float, *, load: bool) -> _Try:
+def _try(product: Product, built_for: str, limit_s: float, *, load: bool) -> _Try:
     """One try in a process of its own, which says on stdout how far it came."""
     if limit_s <= 0:
-        return _Try(capabilities, reason="there was no time left to try")
+        return _Try(built_for, reason="there was no time left to try")
     command = [sys.executable, "-P", "-m", "fptk.export.tensorrt.probe"]
-    command += [product.target, ",".join(capabilities), "load" if load else "build"]
+    command += [product.target, built_for, "load" if load else "build"]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
     except OSError as error:
-        return _Try(capabilities, reason=f"its process did not start: {error.strerror}")
+        return _Try(built_for, reason=f"its process did not start: {error.strerror}")
     try:
         out, err = process.communicate(timeout=limit_s)
         end = _end(process.returncode, err)
@@ -134,7 +130,7 @@ def _try(product: Product, capabilities: tuple[str, ...], limit_s: float, *, loa
     loaded = "loaded" in stages
     asked = loaded or (not load and "built" in stages)
     reason = "" if asked else " ".join((errors[0] if errors else end).split())
-    return _Try(capabilities, "built" in stages, loaded, reason)
+    return _Try(built_for, "built" in stages, loaded, reason)
 
 
 def _end(code: int, err: str) -> str:
@@ -145,7 +141,7 @@ def _end(code: int, err: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Build, and load where asked to; tells of each stage and each error in one line of JSON on stdout."""
-    target, capabilities, task = arguments
+    target, built_for, task = arguments
     product = PRODUCTS[target]
 
     def tell(key: str, value: str) -> None:
@@ -158,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
 
     trt = importlib.import_module(product.module)
     logger = make_logger(trt, hear)
-    plan = _build(trt, logger, [name for name in capabilities.split(",") if name])
+    plan = _build(trt, logger, _capabilities(product, built_for))
     if plan is None:
         return 1
     tell("stage", "built")
@@ -168,6 +164,13 @@ def main(arguments: Sequence[str]) -> int:
             return 1
         tell("stage", "loaded")
     return 0
+
+
+def _capabilities(product: Product, built_for: str) -> list[str]:
+    """Names in TensorRT-RTX's enumeration of compute capabilities; none leaves the builder its default."""
+    if built_for == ANY or not product.builds_without_gpu:
+        return []
+    return ["CURRENT"] if built_for == GPU else [f"SM{capability}" for capability in built_for.split(",")]
 
 
 def _build(trt: Any, logger: Any, capabilities: Sequence[str]) -> Any:
@@ -182,8 +185,7 @@ def _build(trt: Any, logger: Any, capabilities: Sequence[str]) -> Any:
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
-            wanted = getattr(trt.ComputeCapability, name if name == CURRENT else f"SM{name}")
-            config.set_compute_capability(wanted, index)
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     return builder.build_serialized_network(network, config)
 
 

@@ -80,7 +80,8 @@ def measure_command(product: Product, engine_name: str, *, cuda_graph: bool, tra
 
 def _product_flags(product: Product, options: TensorRTOptions) -> list[str]:
     if product.builds_without_gpu:
-        return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(product))]
+        capabilities = options.compute_capabilities(product)
+        return [f"--computeCapabilities={','.join(map(str, capabilities))}"] if capabilities else ["--useGpu"]
     words = ["--stronglyTyped", f"--timingCacheFile={TIMING_CACHE_FILE}"]
     if options.hardware_compatibility != "none":
         words.append(f"--hardwareCompatibilityLevel={_COMPATIBILITY[options.hardware_compatibility]}")

@@ -95,12 +95,12 @@ def configure(trt: Any, builder: Any, network: Any, config: Any, product: Produc
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     add_profile(builder, network, config, options)
-    capabilities = options.compute_capabilities(product)
-    if capabilities:
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-    if not product.builds_without_gpu:
+    if product.builds_without_gpu:
+        names = [f"SM{capability}" for capability in options.compute_capabilities(product)] or ["CURRENT"]
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    else:
         _configure_tensorrt(trt, config, job)
 
 

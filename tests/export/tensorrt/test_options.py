@@ -31,6 +31,7 @@ def test_parts_the_builders_options_from_the_quantizers() -> None:
     ("target", "assignment", "named"),
     [
         ("trt-rtx", "sm=[70]", "compute capability 70"),
+        ("trt-rtx", "sm=now", "or current, found now"),
         ("trt", "sm=86", "no chosen target has this option"),
         ("trt-rtx", "dla_core=0", "no chosen target has this option"),
         ("trt", "dynamic_batch=4:2:8", "4:2:8"),
@@ -67,6 +68,7 @@ def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
     assert TensorRTOptions().compute_capabilities(TENSORRT_RTX) == DEFAULT_SM
     assert TensorRTOptions(sm=(120,)).compute_capabilities(TENSORRT_RTX) == (120,)
     assert TensorRTOptions().compute_capabilities(TENSORRT) == ()
+    assert TensorRTOptions(sm="current").compute_capabilities(TENSORRT_RTX) == ()
 
 
 def command(product: Product, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
@@ -107,6 +109,7 @@ def test_trtexec_command_gives_no_shapes_for_a_fixed_batch() -> None:
     words = command(TENSORRT_RTX, TensorRTOptions(sm=(86, 89)), open_batch=False)
     assert words[0] == "tensorrt_rtx"
     assert "--computeCapabilities=86,89" in words
+    assert "--useGpu" in command(TENSORRT_RTX, TensorRTOptions(sm="current"), open_batch=False)
     assert "--stronglyTyped" not in words
 
 

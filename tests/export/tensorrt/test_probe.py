@@ -56,6 +56,7 @@ class Runtime:
         return Names(create_execution_context=lambda: None if "no-context" in HOW else "context")
 '''
 DEFAULT = "80,86,89,120"
+CRASHED, ENDED = "its process was ended by signal 11", "its process ended with code 1"
 
 
 @pytest.fixture
@@ -77,28 +78,23 @@ def on_h100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     ("how", "built_for", "loaded", "reason"),
     [
         ("", "GPU", True, ""),
-        ("refuses-CURRENT", DEFAULT, True, ""),
+        ("refuses-CURRENT", "any", True, ""),
+        ("crashes-CURRENT crashes-", DEFAULT, True, ""),
         (
-            f"refuses-CURRENT refuses-{DEFAULT}",
+            f"refuses-CURRENT refuses- refuses-{DEFAULT}",
             "",
             False,
-            f"for GPU: SM 90 is not supported; for {DEFAULT}: SM 90 is not supported",
+            f"for GPU: SM 90 is not supported; for any: SM 90 is not supported; for {DEFAULT}: SM 90 is not supported",
         ),
         (
-            f"refuses-CURRENT crashes-{DEFAULT}",
-            DEFAULT,
+            f"refuses-CURRENT crashes- crashes-{DEFAULT}",
+            "any",
             False,
-            f"for GPU: SM 90 is not supported; for {DEFAULT}: its process was ended by signal 11",
+            f"for GPU: SM 90 is not supported; for any: {CRASHED}; for {DEFAULT}: {CRASHED}",
         ),
-        ("crashes-CURRENT", DEFAULT, True, ""),
-        (
-            "no-context",
-            "GPU",
-            False,
-            f"for GPU: its process ended with code 1; for {DEFAULT}: its process ended with code 1",
-        ),
+        ("no-context", "GPU", False, f"for GPU: {ENDED}; for any: {ENDED}; for {DEFAULT}: {ENDED}"),
     ],
-    ids=["takes", "takes the default", "refuses", "refuses and crashes", "crashes, then takes", "no context"],
+    ids=["takes", "takes any", "takes the list", "refuses", "refuses and crashes", "no context"],
 )
 def test_says_how_far_it_came(
     on_h100: Callable[[str], module.Probe], how: str, built_for: str, loaded: bool, reason: str
@@ -118,7 +114,8 @@ def test_what_hangs_is_stopped(on_h100: Callable[[str, float], module.Probe]) ->
     found = on_h100("hangs", 2)
     assert time.monotonic() - started < 10
     assert not found.built
-    assert found.reason == f"for GPU: it did not end within 2 s; for {DEFAULT}: there was no time left to try"
+    late = "there was no time left to try"
+    assert found.reason == f"for GPU: it did not end within 2 s; for any: {late}; for {DEFAULT}: {late}"
 
 
 def test_a_missing_wheel_is_a_reason() -> None:

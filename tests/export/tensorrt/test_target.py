@@ -125,6 +125,14 @@ def test_turing_takes_fp16_only(request_for: Callable[..., BuildRequest], monkey
             TensorRTRTXTarget().build(request)
 
 
+@pytest.mark.usefixtures("without_gpu")
+def test_rtx_needs_the_gpu_that_it_shall_build_for(request_for: Callable[..., BuildRequest]) -> None:
+    request = dataclasses.replace(request_for(Precision.FP32), options=TrtRtxOptions(sm="current"))
+    with pytest.raises(EngineNotBuiltError, match="cannot build here: no NVIDIA driver") as caught:
+        TensorRTRTXTarget().build(request)
+    assert "--useGpu" in caught.value.rebuild
+
+
 @pytest.mark.parametrize(
     ("version", "host", "package", "can_build", "can_run", "reason"),
     [

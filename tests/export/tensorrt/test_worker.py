@@ -46,7 +46,7 @@ FAKE_TRT = SimpleNamespace(
     HardwareCompatibilityLevel=names("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"),
     BuilderFlag=names("VERSION_COMPATIBLE", "GPU_FALLBACK"),
     DeviceType=names("DLA", "GPU"),
-    ComputeCapability=names("SM80", "SM86", "SM89", "SM120"),
+    ComputeCapability=names("CURRENT", "SM80", "SM86", "SM89", "SM120"),
 )
 
 
@@ -103,6 +103,12 @@ def test_rtx_gets_compute_capabilities_and_no_timing_cache(tmp_path: Path) -> No
     assert config["num_compute_capabilities"] == 2
     assert config["set_compute_capability"] == ("SM89", 1)
     assert "set_timing_cache" not in config
+
+
+def test_rtx_builds_for_the_gpu_of_the_host_where_asked_to(tmp_path: Path) -> None:
+    config, _ = settings(TENSORRT_RTX, tmp_path, sm="current")
+    assert config["num_compute_capabilities"] == 1
+    assert config["set_compute_capability"] == ("CURRENT", 0)
 
 
 @pytest.mark.parametrize(("asked", "shapes"), [(None, (1, 1, 1)), ((1, 4, 8), (1, 4, 8))])
