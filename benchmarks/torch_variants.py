@@ -126,7 +126,7 @@ class Variants:
         if compiler is None:
             return module
         call = _own_code(_caller(module), f"{graph}_{precision}_{compiler}")
-        compiled: Call = torch.compile(call, mode=compiler, fullgraph=True)
+        compiled: Call = torch.compile(call, mode=compiler, fullgraph=True, dynamic=False)
         return compiled
 
 

@@ -64,9 +64,14 @@ class SpeedPlan:
     device: str
     variants: tuple[Variant, ...]
     batches: tuple[int, ...] = (1, 8, 32, 64)
-    """Latency is that of batch 1, throughput that of each."""
+    """Latency is that of batch 1, throughput that of each; ascending."""
+    compiled_batches: tuple[int, ...] = (1, 32)
+    """Those of ``batches`` that are compiled for, each for itself: a size of any value takes three times as long to
+    compile as a fixed one."""
     limit: float = 300.0
     """Seconds for everything; what has begun is finished."""
+    share: float = 0.2
+    """Part of ``limit`` that a pass over all variants may take."""
     latency: LatencyPlan = field(default_factory=lambda: LatencyPlan(rounds=25, calls=4))
     throughput: LatencyPlan = field(default_factory=lambda: LatencyPlan(rounds=5, calls=1))
     compilation: float = 40.0
@@ -74,6 +79,13 @@ class SpeedPlan:
     burst: int = 4
     """Calls in a row that are timed as one for the throughput."""
     clock: Callable[[], float] = time.monotonic
+
+    def batches_of(self, variant: Variant) -> tuple[int, ...]:
+        """The batch sizes at which a variant is timed."""
+        from fptk.benchmarks.torch_variants import MODES
+
+        compiled = MODES[variant.mode].compiler is not None
+        return tuple(batch for batch in self.batches if not compiled or batch in self.compiled_batches)
 
 
 @dataclass
@@ -87,7 +99,7 @@ class Row:
     reason: str | None = "the time was up before its turn"
     """Why there are no figures, or not all of them."""
     prepare_s: float | None = None
-    """Seconds of the first calls at two batch sizes: compiling, capturing, warm-up."""
+    """Seconds of the first calls: compiling for each batch size, capturing, warm-up."""
     latency_ms: dict[str, float] | None = None
     """``median`` and ``p90`` of batch 1, and ``calls``."""
     latency_with_copies_ms: dict[str, float] | None = None
@@ -181,9 +193,9 @@ class Speed:
                         self._prepare(variant)
                 if len(self._runners) > before:
                     self._time_all()
-                    yield list(self.rows.values())
-            self._profile()
-        yield list(self.rows.values())
+                    if not self.profile:
+                        self._profile()
+                yield list(self.rows.values())
 
     def _labels_of_the_original(self) -> Tensor:
         from fptk.benchmarks.torch_variants import ORIGINAL, Variant
@@ -219,23 +231,25 @@ class Speed:
         self._listener.say(f"preparing {variant.label}")
         try:
             runner = self._variants.runner(variant)
-            # torch compiles for the first size, then for a size of any value; labels are taken one image at a time.
-            for batch in (*self.plan.batches[:2], 1):
-                runner.ready(self._images(batch).to(self._device))
+            runner.ready(self._images(1).to(self._device))
             row.equal_labels = float((self._labels(runner) == self._reference).double().mean())
         except Exception as error:
             row.fail(error, "preparing")
             self._listener.say(f"{variant.label}: {row.reason}")
         else:
             self._runners[variant], row.reason = runner, None
+            for batch in self.plan.batches_of(variant) if kind else ():  # compiled here, not in the passes' time
+                images = self._images(batch).to(self._device)
+                Turn(row, runner, f"batch {batch}").survives(lambda images=images: runner.ready(images))  # type: ignore[misc]
         row.prepare_s = round(self.seconds - start, 1)
         self._longest[kind] = max(self._longest.get(kind, 0.0), row.prepare_s)
 
     def _time_all(self) -> None:
         """One interleaved run of each batch size over everything that is ready, at least one round each."""
         start = self.seconds
+        end = min(self.plan.limit, start + self.plan.limit * self.plan.share)
         for count, batch in enumerate(self.plan.batches):
-            left = max(0.0, self.plan.limit - self.seconds) / (len(self.plan.batches) - count)
+            left = max(0.0, end - self.seconds) / (len(self.plan.batches) - count)
             self._time_batch(batch, self.seconds + left)
         self._last_pass = self.seconds - start
 
@@ -246,6 +260,8 @@ class Speed:
         images = host.to(self._device)
         turns: list[Turn] = []
         for variant, runner in self._runners.items():
+            if batch not in self.plan.batches_of(variant):
+                continue
             turn = Turn(self.rows[variant], runner, f"batch {batch}")
             if turn.survives(lambda runner=runner: runner.ready(images)):  # type: ignore[misc]
                 turns.append(turn)
@@ -276,7 +292,7 @@ class Speed:
         return times
 
     def _profile(self) -> None:
-        """The share of the time in which the GPU works: eager fp16, at the smallest batch and at 32."""
+        """The share of the time in which the GPU works: eager fp16, batch 1 and 32."""
         from fptk.benchmarks.torch_variants import busy_ms, timed
 
         for variant, runner in self._runners.items():
@@ -339,7 +355,7 @@ def measure(
     plan: SpeedPlan,
     listener: Listener = SILENT,
 ) -> Iterator[dict[str, Any]]:
-    """The result as it grows: after the variants that aren't compiled, after all of them, and with the profile.
+    """The result as it grows, after each pass (:meth:`Speed.passes`).
 
     Args:
         network: in evaluation mode, on the CPU; it is left alone.
