@@ -54,7 +54,7 @@ CONDITIONS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpeedPlan:
     """What is measured, and for how long.
 
@@ -265,18 +265,19 @@ class Speed:
             turn = Turn(self.rows[variant], runner, f"batch {batch}")
             if turn.survives(lambda runner=runner: runner.ready(images)):  # type: ignore[misc]
                 turns.append(turn)
+        if batch == 1:
+            alone = [turn.timing(lambda r: timed(r, images)) for turn in turns]
+            copied = [turn.timing(lambda r: timed_with_copies(r, host, self._device)) for turn in turns]
+            most = self.seconds + 2 / 3 * (until - self.seconds)
+            times_of = self._rounds([*alone, *copied], self.plan.latency, most)
+            for turn, first, second in zip(turns, times_of, times_of[len(turns) :], strict=False):
+                if not turn.failed:
+                    turn.row.latency_ms, turn.row.latency_with_copies_ms = summary(first), summary(second)
         calls = [turn.timing(lambda r: timed(r, images, self.plan.burst)) for turn in turns]
         for turn, times in zip(turns, self._rounds(calls, self.plan.throughput, until), strict=True):
             if not turn.failed:
                 turn.row.images_per_s[str(batch)] = round(1e3 * batch / statistics.median(times), 1)
                 turn.row.state = MEASURED
-        if batch == 1:
-            alone = [turn.timing(lambda r: timed(r, images)) for turn in turns]
-            copied = [turn.timing(lambda r: timed_with_copies(r, host, self._device)) for turn in turns]
-            times_of = self._rounds([*alone, *copied], self.plan.latency, until)
-            for turn, first, second in zip(turns, times_of, times_of[len(turns) :], strict=False):
-                if not turn.failed:
-                    turn.row.latency_ms, turn.row.latency_with_copies_ms = summary(first), summary(second)
         for turn in turns:
             turn.runner.release()
 
@@ -494,7 +495,8 @@ def run(arguments: Sequence[str], listener: Listener = SILENT) -> None:
         raise InputError("this build of fptk ships no weights; give --weights FILE")
     spec = PreprocessSpec(size=check_size(*chosen.size))
     network, _ = load_checkpoint(weights)
-    plan = SpeedPlan(chosen.device, variants, tuple(sorted(set(chosen.batches))), chosen.limit)
+    batches = tuple(sorted(set(chosen.batches)))
+    plan = SpeedPlan(device=chosen.device, variants=variants, batches=batches, limit=chosen.limit)
     faces = load_faces(chosen.faces, spec)
     for result in measure(network, spec, faces, plan, listener):
         kind = "synthetic" if chosen.faces is None else "photographs"

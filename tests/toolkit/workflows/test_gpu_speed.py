@@ -37,7 +37,7 @@ def network() -> Any:
 
 def plan(*variants: Variant, **changes: Any) -> SpeedPlan:
     given = {"batches": (1, 2), "compiled_batches": (1, 2), "latency": SHORT, "throughput": SHORT, "burst": 2}
-    return SpeedPlan("cpu", variants, **{**given, **changes})
+    return SpeedPlan(device="cpu", variants=variants, **{**given, **changes})
 
 
 def by_name(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_the_program_writes_figures_and_a_table(tmp_path: Path, capsys: pytest.C
         assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p90"]
         assert row["latency_with_copies_ms"]["calls"] == row["latency_ms"]["calls"] >= 4
         assert row["equal_labels"] > 0.999
-    assert (result["batches"], result["size"], result["faces"]) == ([1, 2], [32, 32], 16)
+    assert (result["batches"], result["size"], result["faces"], result["limit_s"]) == ([1, 2], [32, 32], 16, 10)
     assert (result["versions"]["torch"], result["kind_of_faces"]) == (torch.__version__, "synthetic")
     table = out.with_suffix(".md").read_text()
     assert table == markdown(result)
@@ -230,7 +230,7 @@ def test_a_gpu_measures_eager_captured_and_compiled(network: Any) -> None:
     modes = ("eager", "eager, CUDA graph", "compiled", "compiled, CUDA graph")
     variants = tuple(Variant(DEPLOY, "fp16", mode) for mode in modes)
     given = {"batches": (1, 2), "compiled_batches": (1,), "latency": SHORT, "throughput": SHORT, "limit": 300.0}
-    *_, result = measure(network, SPEC, FACES, SpeedPlan("cuda", variants, **given))  # type: ignore[arg-type]
+    *_, result = measure(network, SPEC, FACES, SpeedPlan(device="cuda", variants=variants, **given))  # type: ignore[arg-type]
     for row in result["rows"]:
         assert (row["state"], row["reason"]) == ("measured", None), row
         assert row["equal_labels"] > 0.98, row
