@@ -104,7 +104,7 @@ class Variants:
         self.device = torch.device(device)
         self._module = functools.cache(self._build)
         self._call = functools.cache(self._compile)
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._pool = functools.cache(SharedPool)
 
     def runner(self, variant: Variant) -> Runner:
         """The variant, ready to be called with batches; nothing is compiled before its first call."""
@@ -149,6 +149,23 @@ def _own_code(function: types.FunctionType, name: str) -> types.FunctionType:
     return types.FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
 
 
+class SharedPool:
+    """The memory of all CUDA graphs that are captured; they never run side by side.
+
+    A pool ends with its last graph, so that one of a single kernel is kept.
+    """
+
+    def __init__(self) -> None:
+        self._first = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._first):
+            self._kept = torch.zeros(1, device="cuda")
+
+    @property
+    def handle(self) -> Any:
+        """What ``torch.cuda.graph`` takes as its pool."""
+        return self._first.pool()
+
+
 class Runner:
     """One variant on its device.
 
@@ -156,13 +173,13 @@ class Runner:
         variant: what it is.
         call: labels of images, both on the device.
         device: where.
-        pool: memory pool of all CUDA graphs of the process; they never run side by side.
+        pool: gives the memory of captured graphs; asked when one is captured.
     """
 
     warmup = 3
     """Calls before a batch size is timed or captured."""
 
-    def __init__(self, variant: Variant, call: Call, device: torch.device, pool: Any) -> None:
+    def __init__(self, variant: Variant, call: Call, device: torch.device, pool: Callable[[], SharedPool]) -> None:
         self.variant = variant
         self._call = call
         self._device = device
@@ -207,7 +224,7 @@ class Runner:
     def _captured(self, images: Tensor) -> Call:
         taken = images.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool().handle):
             labels = self._call(taken)
 
         def replay(batch: Tensor) -> Tensor:
