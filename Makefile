@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Tests are bound to two processes; each keeps to one thread so that they do not fight.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint types format install clean
+.PHONY: demo test test-slow lint types format install gpu-packs gpu-check clean
 
 demo: $(VENV)/.ready-all
 	$(BIN)/fptk demo
@@ -51,6 +51,20 @@ $(VENV)/.ready-all: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
 $(VENV)/.ready-dev: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[all,dev]'
 	@touch $@ $(VENV)/.ready-all
+
+# Faces, wheels, ONNX files and weights for gpu-check on an offline machine; docs/how-to/gpu-check.md.
+#   make gpu-packs DATA='faces/train more-faces/train' VAL=faces/val
+PACKS ?= build/gpu-packs
+
+gpu-packs: $(VENV)/.ready-dev
+	$(BIN)/python -m fptk.workflows.gpu_packs $(DATA:%=--data %) --val $(VAL) --out $(PACKS)
+
+# With the machine's own Python: there is no network to fill a .venv from, and its PyTorch is the one that knows its GPU.
+OUT ?= build/gpu-check
+MINUTES ?= 9.5
+
+gpu-check:
+	$(PYTHON) -P toolkit/workflows/gpu_check.py --packs $(PACKS) --out $(OUT) --minutes $(MINUTES) $(GPU_CHECK)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -224,15 +224,46 @@ def _mask_values(path: Path) -> tuple[npt.NDArray[Any], list[int] | None, bool]:
         if image.format in _LOSSY:
             kind = "JPEG" if image.format == "MPO" else image.format
             raise InputError(f"mask {path} is {kind}, whose losses change labels; save the original labels as PNG")
-        if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        gray = image.mode in ("P", "L", "1") or image.mode.startswith("I")
+        if not gray and image.format != "WEBP":
             raise InputError(f"mask {path} has mode {image.mode}; expected a palette or grey PNG of class indices")
         with _decoding("mask", path):
+            if not gray:
+                return _webp_values(path, image), None, _is_turned(image)
             step = _gray_step(image)
             turned = _is_turned(image)
             upright = ImageOps.exif_transpose(image) if turned else image
             values = np.array(upright.convert("L") if upright.mode == "1" else upright)
             palette = upright.getpalette() if upright.mode == "P" else None
     return (values // step if step > 1 else values), palette, turned
+
+
+def _webp_values(path: Path, image: Image.Image) -> UInt8Array:
+    """Values of a WebP mask. The format has no grey pictures: a grey one is stored with three equal channels.
+
+    Raises:
+        InputError: the file is lossy or animated, or has colours.
+    """
+    if not _is_lossless_webp(path):
+        raise InputError(f"mask {path} is lossy or animated WebP; save the original labels as lossless WebP")
+    upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
+    channels = np.array(upright.convert("RGB"))
+    values: UInt8Array = np.ascontiguousarray(channels[..., 0])
+    if not (channels == values[..., None]).all():
+        raise InputError(f"mask {path} is a colour picture; a WebP mask is grey, and each pixel's grey is its class")
+    return values
+
+
+def _is_lossless_webp(path: Path) -> bool:
+    """Whether the one picture of a WebP file is in the chunk ``VP8L`` (RFC 9649); Pillow doesn't tell."""
+    with path.open("rb") as handle:
+        handle.seek(12)
+        while len(head := handle.read(8)) == 8:
+            if head[:4] in (b"VP8L", b"VP8 ", b"ANMF"):
+                return head[:4] == b"VP8L"
+            size = int.from_bytes(head[4:], "little")
+            handle.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def _gray_step(image: Image.Image) -> int:

@@ -17,11 +17,15 @@ from fptk.core.preprocess import Decoded, decode_image, decode_mask, regular_fil
 from fptk.data.pixels import hash_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""File names taken for photographs, in any case; masks are ``.png`` only, because they must be lossless."""
+"""File names taken for photographs, in any case."""
 
-MASK_SUFFIX = ".png"
+MASK_SUFFIXES = (".png", ".webp")
+"""File names taken for masks, in any case: masks must be lossless, and WebP can be."""
 
-_OTHER_MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX), ".gif", ".tif", ".tiff")
+MASK_SUFFIX = MASK_SUFFIXES[0]
+"""What advice names."""
+
+_OTHER_MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix not in MASK_SUFFIXES), ".gif", ".tif", ".tiff")
 
 SPLITS = ("train", "val", "test")
 """Split folders that a data set root may hold."""
@@ -46,7 +50,7 @@ class Pairing(NamedTuple):
         masks: mask files by stem, in sorted order of the stems.
         clashes: image files whose stem another image has already, e.g. ``a.png`` beside ``a.jpg``.
         mask_clashes: mask files whose stem another mask has already, e.g. ``a.png`` beside ``a.PNG``.
-        other_masks: files of the mask folder that are pictures but no PNG, by stem.
+        other_masks: files of the mask folder that are pictures but neither PNG nor WebP, by stem.
         irregular: files among ``images`` and ``masks`` that are no regular files: folders, FIFOs, broken links.
     """
 
@@ -74,8 +78,10 @@ class Pairing(NamedTuple):
         if other is not None:
             kind = "a JPEG" if other.suffix.lower() in (".jpg", ".jpeg") else "no PNG"
             return f"{other.name} is {kind}, and masks must be lossless PNG: save the original labels as {name}"
-        alike = next((mask.name for key, mask in self.masks.items() if key.casefold() == stem.casefold()), None)
-        return f"rename {alike} to {name}" if alike else f"add its mask {name} or remove it"
+        alike = next((mask for key, mask in self.masks.items() if key.casefold() == stem.casefold()), None)
+        if alike is not None:
+            return f"rename {alike.name} to {self.images[stem].stem}{alike.suffix.lower()}"
+        return f"add its mask {name} or remove it"
 
 
 class FolderDataset:
@@ -264,7 +270,7 @@ def pair_files(images: Path, masks: Path) -> Pairing:
         InputError: a folder is missing, empty or unreadable.
     """
     found, clashes = _by_stem(_with_suffix(images, IMAGE_SUFFIXES))
-    labels, mask_clashes = _by_stem(_with_suffix(masks, (MASK_SUFFIX,)))
+    labels, mask_clashes = _by_stem(_with_suffix(masks, MASK_SUFFIXES))
     return Pairing(
         images=found,
         masks=labels,

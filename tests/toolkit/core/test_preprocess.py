@@ -187,3 +187,36 @@ def test_mask_of_another_mode_is_named(tmp_path, mode):
 def test_lossy_mask_is_refused_whatever_its_name(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png", format="JPEG")
     assert "is JPEG" in failure(read_mask, tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_lossless_webp_mask_gives_its_greys(tmp_path, extended):
+    labels = np.random.default_rng(2).integers(0, 19, (24, 41), dtype=np.uint8)
+    more = {"exif": Image.Exif().tobytes(), "xmp": b"<x/>"} if extended else {}
+    Image.fromarray(labels).save(tmp_path / "m.webp", lossless=True, **more)
+    assert (b"VP8X" in (tmp_path / "m.webp").read_bytes()[:30]) == extended
+    mask = read_mask(tmp_path / "m.webp")
+    assert np.array_equal(mask, labels)
+    assert mask.dtype == np.uint8
+    assert mask.flags.writeable
+
+
+def test_lossless_webp_mask_is_turned_upright(tmp_path):
+    labels = np.random.default_rng(3).integers(0, 19, (24, 40), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(labels).save(tmp_path / "m.webp", lossless=True, exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "m.webp"), np.rot90(labels, -1))
+
+
+def test_lossy_colored_and_animated_webp_masks_are_named(tmp_path):
+    path = tmp_path / "m.webp"
+    gray = Image.fromarray(np.zeros((8, 8), np.uint8))
+    gray.save(path, quality=100)
+    assert "is lossy or animated WebP" in failure(read_mask, path)
+    gray.save(path, lossless=True, save_all=True, append_images=[Image.new("L", (8, 8), 3)])
+    assert "is lossy or animated WebP" in failure(read_mask, path)
+    Image.new("RGB", (8, 8), (1, 1, 2)).save(path, lossless=True)
+    assert "is a colour picture" in failure(read_mask, path)
+    Image.new("L", (8, 8), 19).save(path, lossless=True)
+    assert "holds label 19" in failure(read_mask, path)

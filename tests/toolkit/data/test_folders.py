@@ -176,3 +176,20 @@ def test_file_deleted_after_opening_is_named(tmp_path, make_split):
     dataset.mask_path(0).unlink()
     with pytest.raises(InputError, match=r"mask .*000\.png does not exist"):
         dataset[0]
+
+
+def test_masks_may_be_lossless_webp(tmp_path, make_split):
+    folder = make_split(tmp_path, 2)
+    expected = [sample.mask for sample in (FolderDataset(folder)[0], FolderDataset(folder)[1])]
+    for number, mask in enumerate(expected):
+        (folder / "masks" / f"00{number}.png").unlink()
+        Image.fromarray(mask).save(folder / "masks" / f"00{number}.webp", lossless=True)
+    dataset = FolderDataset(folder)
+    assert all(np.array_equal(dataset[number].mask, mask) for number, mask in enumerate(expected))
+
+
+def test_a_png_and_a_webp_mask_of_one_image_are_refused(tmp_path, make_split):
+    folder = make_split(tmp_path, 1)
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "masks" / "000.webp", lossless=True)
+    with pytest.raises(InputError, match=r"000\.png and 000\.webp belong to one image name; remove one"):
+        FolderDataset(folder)
