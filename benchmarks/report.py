@@ -45,7 +45,7 @@ class Row:
     accuracy: str
     """``measured`` now, ``manifest`` (measured at export), ``simulated`` by another engine at export, or ``none``."""
     note: str = ""
-    """Why a figure is missing."""
+    """Why a figure is missing, or the command of the engine's own tool that measures the same."""
     measured_on: str | None = None
     """Processor that accuracy and verdict are from; ``None`` where there is neither."""
     same_machine: bool = False

@@ -265,6 +265,16 @@ class Target(ABC):
             InputError: the file is damaged or of another version.
         """
 
+    def measure_command(self, path: Path, *, batch: int, transfers: bool) -> str | None:
+        """A command of the engine's own tool that times ``path`` as ``fptk bench`` does; ``None`` where it has none.
+
+        Args:
+            path: as for :meth:`load`.
+            batch: images per call.
+            transfers: count the copies to and from a device.
+        """
+        return None
+
     def profile(
         self,
         path: Path,

@@ -33,8 +33,8 @@ from fptk.export.tensorrt.options import OnlyRTX, OnlyTensorRT, SharedOptions, T
 from fptk.export.tensorrt.precision import write_precision_onnx
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
 from fptk.export.tensorrt.session import TensorRTSession, open_context
-from fptk.export.tensorrt.stream import INSTALL_PYCUDA, PycudaStream
-from fptk.export.tensorrt.trtexec import trtexec_command
+from fptk.export.tensorrt.streams import CUDA_PACKAGES, INSTALL_CUDA_PACKAGE, open_stream
+from fptk.export.tensorrt.trtexec import measure_command, trtexec_command
 from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class TensorRTTarget(Target):
             return Probe(False, False, f"{product.title} {version} is older than {least}", install, versions)
         if host.reason:
             return Probe(product.builds_without_gpu, False, host.reason, host.remedy, versions)
-        if "pycuda" not in versions:
-            return Probe(True, False, "pycuda is not installed", INSTALL_PYCUDA, versions)
+        if not versions.keys() & set(CUDA_PACKAGES):
+            neither = f"neither {' nor '.join(CUDA_PACKAGES)} is installed"
+            return Probe(True, False, neither, INSTALL_CUDA_PACKAGE, versions)
         return Probe(True, True, versions=versions)
 
     def build(self, request: BuildRequest) -> BuildResult:
@@ -123,7 +124,8 @@ class TensorRTTarget(Target):
         record.rebuild = rebuild = self._rebuild(graph, options, request.spec)
         _check_batch(graph, options, onnx_path)
         probe = self.probe()
-        if not probe.can_build:
+        needs_gpu = not options.compute_capabilities(self.product)
+        if not probe.can_build or (needs_gpu and not cuda_host().gpus):
             reason = f"{self.product.title} cannot build here: {probe.reason} ({probe.remedy})"
             raise EngineNotBuiltError(reason, (onnx_path,), rebuild, record)
         try:
@@ -193,6 +195,7 @@ class TensorRTTarget(Target):
             output_name=graph.model.graph.output[0].name,
             size=request.spec.size,
             batch=(low, high),
+            cuda_graph=options.cuda_graph,
             preprocess_sha256=request.spec.sha256,
             engine_sha256=sha256_file(built.engine),
             rebuild=rebuild,
@@ -205,7 +208,6 @@ class TensorRTTarget(Target):
         *,
         threads: int | None = None,
         precision_hint: str | None = None,
-        cuda_graph: bool = False,
     ) -> Session:
         """Load an engine; see :meth:`Target.load`.
 
@@ -214,10 +216,9 @@ class TensorRTTarget(Target):
             spec: preprocessing it was built for.
             threads: ignored, the work is the GPU's.
             precision_hint: ignored, the precision is in the engine.
-            cuda_graph: run the engine as one CUDA graph.
 
         Raises:
-            TargetUnavailableError: no wheel, driver, GPU or pycuda here.
+            TargetUnavailableError: no wheel, driver or GPU here, or no package that calls CUDA.
             InputError: the engine is damaged, or bound to another version, GPU or preprocessing; with the command that
                 rebuilds it.
         """
@@ -228,16 +229,27 @@ class TensorRTTarget(Target):
             raise TargetUnavailableError(f"{self.product.title} cannot run {path} here: {probe.reason}; {probe.remedy}")
         card.check_version(self.product.title, wheel_version(self.product) or "")
         card.check_gpu(cuda_host().gpus[0])
-        stream = PycudaStream()
+        stream = open_stream()
         try:
             with stream.current():
-                context = open_context(self.product, path, card, cuda_graph=cuda_graph)
+                context = open_context(self.product, path, card)
             name = f"{self.name} {card.precision}"
-            captured = cuda_graph and not self.product.builds_without_gpu
-            return TensorRTSession(name, spec, card, context, stream, cuda_graph=captured)
+            capture = card.cuda_graph and not self.product.builds_without_gpu
+            return TensorRTSession(name, spec, card, context, stream, capture=capture)
         except BaseException:
             stream.close()
             raise
+
+    def measure_command(self, path: Path, *, batch: int, transfers: bool) -> str:
+        card = EngineCard.read(path)
+        low, high = card.batch
+        return measure_command(
+            self.product,
+            path.name,
+            cuda_graph=card.cuda_graph,
+            transfers=transfers,
+            shape=None if low == high else f"{card.input_name}:{batch}x{card.size[0]}x{card.size[1]}x3",
+        )
 
     def _rebuild(self, graph: Graph, options: TensorRTOptions, spec: PreprocessSpec) -> str:
         entry = graph.model.graph.input[0].name
@@ -264,7 +276,7 @@ class TensorRTRTXTarget(TensorRTTarget):
 
 
 def _versions(product: Product, version: str | None) -> dict[str, str]:
-    found = {product.module: version, "pycuda": package_version("pycuda")}
+    found = {product.module: version, **{name: package_version(name) for name in CUDA_PACKAGES}}
     return {name: value for name, value in found.items() if value is not None}
 
 

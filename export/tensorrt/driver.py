@@ -41,8 +41,21 @@ class CudaHost:
 
 
 def driver_library() -> str | None:
-    """File name of the CUDA driver library as the loader finds it; ``None`` where there is none."""
-    return ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda")
+    """File name of the CUDA driver library as the loader finds it; ``None`` where there is none.
+
+    In a container the library may lie on the loader's path without being in its cache, where ``find_library`` looks.
+    """
+    if sys.platform == "win32":
+        return ctypes.util.find_library("nvcuda")
+    return ctypes.util.find_library("cuda") or ("libcuda.so.1" if _loads("libcuda.so.1") else None)
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def cuda_host() -> CudaHost:

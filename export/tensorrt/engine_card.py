@@ -38,6 +38,8 @@ class EngineCard(BaseModel):
     """Height and width of the input."""
     batch: tuple[int, int]
     """Smallest and largest batch."""
+    cuda_graph: bool = False
+    """Whether it is launched as one CUDA graph."""
     preprocess_sha256: str
     engine_sha256: str
     rebuild: str

@@ -30,6 +30,8 @@ class SharedOptions(BaseModel):
     """INT8 only: type of everything between the quantized products. Strong typing runs it as the file says."""
     attention_int8: bool = True
     """INT8 only: whether the two products of activations in each attention (scores, and scores by values) take Q/DQ."""
+    cuda_graph: bool = False
+    """Launch the engine as one CUDA graph, which spares the host a launch for every kernel."""
     timeout: float = Field(default=1800.0, gt=0, le=1e6)
     """Seconds after which a build is stopped."""
 
@@ -67,17 +69,22 @@ class OnlyTensorRT(BaseModel):
 class OnlyRTX(BaseModel):
     """Settings that only TensorRT-RTX takes, which builds without a GPU."""
 
-    sm: tuple[int, ...] = ()
-    """Compute capabilities without the dot (86 is 8.6), one or a list; empty is :data:`DEFAULT_SM`."""
+    sm: tuple[int, ...] | Literal["current"] = ()
+    """Compute capabilities without the dot (86 is 8.6), one or a list. ``current`` is the GPU of this host, an empty
+    list :data:`DEFAULT_SM`."""
 
     @field_validator("sm", mode="before")
     @classmethod
     def _read_sm(cls, sm: Any) -> Any:
+        if isinstance(sm, str) and sm != "current":
+            raise ValueError(f"expected compute capabilities, e.g. 86 or [86, 89], or current, found {sm[:40]}")
         return (sm,) if isinstance(sm, int) and not isinstance(sm, bool) else sm
 
     @field_validator("sm")
     @classmethod
-    def _check_sm(cls, sm: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_sm(cls, sm: tuple[int, ...] | Literal["current"]) -> tuple[int, ...] | Literal["current"]:
+        if sm == "current":
+            return sm
         unknown = [capability for capability in sm if capability not in SUPPORTED_SM]
         if unknown:
             raise ValueError(f"compute capability {unknown[0]} is not one of {', '.join(map(str, SUPPORTED_SM))}")
@@ -89,4 +96,6 @@ class TensorRTOptions(SharedOptions, OnlyTensorRT, OnlyRTX):
 
     def compute_capabilities(self, product: Product) -> tuple[int, ...]:
         """Compute capabilities the engine is compiled for ahead of time; empty where the build host's GPU decides."""
-        return (self.sm or DEFAULT_SM) if product.builds_without_gpu else ()
+        if not product.builds_without_gpu or self.sm == "current":
+            return ()
+        return self.sm or DEFAULT_SM

@@ -44,10 +44,10 @@ class TensorRTSession(Session):
     Args:
         name: what tables call it.
         spec: preprocessing of the images.
-        binding: names, size and batches of the engine.
+        card: names, size and batches of the engine.
         context: TensorRT's ``IExecutionContext``.
         stream: the CUDA stream to run on; closed with the session.
-        cuda_graph: launch the engine as one captured graph, which spares the host a launch for every kernel.
+        capture: launch the engine as one captured graph, which spares the host a launch for every kernel.
 
     Raises:
         InputError: the engine's input or output is not uint8, or a graph can't be captured.
@@ -61,7 +61,7 @@ class TensorRTSession(Session):
         context: Any,
         stream: CudaStream,
         *,
-        cuda_graph: bool = False,
+        capture: bool = False,
     ) -> None:
         super().__init__(name, spec)
         self.gpu_times: GpuTimes | None = None
@@ -69,7 +69,7 @@ class TensorRTSession(Session):
         self._card = card
         self._context = context
         self._stream = stream
-        self._cuda_graph = cuda_graph
+        self._capture = capture
         self._graphs: dict[int, Callable[[], None]] = {}
         self._batch = 0
         height, width = spec.size
@@ -125,7 +125,7 @@ class TensorRTSession(Session):
             if not self._context.set_input_shape(self._card.input_name, shape):
                 raise RuntimeError(f"{self.name}: the engine refuses the input shape {shape}")
             self._batch = count
-        if self._cuda_graph and count not in self._graphs:
+        if self._capture and count not in self._graphs:
             self._enqueue()  # TensorRT allocates on the first run with a shape, which a capture forbids
             self._stream.synchronise()
             self._graphs[count] = self._stream.capture(self._enqueue)
@@ -157,11 +157,11 @@ class TensorRTSession(Session):
         self._stream.close()
 
 
-def open_context(product: Product, engine: Path, card: EngineCard, *, cuda_graph: bool) -> Any:
+def open_context(product: Product, engine: Path, card: EngineCard) -> Any:
     """Deserialise an engine and make its execution context; the caller has seen to it that there is a driver.
 
-    TensorRT-RTX captures graphs itself where ``cuda_graph`` is true (``CudaGraphStrategy``); for TensorRT the session
-    does.
+    TensorRT-RTX captures CUDA graphs itself where the card asks for them (``CudaGraphStrategy``); for TensorRT the
+    session does.
 
     Raises:
         InputError: TensorRT refuses the engine.
@@ -176,7 +176,7 @@ def open_context(product: Product, engine: Path, card: EngineCard, *, cuda_graph
     if plan is None:
         raise InputError(f"{product.title} {trt.__version__} refuses {engine}; {card.again}")
     check_io(plan, trt, engine, card)
-    if cuda_graph and product.builds_without_gpu:
+    if card.cuda_graph and product.builds_without_gpu:
         config = plan.create_runtime_config()
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         context = plan.create_execution_context(config)

@@ -1,22 +1,13 @@
-"""The few CUDA calls that running an engine takes, behind a small contract: pycuda does them, tests imitate them."""
+"""The few CUDA calls that running an engine takes, as a small contract; a package does them, tests imitate them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Callable
+from typing import Protocol
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
-from fptk.export.tensorrt.driver import driver_library
-
-_CAPTURE_THREAD_LOCAL = 1
-"""``CU_STREAM_CAPTURE_MODE_THREAD_LOCAL``: other threads may go on calling CUDA."""
-
-INSTALL_PYCUDA = "pip install pycuda (it compiles against the CUDA toolkit: nvcc and cuda.h must be there)"
 
 
 class Event(Protocol):
@@ -39,10 +30,18 @@ class CudaStream(Protocol):
         """Makes the GPU's context current in the calling thread; every other call happens inside."""
 
     def pinned(self, nbytes: int) -> UInt8Array:
-        """Page-locked host memory, uint8 (nbytes,)."""
+        """Page-locked host memory, uint8 (nbytes,). Nobody may touch it once the stream is closed.
+
+        Raises:
+            TargetUnavailableError: the host has no such memory left.
+        """
 
     def allocate(self, nbytes: int) -> int:
-        """Address of new device memory; freed by :meth:`close`."""
+        """Address of new device memory; freed by :meth:`close`.
+
+        Raises:
+            TargetUnavailableError: the GPU has no such memory left.
+        """
 
     def upload(self, address: int, host: UInt8Array) -> None:
         """Enqueue a copy from pinned memory to the device."""
@@ -67,108 +66,25 @@ class CudaStream(Protocol):
         """Free memory, graphs and context."""
 
 
-class PycudaStream:
-    """:class:`CudaStream` by pycuda, on the primary context of GPU ``device``.
+def require_graph(status: int, what: str) -> None:
+    """Raise where a call of *Graph Management* failed.
 
-    pycuda has no call for CUDA graphs, so those go to the driver library itself (CUDA Driver API, *Graph Management*).
+    Args:
+        status: ``CUresult``; 0 is success.
+        what: what the call was to do, as a verb with its object.
 
     Raises:
-        TargetUnavailableError: pycuda is not installed or does not find the driver.
+        InputError: it failed.
     """
-
-    def __init__(self, device: int = 0) -> None:
-        try:
-            import pycuda.driver as cuda
-        except ImportError as error:
-            raise TargetUnavailableError(
-                f"pycuda is missing or cannot load ({error}); run: {INSTALL_PYCUDA}"
-            ) from error
-        self._cuda: Any = cuda
-        cuda.init()
-        self._context: Any = cuda.Device(device).retain_primary_context()
-        self._memory: list[Any] = []
-        self._graphs: list[tuple[ctypes.c_void_p, ctypes.c_void_p]] = []
-        with self.current():
-            self._stream: Any = cuda.Stream()
-        self.handle = int(self._stream.handle)
-
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        self._context.push()
-        try:
-            yield
-        finally:
-            self._cuda.Context.pop()
-
-    def pinned(self, nbytes: int) -> UInt8Array:
-        memory: UInt8Array = self._cuda.pagelocked_empty(nbytes, np.uint8)
-        return memory
-
-    def allocate(self, nbytes: int) -> int:
-        self._memory.append(self._cuda.mem_alloc(nbytes))
-        return int(self._memory[-1])
-
-    def upload(self, address: int, host: UInt8Array) -> None:
-        self._cuda.memcpy_htod_async(address, host, self._stream)
-
-    def download(self, host: UInt8Array, address: int) -> None:
-        self._cuda.memcpy_dtoh_async(host, address, self._stream)
-
-    def event(self) -> Event:
-        return _PycudaEvent(self._cuda.Event(), self._stream)
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        library = ctypes.CDLL(driver_library() or "libcuda.so.1")
-        stream = ctypes.c_void_p(self.handle)
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        _require(library.cuStreamBeginCapture_v2(stream, _CAPTURE_THREAD_LOCAL), "begin to capture a CUDA graph")
-        try:
-            work()
-        finally:
-            status = library.cuStreamEndCapture(stream, ctypes.byref(graph))
-        _require(status, "capture the engine as a CUDA graph")
-        status = library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-        _require(status, "instantiate the CUDA graph")
-        self._graphs.append((graph, executable))
-
-        def launch() -> None:
-            _require(library.cuGraphLaunch(executable, stream), "launch the CUDA graph")
-
-        return launch
-
-    def synchronise(self) -> None:
-        self._stream.synchronize()
-
-    def close(self) -> None:
-        if self._context is None:
-            return
-        with self.current():
-            self._stream.synchronize()
-            library = ctypes.CDLL(driver_library() or "libcuda.so.1") if self._graphs else None
-            for graph, executable in self._graphs:
-                library.cuGraphExecDestroy(executable)  # type: ignore[union-attr]
-                library.cuGraphDestroy(graph)  # type: ignore[union-attr]
-            for memory in self._memory:
-                memory.free()
-            self._stream = None
-        self._graphs, self._memory = [], []
-        self._context.detach()
-        self._context = None
-
-
-class _PycudaEvent:
-    def __init__(self, event: Any, stream: Any) -> None:
-        self.raw = event
-        self._stream = stream
-
-    def record(self) -> None:
-        self.raw.record(self._stream)
-
-    def since(self, start: Event) -> float:
-        assert isinstance(start, _PycudaEvent)
-        return float(self.raw.time_since(start.raw))
-
-
-def _require(status: int, what: str) -> None:
     if status:
-        raise InputError(f"cannot {what} (CUDA error {status}); run without CUDA graphs")
+        raise InputError(
+            f"cannot {what} (CUDA error {status}); this engine runs without CUDA graphs only: "
+            "export it with -o cuda_graph=false"
+        )
+
+
+def no_memory(where: str, nbytes: int) -> TargetUnavailableError:
+    """The error of an allocation that failed, ``where`` being the GPU or the host."""
+    return TargetUnavailableError(
+        f"{where} has no {nbytes / 2**20:.1f} MiB of memory left; close other programs, or build a smaller batch"
+    )

@@ -1,4 +1,4 @@
-"""The command that rebuilds an engine from its ONNX file with NVIDIA's own tool."""
+"""The commands of NVIDIA's own tools that rebuild an engine from its ONNX file, and that measure it as fptk does."""
 
 from __future__ import annotations
 
@@ -50,9 +50,38 @@ def trtexec_command(
     return shlex.join(words)
 
 
+def measure_command(product: Product, engine_name: str, *, cuda_graph: bool, transfers: bool, shape: str | None) -> str:
+    """A shell command that times an engine as ``fptk bench`` does, to be run in the engine's folder.
+
+    Its *GPU Compute Time* is what ``fptk bench --no-transfers`` shows. Its *Latency* is the GPU's part of what
+    ``fptk bench`` shows with transfers: a caller also waits for the copies into and out of pinned memory.
+
+    Args:
+        product: TensorRT (``trtexec``) or TensorRT-RTX (``tensorrt_rtx``).
+        engine_name: file name of the engine.
+        cuda_graph: whether the engine is launched as one CUDA graph.
+        transfers: count the copies to and from the GPU.
+        shape: name and shape of the input, ``images:1x512x512x3``, where the engine leaves the batch open.
+
+    Sources: *TensorRT: Command-Line Programs*; *TensorRT-RTX: Best Practices*. ``--useSpinWait``: fptk waits for its
+    stream as CUDA does by default, by polling. ``--exposeDMA``: fptk overlaps no copy with another inference.
+    """
+    words = [product.tool, f"--loadEngine={engine_name}", "--useSpinWait"]
+    if shape is not None:
+        words.append(f"--shapes={shape}")
+    if cuda_graph:
+        words.append("--rtxCudaGraphStrategy=wholeGraph" if product.builds_without_gpu else "--useCudaGraph")
+    if not transfers:
+        words.append("--noDataTransfers")
+    elif not product.builds_without_gpu:
+        words.append("--exposeDMA")
+    return shlex.join(words)
+
+
 def _product_flags(product: Product, options: TensorRTOptions) -> list[str]:
     if product.builds_without_gpu:
-        return ["--computeCapabilities=" + ",".join(str(sm) for sm in options.compute_capabilities(product))]
+        capabilities = options.compute_capabilities(product)
+        return [f"--computeCapabilities={','.join(map(str, capabilities))}"] if capabilities else ["--useGpu"]
     words = ["--stronglyTyped", f"--timingCacheFile={TIMING_CACHE_FILE}"]
     if options.hardware_compatibility != "none":
         words.append(f"--hardwareCompatibilityLevel={_COMPATIBILITY[options.hardware_compatibility]}")

@@ -18,9 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import PRODUCTS, Product
-
-SEVERITY_LETTERS = "FEWIV"
-"""Letters of TensorRT's severities, in the order of its enumeration."""
+from fptk.export.tensorrt.wheel import make_logger, network_flags
 
 
 class Job(BaseModel):
@@ -63,7 +61,7 @@ def run(job: Job) -> Outcome:
     product = PRODUCTS[job.target]
     trt = importlib.import_module(product.module)
     with job.log.open("w", encoding="utf-8", buffering=1) as stream:
-        logger = make_logger(trt, stream)
+        logger = make_logger(trt, stream.write)
         builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, logger)
@@ -88,25 +86,6 @@ def run(job: Job) -> Outcome:
         return Outcome(version=trt.__version__, seconds=round(seconds, 3), inspector=inspector)
 
 
-def make_logger(trt: Any, stream: Any) -> Any:
-    """A logger that writes every severity to ``stream``."""
-
-    class FileLogger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            stream.write(f"[{SEVERITY_LETTERS[int(severity)]}] {message}\n")
-
-    return FileLogger()
-
-
-def network_flags(trt: Any) -> int:
-    """``STRONGLY_TYPED``: needed on 10.x, without effect on 11.x and TensorRT-RTX, where no other networks exist."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
 def configure(trt: Any, builder: Any, network: Any, config: Any, product: Product, job: Job) -> None:
     """Apply the options of ``job`` to ``config``."""
     options = job.options
@@ -116,12 +95,12 @@ def configure(trt: Any, builder: Any, network: Any, config: Any, product: Produc
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     add_profile(builder, network, config, options)
-    capabilities = options.compute_capabilities(product)
-    if capabilities:
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-    if not product.builds_without_gpu:
+    if product.builds_without_gpu:
+        names = [f"SM{capability}" for capability in options.compute_capabilities(product)] or ["CURRENT"]
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    else:
         _configure_tensorrt(trt, config, job)
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import numpy_helper
 from pydantic import BaseModel, ValidationError
 
@@ -31,6 +29,9 @@ from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 
 from .networks import attention_network, nearest_color_network, run, smooth_noise, stream
+
+hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+st = pytest.importorskip("hypothesis.strategies")
 
 LAYERS = {"embed", "depthwise", "q", "k", "scores", "mix", "fc1", "fc2", "gate", "classifier"}
 
@@ -78,8 +79,10 @@ def assert_in_range(zero: np.ndarray, scale: np.ndarray, measured: tuple[float, 
     assert measured[1] <= high + half
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
+@hypothesis.settings(
+    max_examples=12, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(
     seed=st.integers(0, 1000),
     outlier=st.sampled_from([0.0, 1.0, 50.0]),
     recipe=st.sampled_from(["tensorrt", "cpu"]),

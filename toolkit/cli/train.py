@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stop-after", type=click.IntRange(min=1), metavar="STEPS", help="End after this many steps, ready to be resumed."
 )
+@click.option("--profile", is_flag=True, help="Say at the end where a step's time went, and images a second.")
 def command(
     data: tuple[Path, ...],
     recipe: str | None,
@@ -61,6 +62,7 @@ def command(
     resume: bool,
     init_weights: Path | None,
     stop_after: int | None,
+    profile: bool,
     **changes: Any,
 ) -> None:
     """Train a face-parsing network.
@@ -92,6 +94,7 @@ def command(
         resume=resume,
         init_weights=init_weights,
         stop_after=stop_after,
+        profile=profile,
         listener=TERMINAL,
     )
     if not result.finished:

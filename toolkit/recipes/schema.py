@@ -182,6 +182,10 @@ class DataSection(Section):
     """Threads that decode and warp ahead of the step; null for one per two cores, at most 8."""
     cache_gb: Annotated[float, Field(ge=0.0, le=1e5)] = 8.0
     """Decoded images kept in memory, in GB; the rest is decoded each time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the decoded training images lie and are augmented. ``cuda``: in the memory of the GPU that trains, decoded
+    once. ``cpu``: threads decode and augment ahead of the step. ``auto``: ``cuda`` where a GPU trains and they take at
+    most 0.4 of its free memory."""
 
     _interval = field_validator("multiscale")(_check_interval)
 
@@ -376,6 +380,8 @@ class PrecisionSection(Section):
 
     amp: Literal["auto", "off", "fp16", "bf16"] = "auto"
     """``auto``: fp16 autocast with gradient scaling on CUDA, float32 on CPU. ``fp16`` needs CUDA."""
+    compile: bool = False
+    """Whether ``torch.compile`` makes the network's steps; the first step of each image size then takes a minute."""
 
 
 class PreprocessSection(Section):

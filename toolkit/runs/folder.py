@@ -42,8 +42,11 @@ DEFAULT_ROOT = Path("runs")
 
 CARD = "run.json"
 
-NOT_TRAINING = ("name", "description", "export", "bench", "checkpoint", "data.workers", "data.cache_gb")
-"""Keys of a recipe that may change between the parts of one training: they do not touch its weights."""
+NOT_TRAINING = (
+    *("name", "description", "export", "bench", "checkpoint"),
+    *("data.workers", "data.cache_gb", "data.device", "precision.compile"),
+)
+"""Keys of a recipe that may change between the parts of one training: they touch its weights by rounding at most."""
 
 
 _LEFTOVER = re.compile(r"\.(?:run|best|last|resume|metrics|curves)\.(?:[\d-]+\.)?tmp\.\w+")

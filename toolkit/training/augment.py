@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -129,13 +130,24 @@ def focus_center(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
     """
     if drawn.focus is None:
         return drawn.center
-    which, where = drawn.focus
-    present = np.flatnonzero(np.bincount(mask.ravel()))
-    pixels = np.flatnonzero(mask == present[int(which * len(present))])
-    row, column = divmod(int(pixels[int(where * len(pixels))]), mask.shape[1])
+    label, rank = focus_rank(np.bincount(mask.ravel()), drawn.focus)
+    row, column = divmod(int(np.flatnonzero(mask == label)[rank]), mask.shape[1])
     margin = drawn.crop / 2
     x, y = ((place + 0.5) / side for place, side in ((column, mask.shape[1]), (row, mask.shape[0])))
     return min(max(x, margin), 1 - margin), min(max(y, margin), 1 - margin)
+
+
+def focus_rank(pixels: npt.NDArray[np.int64], focus: tuple[float, float]) -> tuple[int, int]:
+    """The class to centre on, and which of its pixels, counted row by row.
+
+    Args:
+        pixels: number of each class's pixels in the mask.
+        focus: see :class:`Draw`.
+    """
+    which, where = focus
+    present = np.flatnonzero(pixels)
+    label = int(present[int(which * len(present))])
+    return label, int(where * pixels[label])
 
 
 def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec) -> Warped:
@@ -151,7 +163,7 @@ def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpe
         spec: whose mean fills the outside.
     """
     image, mask = Image.fromarray(sample.image), Image.fromarray(sample.mask)
-    factor = int(min(image.height / size[0], image.width / size[1]) / drawn.zoom + (2 - _REDUCE_ABOVE))
+    factor = reduction(sample.mask.shape, size, drawn.zoom)
     if factor > 1:
         image = image.reduce(factor)
     fill = tuple(round(255 * value) for value in spec.mean)
@@ -163,16 +175,42 @@ def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpe
     return Warped(turned, labels, color_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GRAY)))
 
 
+def reduction(source: tuple[int, ...], size: tuple[int, int], zoom: float) -> int:
+    """How many pixels of the photograph, along each side, are averaged into one before the resampling; 1 for none.
+
+    Args:
+        source: height and width of the photograph.
+        size: height and width of the result.
+        zoom: magnification.
+    """
+    return max(1, int(min(source[0] / size[0], source[1] / size[1]) / zoom + (2 - _REDUCE_ABOVE)))
+
+
+def turn(source: tuple[int, int], size: tuple[int, int], drawn: Draw) -> tuple[float, float, float, float]:
+    """Linear part of the map from pixels of the result (x, y) to those of the source: a x + b y and d x + e y.
+
+    Args:
+        source: height and width of the (reduced) photograph.
+        size: height and width of the result.
+        drawn: ``flip``, ``degrees`` and ``zoom``.
+    """
+    angle = math.radians(drawn.degrees)
+    scale_y, scale_x = (each / other / drawn.zoom for each, other in zip(source, size, strict=True))
+    mirror = -1.0 if drawn.flip else 1.0
+    return (
+        mirror * scale_x * math.cos(angle),
+        -mirror * scale_x * math.sin(angle),
+        scale_y * math.sin(angle),
+        scale_y * math.cos(angle),
+    )
+
+
 def _transform(
     image: Image.Image, drawn: Draw, size: tuple[int, int], resampling: Image.Resampling, fill: float | tuple[int, ...]
 ) -> Image.Image:
     """Resample under the affine map; Pillow wants the map from target pixels (of 0.5 centres) to source pixels."""
     height, width = size
-    angle = math.radians(drawn.degrees)
-    scale_x, scale_y = image.width / width / drawn.zoom, image.height / height / drawn.zoom
-    mirror = -1.0 if drawn.flip else 1.0
-    a, b = mirror * scale_x * math.cos(angle), -mirror * scale_x * math.sin(angle)
-    d, e = scale_y * math.sin(angle), scale_y * math.cos(angle)
+    a, b, d, e = turn((image.height, image.width), size, drawn)
     center_x, center_y = width * (0.5 + drawn.shift[0]), height * (0.5 + drawn.shift[1])
     c = image.width * drawn.center[0] - a * center_x - b * center_y
     f = image.height * drawn.center[1] - d * center_x - e * center_y
@@ -200,6 +238,12 @@ def color_matrix(drawn: Draw, mean_gray: float) -> Float32Array:
     return np.concatenate([gain * saturate, np.full((3, 1), offset)], axis=1).astype(np.float32)
 
 
+@lru_cache(maxsize=16)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """``values`` on ``device``, float32; copied there once, because each copy makes a step wait for the device."""
+    return torch.tensor(values, device=device)
+
+
 def normalized(images: Tensor, color: Tensor, spec: PreprocessSpec) -> Tensor:
     """Colour and normalise a batch on its device.
 
@@ -212,7 +256,7 @@ def normalized(images: Tensor, color: Tensor, spec: PreprocessSpec) -> Tensor:
         float32 (B, 3, H, W), channels-last in memory.
     """
     B, H, W, _ = images.shape
-    mean, std = (torch.tensor(values, device=images.device) for values in (spec.mean, spec.std))
+    mean, std = (constant(values, images.device) for values in (spec.mean, spec.std))
     matrix = color[:, :, :3].transpose(1, 2) / (255 * std)
     offset = (color[:, :, 3] / 255 - mean) / std
     pixels = torch.baddbmm(offset.unsqueeze(1), images.reshape(B, H * W, 3).float(), matrix)

@@ -1,38 +1,33 @@
-"""Batches in a fixed order, read, warped and stacked by threads ahead of the step that needs them.
+"""Batches read, warped and stacked by threads of the CPU, ahead of the step that needs them.
 
-The training images form one endless stream: position p is image ``order(p // N)[p % N]`` of epoch p // N. A step takes
-the next ``batch`` positions, and each process a contiguous part of them. So a batch depends on seed and step alone.
+What a batch is made of is a function of seed and step alone: see :mod:`fptk.training.positions`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.host import usable_cores
-from fptk.core.preprocess import SIZE_MULTIPLE, PreprocessSpec
-from fptk.recipes import Recipe
-from fptk.training.augment import Warped, draw, warp
-from fptk.training.mixing import Mixed, blend, mixup_share, paste
-from fptk.training.schedule import Plan
-from fptk.training.seeds import Stream, generator
+from fptk.core.preprocess import PreprocessSpec
+from fptk.training.augment import Warped, warp
+from fptk.training.mixing import Mixed, blend, paste
+from fptk.training.positions import Pick, Place, Positions, Step
 
 AHEAD = 3
 """Batches prepared in advance."""
 
 
 class Batch(NamedTuple):
-    """This process's part of one step's images, on the CPU."""
+    """This process's part of one step's images, on the CPU or on the training device."""
 
     step: int
     """Global step it belongs to."""
@@ -46,6 +41,19 @@ class Batch(NamedTuple):
     """uint8 (B, H, W), labels of the images that MixUp blended in; None where the step is not blended."""
     share: float = 1.0
     """Share of ``masks`` in the loss, against ``partners``."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``; from pinned memory, nothing waits for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in pinned memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        partners = None if self.partners is None else change(self.partners)
+        images, masks, color = (change(tensor) for tensor in (self.images, self.masks, self.color))
+        return self._replace(images=images, masks=masks, color=color, partners=partners)
 
 
 class DecodedCache:
@@ -75,103 +83,46 @@ class DecodedCache:
         return sample
 
 
-class Order:
-    """Which image stands at each position of the endless stream.
-
-    Args:
-        count: number of training images N.
-        seed: the recipe's seed.
-        factors: float (N,), relative frequencies of the images; None for each image once an epoch.
-    """
-
-    def __init__(self, count: int, seed: int, factors: npt.NDArray[np.float64] | None = None) -> None:
-        self.count = count
-        self._seed = seed
-        self._factors = factors
-        self._epoch = lru_cache(maxsize=4)(self._draw_epoch)
-
-    def __getitem__(self, position: int) -> int:
-        """Index of the image at ``position`` >= 0."""
-        epoch, place = divmod(position, self.count)
-        return int(self._epoch(epoch)[place])
-
-    def _draw_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """N indices. Systematic sampling: an image of frequency f stands in floor(f) or ceil(f) places."""
-        rng = generator(self._seed, Stream.ORDER, epoch)
-        if self._factors is None:
-            return rng.permutation(self.count)
-        ends = np.cumsum(self._factors) / self._factors.sum() * self.count
-        picks = np.searchsorted(ends, np.arange(self.count) + rng.random(), side="right")
-        return rng.permutation(np.minimum(picks, self.count - 1))
-
-
 class Batches:
-    """Iterate over the batches of steps ``start`` to the plan's end.
+    """Iterate over the batches of steps ``start`` to the training's end.
 
     Args:
-        recipe: augmentation, seed and threads.
-        plan: sizes and batch sizes of the steps.
+        positions: what each step is made of.
         read: the decoded sample at an index; called from several threads.
-        order: the stream's order.
-        rank: number of this process.
-        world: number of processes; it divides every phase's batch.
-        spec: normalisation, where it is not the recipe's own but a measured one.
+        spec: whose mean fills what lies outside a photograph.
+        workers: threads.
+        pinned: put the batches into pinned memory, from which a GPU copies without making the step wait.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        plan: Plan,
+        positions: Positions,
         read: DecodedCache,
-        order: Order,
-        rank: int = 0,
-        world: int = 1,
-        spec: PreprocessSpec | None = None,
+        spec: PreprocessSpec,
+        workers: int = 1,
+        *,
+        pinned: bool = False,
     ) -> None:
-        self._recipe, self._plan, self._read, self._order = recipe, plan, read, order
-        self._rank, self._world = rank, world
-        self._spec = spec or recipe.spec
-        self.workers = recipe.data.workers or default_workers(world)
+        self._positions, self._read, self._spec = positions, read, spec
+        self._workers, self._pinned = workers, pinned
 
-    def warped(self, position: int, size: tuple[int, int]) -> Warped:
-        """The augmented sample at one position of the stream, at ``size``."""
-        rng = generator(self._recipe.seed, Stream.AUGMENT, *divmod(position, self._order.count))
-        sample = self._read(self._order[position])
-        return warp(sample, draw(self._recipe.augment, rng), size, self._spec)
+    def warped(self, pick: Pick, size: tuple[int, int]) -> Warped:
+        """One image with its augmentation, at ``size``."""
+        return warp(self._read(pick.image), pick.drawn, size, self._spec)
 
-    def mixed(self, position: int, size: tuple[int, int], share: float) -> Mixed:
-        """The augmented sample at one position, blended with another or with a part of another pasted in.
+    def mixed(self, place: Place, size: tuple[int, int], share: float) -> Mixed:
+        """One position's image, blended with its partner or with a part of it pasted in.
 
         Args:
-            position: in the stream.
+            place: image and partner.
             size: height and width of the result.
             share: of the step's MixUp; 1 for none.
         """
-        own, mix = self.warped(position, size), self._recipe.mix
-        epoch, place = divmod(position, self._order.count)
-        rng = generator(self._recipe.seed, Stream.CUTMIX, epoch, place)
-        partner = epoch * self._order.count + int(rng.integers(self._order.count))
-        if share < 1:
-            return blend(own, self.warped(partner, size), share)
-        if rng.random() < mix.cutmix:
-            return paste(own, self.warped(partner, size), rng, mix.cutmix_alpha)
-        return Mixed(own, own.mask)
-
-    def size_of(self, step: int) -> tuple[int, int]:
-        """Height and width of a step's images: its phase's, or one drawn about it."""
-        size, (low, high) = self._plan.phase_of(step).size, self._recipe.data.multiscale
-        if low == high == 1:
-            return size
-        factor = low + (high - low) * generator(self._recipe.seed, Stream.SIZE, step).random()
-        height, width = (max(1, round(factor * side / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in size)
-        return height, width
-
-    def positions(self, step: int) -> range:
-        """Positions of this process's images in ``step``."""
-        phase = self._plan.phase_of(step)
-        share = phase.batch // self._world
-        first = self._plan.images_before(step) + self._rank * share
-        return range(first, first + share)
+        own = self.warped(place.own, size)
+        if place.partner is None:
+            return Mixed(own, own.mask)
+        other = self.warped(place.partner, size)
+        return blend(own, other, share) if place.box is None else paste(own, other, place.box)
 
     def iterate(self, start: int) -> Generator[Batch]:
         """Yield the batch of each step from ``start`` on.
@@ -179,19 +130,20 @@ class Batches:
         Raises:
             InputError: an image or mask is damaged.
         """
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
-        pending: deque[tuple[int, float, list[Future[Mixed]]]] = deque()
-        upcoming = iter(range(start, self._plan.total_steps))
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="batches")
+        pending: deque[tuple[Step, list[Future[Mixed]]]] = deque()
+        upcoming = iter(range(start, self._positions.total_steps))
         try:
             while True:
-                while len(pending) < AHEAD and (step := next(upcoming, None)) is not None:
-                    size, share = self.size_of(step), mixup_share(self._recipe, step)
-                    futures = [pool.submit(self.mixed, at, size, share) for at in self.positions(step)]
-                    pending.append((step, share, futures))
+                while len(pending) < AHEAD and (number := next(upcoming, None)) is not None:
+                    step = self._positions.step(number)
+                    futures = [pool.submit(self.mixed, place, step.size, step.share) for place in step.places]
+                    pending.append((step, futures))
                 if not pending:
                     return
-                step, share, futures = pending.popleft()
-                yield _stack(step, share, [future.result() for future in futures])
+                step, futures = pending.popleft()
+                batch = _stack(step, [future.result() for future in futures])
+                yield batch.pinned() if self._pinned else batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -201,8 +153,8 @@ def default_workers(world: int) -> int:
     return max(1, min(8, usable_cores() // 2 // world))
 
 
-def _stack(step: int, share: float, samples: list[Mixed]) -> Batch:
+def _stack(step: Step, samples: list[Mixed]) -> Batch:
     columns = zip(*(each.sample for each in samples), strict=True)
     images, masks, color = (torch.from_numpy(np.stack(parts)) for parts in columns)
-    partners = torch.from_numpy(np.stack([each.partner for each in samples])) if share < 1 else None
-    return Batch(step, images, masks, color, partners, share)
+    partners = torch.from_numpy(np.stack([each.partner for each in samples])) if step.share < 1 else None
+    return Batch(step.number, images, masks, color, partners, step.share)

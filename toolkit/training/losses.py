@@ -219,4 +219,4 @@ class SegmentationLoss(nn.Module):
 
 def _mean(of_images: Tensor, across: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean over the images (B,) of all processes."""
-    return across(of_images.sum()) / across(of_images.new_tensor(float(len(of_images))))
+    return across(of_images.sum()) / across(of_images.new_full((), float(len(of_images))))

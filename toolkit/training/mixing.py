@@ -12,6 +12,9 @@ from fptk.recipes import Recipe
 from fptk.training.augment import Warped
 from fptk.training.seeds import Stream, generator
 
+Box = tuple[int, int, int, int]
+"""Rows top to bottom and columns left to right; the ends are exclusive."""
+
 
 class Mixed(NamedTuple):
     """A sample ready for the training device, perhaps made of two."""
@@ -43,16 +46,16 @@ def blend(own: Warped, other: Warped, share: float) -> Mixed:
     return Mixed(own._replace(image=image.astype(np.uint8)), other.mask)
 
 
-def paste(own: Warped, other: Warped, rng: np.random.Generator, alpha: float) -> Mixed:
+def paste(own: Warped, other: Warped, box: Box) -> Mixed:
     """CutMix: a rectangle of another image, in the same place, with its labels; the colour stays the image's own."""
-    top, bottom, left, right = cutmix_box(own.mask.shape, rng, alpha)
+    top, bottom, left, right = box
     image, mask = own.image.copy(), own.mask.copy()
     image[top:bottom, left:right] = other.image[top:bottom, left:right]
     mask[top:bottom, left:right] = other.mask[top:bottom, left:right]
     return Mixed(own._replace(image=image, mask=mask), mask)
 
 
-def cutmix_box(size: tuple[int, ...], rng: np.random.Generator, alpha: float) -> tuple[int, int, int, int]:
+def cutmix_box(size: tuple[int, int], rng: np.random.Generator, alpha: float) -> Box:
     """Rows top to bottom and columns left to right to paste.
 
     As in the paper, each side is sqrt(1 - share) of the image's, share ~ Beta(alpha, alpha); the centre lies anywhere,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,24 +11,37 @@ import torch
 
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
+from fptk.core.host import usable_cores
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.progress import SILENT, Listener
 from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std
 from fptk.recipes import Recipe
-from fptk.training.batches import AHEAD, Batches, DecodedCache, Order, default_workers
+from fptk.training.batches import AHEAD, Batch, Batches, DecodedCache, default_workers
 from fptk.training.class_balance import class_pixels, class_weights, measure_all, repeat_factors
+from fptk.training.device_batches import DeviceBatches
 from fptk.training.losses import SegmentationLoss
 from fptk.training.machine import machine_memory
+from fptk.training.positions import Order, Positions
+from fptk.training.resident import fits
+from fptk.training.resident import load as load_resident
 from fptk.training.schedule import Plan
 
 BYTES_A_PIXEL = 4 * (AHEAD + 1) + 12
 """Memory that a training needs for its images alone: the batches prepared ahead as uint8, and one as float32."""
 
 
+class BatchSource(Protocol):
+    """What makes the batches."""
+
+    def iterate(self, start: int) -> Generator[Batch]:
+        """Yield the batch of each step from ``start`` on."""
+        ...
+
+
 class Prepared(NamedTuple):
     """Data and loss of one process of a training."""
 
-    batches: Batches
+    batches: BatchSource
     loss: SegmentationLoss
     """On the CPU, with the class weights that the recipe asks for."""
     spec: PreprocessSpec
@@ -58,6 +72,7 @@ def prepare(
     plan: Plan,
     train_set: FaceParsingDataset,
     *,
+    device: torch.device,
     rank: int = 0,
     world: int = 1,
     listener: Listener = SILENT,
@@ -68,6 +83,7 @@ def prepare(
         recipe: what the batches and the loss are.
         plan: sizes and batch sizes of the steps.
         train_set: the training images.
+        device: where the training runs.
         rank: number of this process.
         world: number of processes.
         listener: told when all images are looked at.
@@ -94,5 +110,18 @@ def prepare(
         mean, std = mean_and_std(found)
         spec = spec.model_copy(update={"mean": mean, "std": std})
     order = Order(len(train_set), recipe.seed, factors)
-    batches = Batches(recipe, plan, read, order, rank, world, spec)
-    return Prepared(batches, SegmentationLoss(recipe.loss, weights), spec)
+    positions = Positions(recipe, plan, order, rank, world)
+    loss = SegmentationLoss(recipe.loss, weights)
+    if on_device(recipe, read, len(train_set), device):
+        workers = recipe.data.workers or max(1, usable_cores() // world)
+        pixels = load_resident(read, len(train_set), device, workers, listener)
+        listener.say(f"{len(train_set)} training images lie on {device}, {pixels.bytes / 1e9:.2f} GB")
+        return Prepared(DeviceBatches(positions, pixels, spec), loss, spec)
+    workers = recipe.data.workers or default_workers(world)
+    return Prepared(Batches(positions, read, spec, workers, pinned=device.type == "cuda"), loss, spec)
+
+
+def on_device(recipe: Recipe, read: DecodedCache, count: int, device: torch.device) -> bool:
+    """Whether the decoded training images are to lie on ``device``, as ``data.device`` says."""
+    wanted = recipe.data.device
+    return device.type == "cuda" and (wanted == "cuda" or (wanted == "auto" and fits(read, count, device)))

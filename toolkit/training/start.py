@@ -39,6 +39,7 @@ def train(
     resume: bool = False,
     init_weights: Path | None = None,
     stop_after: int | None = None,
+    profile: bool = False,
     listener: Listener = SILENT,
 ) -> TrainResult:
     """Train a network.
@@ -52,6 +53,7 @@ def train(
         resume: go on with the run in ``out`` where there is one (a finished one is only reported).
         init_weights: checkpoint, or run folder with a ``best`` one, to start from instead of random weights.
         stop_after: end after this many steps of this call, with the state saved.
+        profile: tell at the end where the time of a step went.
         listener: told of the progress; of several processes, only the first one's is.
 
     Raises:
@@ -79,7 +81,7 @@ def train(
             if (finished := by_first(accelerator, run.finished)) is not None:
                 return TrainResult(out=run.path, **finished)
         facts = {**_facts(model, *sets, None if resume else init_weights), "data_identity": identity}
-        trainer = Trainer(recipe, run, model, *sets, accelerator, listener)
+        trainer = Trainer(recipe, run, model, *sets, accelerator, listener, profile)
         if not resume:
             by_first(accelerator, lambda: _begin(run, lock, recipe, data, facts))
         try:
@@ -149,6 +151,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     amp = {"auto": "no" if cpu else "fp16", "off": "no"}.get(recipe.precision.amp, recipe.precision.amp)
     if cpu and amp == "fp16":
         raise InputError("precision.amp fp16 needs a CUDA GPU; on this CPU use bf16, auto or off")
+    if cpu and recipe.data.device == "cuda":
+        raise InputError("data.device cuda needs a CUDA GPU; on this CPU use cpu or auto")
+    if not cpu:
+        torch.backends.cudnn.benchmark = True  # a training has few image sizes, and each many steps
     # accelerate keeps one state per process and would refuse a second training of another precision.
     AcceleratorState._reset_state()
     # A channels-last network's gradients have other strides than their bucket, which is a copy, not a fault.

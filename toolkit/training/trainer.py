@@ -29,6 +29,7 @@ from fptk.training.processes import by_first
 from fptk.training.schedule import make_plan
 from fptk.training.seeds import Stream, torch_seed
 from fptk.training.state import TrainingState
+from fptk.training.step_times import StepTimes
 from fptk.training.validation import SCORES, Validation, save_weights
 
 LOG_EVERY = 10
@@ -46,6 +47,7 @@ class Trainer:
         val_set: validation images.
         accelerator: device, arithmetic and the other processes.
         listener: told of the progress; of several processes, only the first should have one that speaks.
+        profile: whether to tell, at the end, where the time of a step went.
 
     Raises:
         InputError: the recipe's batches do not suit this machine or the number of processes, or data are damaged.
@@ -60,6 +62,7 @@ class Trainer:
         val_set: FaceParsingDataset,
         accelerator: Accelerator,
         listener: Listener = SILENT,
+        profile: bool = False,
     ) -> None:
         self.recipe, self.run, self.accelerator, self.listener = recipe, run, accelerator, listener
         self.train_set, self.val_set = train_set, limit(val_set, recipe.data.val_images)
@@ -67,10 +70,12 @@ class Trainer:
         rank, world = accelerator.process_index, accelerator.num_processes
         check_batches(recipe, self.plan, world)
         self.state = TrainingState(recipe, self.plan, model, accelerator)
-        prepared = prepare(recipe, self.plan, train_set, rank=rank, world=world, listener=listener)
+        device = self.state.device
+        prepared = prepare(recipe, self.plan, train_set, device=device, rank=rank, world=world, listener=listener)
         self.batches, self.spec = prepared.batches, prepared.spec
-        self.loss = prepared.loss.to(self.state.device)
+        self.loss = prepared.loss.to(device)
         self.validation = Validation(self.state, run, self.val_set, self.loss, self.spec)
+        self.times = StepTimes(device, profile)
         self._pending: list[Tensor] = []
 
     def restore(self) -> None:
@@ -114,6 +119,7 @@ class Trainer:
                     self.validate(update)
                 started = time.perf_counter()
                 while counters.step < end and not counters.stopped:
+                    self.times.begin()
                     self.step(next(batches))
                     now = time.perf_counter()
                     counters.seconds += now - started
@@ -122,6 +128,8 @@ class Trainer:
                     started = time.perf_counter()
                     if self._asks_the_others() and (number := interrupt.agreed(self.state.device)) is not None:
                         self.leave(number)
+            for line in self.times.lines():
+                self.listener.say(line)
             if counters.step < self.plan.total_steps and not counters.stopped:
                 self.flush()
                 self.save()
@@ -134,30 +142,40 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One optimiser step."""
-        recipe, state = self.recipe, self.state
+        recipe, state, times = self.recipe, self.state, self.times
+        times.mark("data")
         torch.manual_seed(torch_seed(recipe.seed, Stream.STEP, batch.step, self.accelerator.process_index))
         for group in state.optimizer.param_groups:
             group["lr"] = state.pipeline.rate(batch.step)
-        images = normalized(batch.images.to(state.device), batch.color.to(state.device), self.spec)
-        target = batch.masks.to(state.device).long()
+        batch = batch.to(state.device)
+        images = normalized(batch.images, batch.color, self.spec)
+        target = batch.masks.long()
         count = min(recipe.optim.accumulate, len(images))
-        partners = target if batch.partners is None else batch.partners.to(state.device).long()
+        partners = target if batch.partners is None else batch.partners.long()
         chunks = list(zip(*(each.tensor_split(count) for each in (images, target, partners)), strict=True))
         losses = torch.zeros(len(TERMS), device=state.device)
+        times.mark("color")
         for number, (part, labels, others) in enumerate(chunks):
             last = number == len(chunks) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(state.net):
-                loss = self.loss(state.net(part), labels, None if batch.partners is None else others, batch.share)
+                logits = state.net(part)
+                times.mark("forward")
+                loss = self.loss(logits, labels, None if batch.partners is None else others, batch.share)
+                times.mark("loss")
                 share = len(part) / len(images)
                 self.accelerator.backward(loss.total * share)
+                times.mark("backward")
             losses += loss.terms * share
         self._pending.append(losses)
         if recipe.optim.clip is not None:
             self.accelerator.clip_grad_norm_(state.net.parameters(), recipe.optim.clip)
         state.stepper.step()
         state.stepper.zero_grad()
+        times.mark("optimizer")
         if state.ema:
             state.ema.update(state.model, batch.step)
+            times.mark("average")
+        times.end(len(images) * self.accelerator.num_processes)
 
     def after_step(self, update: Update) -> None:
         """Count the step; look at the loss, validate and save where it is time."""

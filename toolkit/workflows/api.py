@@ -47,6 +47,7 @@ def train(
     resume: bool = False,
     init_weights: Model | None = None,
     stop_after: int | None = None,
+    profile: bool = False,
     listener: Listener = SILENT,
 ) -> TrainResult:
     """Train a network into a run folder.
@@ -58,6 +59,7 @@ def train(
         resume: go on with the run in ``out`` where there is one.
         init_weights: checkpoint or run to start from instead of random weights.
         stop_after: end after this many steps of this call, with the state saved.
+        profile: tell ``listener`` at the end where the time of a step went.
         listener: hears of the progress.
 
     Returns:
@@ -78,6 +80,7 @@ def train(
         resume=resume,
         init_weights=None if init_weights is None else _path(init_weights),
         stop_after=stop_after,
+        profile=profile,
         listener=listener,
     )
 

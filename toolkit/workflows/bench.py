@@ -92,6 +92,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
         rate = _measure(running, image, plan, threads, listener)
+    _name_other_tools(running, plan)
     _judge(running, plan, listener)
     if plan.fps and plan.memory:
         _measure_memory(running, threads, listener)
@@ -152,6 +153,17 @@ def _measure(
     for contender, measured in zip(contenders, figures.sessions, strict=True):
         contender.measured = measured
     return figures.gemm_macs_per_s
+
+
+def _name_other_tools(contenders: list[_Contender], plan: BenchPlan) -> None:
+    """Say how to measure with an engine's own tool what was measured here."""
+    for contender in contenders if plan.fps else ():
+        bundle = contender.bundle
+        assert bundle.engine is not None
+        target, engine = get_target(bundle.target), contender.folder / bundle.engine
+        command = target.measure_command(engine, batch=plan.batch, transfers=plan.transfers)
+        if command is not None:
+            contender.note = f"to compare, run in {engine.parent}: {command}"
 
 
 def _judge(contenders: list[_Contender], plan: BenchPlan, listener: Listener) -> None:

@@ -12,14 +12,16 @@ import pytest
 
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableError
-from fptk.core.files import sha256_file
+from fptk.core.files import sha256_file, write_json
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.bundle import read_bundle
 from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtRtxOptions
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
+from fptk.export.tensorrt.engine_card import EngineCard
 from fptk.export.tensorrt.options import TensorRTOptions
+from fptk.export.tensorrt.probe import probe as try_tiny_engine
 from fptk.export.tensorrt.product import TENSORRT_RTX
 from fptk.models.registry import list_models
 
@@ -333,13 +335,22 @@ def test_engine_gives_the_labels_of_its_onnx_file(
     probe = target.probe()
     if not probe.can_run:
         pytest.skip(f"{target.name}: {probe.reason}; {probe.remedy}")
+    if precision not in target.precisions:
+        pytest.skip(f"{target.name} has no {precision}")
+    if (taken := try_tiny_engine(60, target.product)).built_for != "GPU" or not taken.loaded:
+        pytest.skip(f"{taken.product} {taken.version} does not take {taken.gpu}: {taken.reason or taken.built_for}")
+    options = {"sm": "current"} if target.product.builds_without_gpu else {}
     try:
-        artifact = build(target, face_net, tmp_path / "gpu", precision, images)
+        artifact = build(target, face_net, tmp_path / "gpu", precision, images, **options)
     except EngineNotBuiltError as error:
         pytest.fail(f"a host that can run should build: {error}")
     reference = open_cpu_session(tmp_path / "gpu" / "model.onnx", float_only=True)
+    card = EngineCard.read(artifact.files[0])
     for cuda_graph in (False, True):
-        with target.load(artifact.files[0], SPEC, cuda_graph=cuda_graph) as session:
+        content = card.model_copy(update={"cuda_graph": cuda_graph}).model_dump(mode="json")
+        write_json(artifact.files[0].with_name("engine.json"), content)
+        with target.load(artifact.files[0], SPEC) as session:
             for image in images():
                 expected = reference.run(None, {"images": image})[0]
                 assert (session(image) == expected).mean() > 0.97
+            assert session.compute_ms() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import subprocess
 import sys
 from typing import Any
@@ -90,6 +91,22 @@ def test_says_that_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "driver_library", lambda: "libcuda.so.1")
     monkeypatch.setattr(ctypes, "CDLL", broken)
     assert "wrong architecture" in host.cuda_host().reason
+
+
+def test_finds_the_driver_library_with_and_without_the_loaders_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", loads.append)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"lib{name}.so.2")
+    assert host.driver_library() == "libcuda.so.2"
+    assert loads == [], "it is only looked for"
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert host.driver_library() == "libcuda.so.1"
+
+    def missing(name: str) -> Any:
+        raise OSError("no such file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert host.driver_library() is None
 
 
 def test_a_missing_wheel_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fptk.export.targets import tensorrt as module
 from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
 from fptk.export.targets.tensorrt import TensorRTTarget, TrtOptions
 from fptk.export.tensorrt.driver import CudaHost, Gpu
+from fptk.export.tensorrt.engine_card import EngineCard
 
 SPEC = PreprocessSpec(size=(64, 64))
 
@@ -77,7 +79,7 @@ def build(face_net: Path, images: Any, tmp_path: Path, monkeypatch: pytest.Monke
     """Builds with the stand-in on a host with an Orin."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "tensorrt.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"), prepend=os.pathsep)
     monkeypatch.setattr(module, "wheel_version", lambda product: "10.13.3")
     monkeypatch.setattr(module, "cuda_host", lambda: CudaHost("12.6", (Gpu("Orin", "8.7", 8 << 30),)))
     folder = tmp_path / "bundle"
@@ -108,6 +110,14 @@ def test_builds_for_the_gpu_of_the_host(build: Callable[..., BuildResult], tmp_p
     assert artifact.record.layers.summary == "8 conv and gemm layers: 8 in Int8"
     assert artifact.record.details["bound_to"] == {"version": "10.13.3", "compute_capabilities": ["8.7"], "gpu": "Orin"}
     assert "--timingCacheFile=timing.cache" in artifact.record.rebuild
+    assert EngineCard.read(artifact.files[0]).cuda_graph is False
+
+
+def test_the_engine_keeps_that_it_is_launched_as_a_graph(build: Callable[..., BuildResult]) -> None:
+    artifact = build(inspection("Row major Int8 format"), cuda_graph=True)
+    assert EngineCard.read(artifact.files[0]).cuda_graph is True
+    command = TensorRTTarget().measure_command(artifact.files[0], batch=1, transfers=False)
+    assert command == "trtexec --loadEngine=model.engine --useSpinWait --useCudaGraph --noDataTransfers"
 
 
 def test_an_engine_that_fell_back_is_refused(build: Callable[..., BuildResult], tmp_path: Path) -> None:

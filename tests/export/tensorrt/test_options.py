@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fptk.export.targets.registry import get_target
 from fptk.export.targets.tensorrt import TrtRtxOptions
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import DEFAULT_SM, TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.trtexec import trtexec_command
+from fptk.export.tensorrt.trtexec import measure_command, trtexec_command
 
 
 def read(target: str, *assignments: str) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def test_parts_the_builders_options_from_the_quantizers() -> None:
     ("target", "assignment", "named"),
     [
         ("trt-rtx", "sm=[70]", "compute capability 70"),
+        ("trt-rtx", "sm=now", "or current, found now"),
         ("trt", "sm=86", "no chosen target has this option"),
         ("trt-rtx", "dla_core=0", "no chosen target has this option"),
         ("trt", "dynamic_batch=4:2:8", "4:2:8"),
@@ -66,6 +68,7 @@ def test_compiles_ahead_of_time_only_where_no_gpu_decides() -> None:
     assert TensorRTOptions().compute_capabilities(TENSORRT_RTX) == DEFAULT_SM
     assert TensorRTOptions(sm=(120,)).compute_capabilities(TENSORRT_RTX) == (120,)
     assert TensorRTOptions().compute_capabilities(TENSORRT) == ()
+    assert TensorRTOptions(sm="current").compute_capabilities(TENSORRT_RTX) == ()
 
 
 def command(product: Product, options: TensorRTOptions, *, open_batch: bool) -> list[str]:
@@ -106,4 +109,22 @@ def test_trtexec_command_gives_no_shapes_for_a_fixed_batch() -> None:
     words = command(TENSORRT_RTX, TensorRTOptions(sm=(86, 89)), open_batch=False)
     assert words[0] == "tensorrt_rtx"
     assert "--computeCapabilities=86,89" in words
+    assert "--useGpu" in command(TENSORRT_RTX, TensorRTOptions(sm="current"), open_batch=False)
     assert "--stronglyTyped" not in words
+
+
+@pytest.mark.parametrize(
+    ("product", "graph", "transfers", "shape", "flags"),
+    [
+        (TENSORRT, False, True, None, ["--exposeDMA"]),
+        (TENSORRT, True, False, None, ["--useCudaGraph", "--noDataTransfers"]),
+        (TENSORRT, False, False, "images:4x64x96x3", ["--shapes=images:4x64x96x3", "--noDataTransfers"]),
+        (TENSORRT_RTX, False, True, None, []),
+        (TENSORRT_RTX, True, False, None, ["--rtxCudaGraphStrategy=wholeGraph", "--noDataTransfers"]),
+    ],
+)
+def test_the_command_that_measures_asks_for_what_fptk_does(
+    product: Product, graph: bool, transfers: bool, shape: str | None, flags: list[str]
+) -> None:
+    command = measure_command(product, "my model.engine", cuda_graph=graph, transfers=transfers, shape=shape)
+    assert shlex.split(command) == [product.tool, "--loadEngine=my model.engine", "--useSpinWait", *flags]

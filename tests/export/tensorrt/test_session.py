@@ -146,22 +146,22 @@ class FakeContext:
         return True
 
 
-def open_session(batch: tuple[int, int] = (1, 1), *, cuda_graph: bool = False) -> tuple[TensorRTSession, FakeContext]:
+def open_session(batch: tuple[int, int] = (1, 1), *, capture: bool = False) -> tuple[TensorRTSession, FakeContext]:
     stream = FakeStream()
     context = FakeContext(stream)
-    return TensorRTSession("trt int8", SPEC, card(batch), context, stream, cuda_graph=cuda_graph), context
+    return TensorRTSession("trt int8", SPEC, card(batch), context, stream, capture=capture), context
 
 
 def faces(count: int) -> Any:
     return np.random.default_rng(count).integers(0, 256, (count, *SPEC.size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize(
     ("batch", "count"), [((1, 1), 1), ((1, 1), 3), ((1, 4), 4), ((1, 4), 7), ((2, 4), 6), ((4, 4), 8)]
 )
-def test_labels_of_any_number_of_images(batch: tuple[int, int], count: int, cuda_graph: bool) -> None:
-    session, _ = open_session(batch, cuda_graph=cuda_graph)
+def test_labels_of_any_number_of_images(batch: tuple[int, int], count: int, capture: bool) -> None:
+    session, _ = open_session(batch, capture=capture)
     images = faces(count)
     with session:
         for _ in range(2):
@@ -187,7 +187,7 @@ def test_sets_a_shape_only_when_it_changes() -> None:
 
 
 def test_captures_one_graph_a_batch_size_after_a_first_run() -> None:
-    session, context = open_session((1, 4), cuda_graph=True)
+    session, context = open_session((1, 4), capture=True)
     for count in (4, 2, 4, 2):
         session(faces(count))
     assert context.stream.captures == 2

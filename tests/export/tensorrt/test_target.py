@@ -125,20 +125,29 @@ def test_turing_takes_fp16_only(request_for: Callable[..., BuildRequest], monkey
             TensorRTRTXTarget().build(request)
 
 
+@pytest.mark.usefixtures("without_gpu")
+def test_rtx_needs_the_gpu_that_it_shall_build_for(request_for: Callable[..., BuildRequest]) -> None:
+    request = dataclasses.replace(request_for(Precision.FP32), options=TrtRtxOptions(sm="current"))
+    with pytest.raises(EngineNotBuiltError, match="cannot build here: no NVIDIA driver") as caught:
+        TensorRTRTXTarget().build(request)
+    assert "--useGpu" in caught.value.rebuild
+
+
 @pytest.mark.parametrize(
-    ("version", "host", "pycuda", "can_build", "can_run", "reason"),
+    ("version", "host", "package", "can_build", "can_run", "reason"),
     [
-        (None, ORIN, "2024.1", False, False, "tensorrt is not installed"),
-        ("10.3.0", ORIN, "2024.1", False, False, "10.3.0 is older than 10.12"),
-        ("10.13.0", NO_GPU, "2024.1", False, False, "no NVIDIA driver"),
-        ("10.13.0", ORIN, None, True, False, "pycuda is not installed"),
-        ("10.13.0", ORIN, "2024.1", True, True, ""),
+        (None, ORIN, "pycuda", False, False, "tensorrt is not installed"),
+        ("10.3.0", ORIN, "pycuda", False, False, "10.3.0 is older than 10.12"),
+        ("10.13.0", NO_GPU, "pycuda", False, False, "no NVIDIA driver"),
+        ("10.13.0", ORIN, None, True, False, "neither pycuda nor cuda-bindings is installed"),
+        ("10.13.0", ORIN, "pycuda", True, True, ""),
+        ("10.13.0", ORIN, "cuda-bindings", True, True, ""),
     ],
 )
 def test_probe_names_the_first_thing_that_is_missing(
     version: str | None,
     host: CudaHost,
-    pycuda: str | None,
+    package: str | None,
     can_build: bool,
     can_run: bool,
     reason: str,
@@ -146,7 +155,7 @@ def test_probe_names_the_first_thing_that_is_missing(
 ) -> None:
     monkeypatch.setattr(module, "wheel_version", lambda product: version)
     monkeypatch.setattr(module, "cuda_host", lambda: host)
-    monkeypatch.setattr(module, "package_version", lambda name: pycuda)
+    monkeypatch.setattr(module, "package_version", lambda name: "1.0" if name == package else None)
     probe = TensorRTTarget().probe()
     assert (probe.can_build, probe.can_run) == (can_build, can_run)
     assert reason in probe.reason

@@ -15,7 +15,8 @@ from fptk.export.tensorrt import build
 from fptk.export.tensorrt.build import BuildFailedError, build_engine
 from fptk.export.tensorrt.options import TensorRTOptions
 from fptk.export.tensorrt.product import TENSORRT, TENSORRT_RTX, Product
-from fptk.export.tensorrt.worker import Job, configure, make_logger, network_flags
+from fptk.export.tensorrt.wheel import make_logger, network_flags
+from fptk.export.tensorrt.worker import Job, configure
 
 
 class Recorder:
@@ -45,7 +46,7 @@ FAKE_TRT = SimpleNamespace(
     HardwareCompatibilityLevel=names("NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"),
     BuilderFlag=names("VERSION_COMPATIBLE", "GPU_FALLBACK"),
     DeviceType=names("DLA", "GPU"),
-    ComputeCapability=names("SM80", "SM86", "SM89", "SM120"),
+    ComputeCapability=names("CURRENT", "SM80", "SM86", "SM89", "SM120"),
 )
 
 
@@ -104,6 +105,12 @@ def test_rtx_gets_compute_capabilities_and_no_timing_cache(tmp_path: Path) -> No
     assert "set_timing_cache" not in config
 
 
+def test_rtx_builds_for_the_gpu_of_the_host_where_asked_to(tmp_path: Path) -> None:
+    config, _ = settings(TENSORRT_RTX, tmp_path, sm="current")
+    assert config["num_compute_capabilities"] == 1
+    assert config["set_compute_capability"] == ("CURRENT", 0)
+
+
 @pytest.mark.parametrize(("asked", "shapes"), [(None, (1, 1, 1)), ((1, 4, 8), (1, 4, 8))])
 def test_an_open_batch_gets_a_profile(asked: Any, shapes: tuple[int, int, int], tmp_path: Path) -> None:
     config, profile = settings(TENSORRT, tmp_path, batch=-1, dynamic_batch=asked)
@@ -120,7 +127,7 @@ def test_networks_are_strongly_typed_where_there_is_a_choice() -> None:
 
 def test_the_log_carries_every_severity() -> None:
     stream = io.StringIO()
-    logger = make_logger(SimpleNamespace(ILogger=type("ILogger", (), {})), stream)
+    logger = make_logger(SimpleNamespace(ILogger=type("ILogger", (), {})), stream.write)
     for severity in range(5):
         logger.log(severity, f"message {severity}")
     assert stream.getvalue().splitlines()[::4] == ["[F] message 0", "[V] message 4"]

@@ -11,9 +11,10 @@ from fptk.core.errors import InputError
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.recipes import Recipe
 from fptk.training.augment import Warped
-from fptk.training.batches import Batch, Batches, DecodedCache, Order
+from fptk.training.batches import Batch, Batches, DecodedCache
 from fptk.training.class_balance import class_pixels, measure_all, repeat_factors, sqrt_median_frequency
-from fptk.training.mixing import blend, mixup_share, paste
+from fptk.training.mixing import blend, cutmix_box, mixup_share, paste
+from fptk.training.positions import Order, Positions
 from fptk.training.schedule import make_plan
 
 
@@ -39,8 +40,8 @@ class Counting:
 
 def make_batches(recipe: Recipe, rank: int = 0, world: int = 1, cache: int = 1 << 30) -> tuple[Batches, Counting]:
     faces = Counting(12)
-    order = Order(12, recipe.seed)
-    return Batches(recipe, make_plan(recipe, 12), DecodedCache(faces, cache), order, rank, world), faces
+    positions = Positions(recipe, make_plan(recipe, 12), Order(12, recipe.seed), rank, world)
+    return Batches(positions, DecodedCache(faces, cache), recipe.spec, recipe.data.workers or 1), faces
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -141,7 +142,7 @@ def test_paste_moves_pixels_and_labels_together() -> None:
     areas = []
     for seed in range(300):
         own, other = face_of(200, 1), face_of(100, 13)
-        mixed = paste(own, other, np.random.default_rng(seed), 1.0).sample
+        mixed = paste(own, other, cutmix_box((40, 60), np.random.default_rng(seed), 1.0)).sample
         np.testing.assert_array_equal(mixed.image[..., 0] == 100, mixed.mask == 13)
         assert (own.mask == 1).all()
         areas.append((mixed.mask == 13).mean())
@@ -153,8 +154,9 @@ def test_paste_moves_pixels_and_labels_together() -> None:
 def test_an_image_is_augmented_differently_in_each_epoch(tiny_recipe: Recipe) -> None:
     batches, _ = make_batches(tiny_recipe)
     order = Order(12, tiny_recipe.seed)
-    places = [position for position in range(24) if order[position] == 0]
-    first, second = (batches.warped(position, (32, 32)) for position in places)
+    positions = Positions(tiny_recipe, make_plan(tiny_recipe, 12), order)
+    places = [positions.place(at, (32, 32), 1.0) for at in range(24) if order[at] == 0]
+    first, second = (batches.warped(place.own, (32, 32)) for place in places)
     assert not np.array_equal(first.image, second.image)
 
 
@@ -179,6 +181,7 @@ def test_damaged_image_surfaces_as_its_own_error(tiny_recipe: Recipe) -> None:
         def __getitem__(self, index: int) -> Sample:
             raise InputError(f"image {index} is damaged")
 
-    batches = Batches(tiny_recipe, make_plan(tiny_recipe, 12), DecodedCache(Damaged(12), 0), Order(12, 0))
+    positions = Positions(tiny_recipe, make_plan(tiny_recipe, 12), Order(12, 0))
+    batches = Batches(positions, DecodedCache(Damaged(12), 0), tiny_recipe.spec)
     with pytest.raises(InputError, match="is damaged"):
         next(batches.iterate(0))

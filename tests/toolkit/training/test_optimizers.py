@@ -149,7 +149,8 @@ def test_end_leaves_the_best_weights(scripted: Recipe, tmp_path: Path) -> None:
     assert all(torch.equal(last[name], kept[f"model.{name}"]) for name in last)
 
 
-def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe) -> None:
+@pytest.mark.parametrize("batch", [None, 2])
+def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe, batch: int | None) -> None:
     from fptk.data.synthetic.faces import SyntheticFaces
     from fptk.training.augment import normalized
     from fptk.training.losses import SegmentationLoss
@@ -158,7 +159,7 @@ def test_validation_loss_is_that_of_all_images_as_one_batch(tiny_recipe: Recipe)
     make_accelerator(tiny_recipe)
     model = make_model(tiny_recipe, None).eval()
     loss = SegmentationLoss(tiny_recipe.loss)
-    values, total = score(model, spec, faces, torch.device("cpu"), loss)
+    values, total = score(model, spec, faces, torch.device("cpu"), loss, batch=batch)
     images, masks = (torch.from_numpy(np.stack([faces[i][part] for i in range(3)])) for part in (0, 1))
     with torch.no_grad():
         logits = model(normalized(images, torch.eye(3, 4).repeat(3, 1, 1), spec))

@@ -11,6 +11,7 @@ import pytest
 
 from fptk.core.errors import InputError
 from fptk.export.bundle import read_bundle
+from fptk.export.targets.base import Target
 from fptk.workflows.bench import BenchRequest, bench_folders
 
 Command = Callable[..., Any]
@@ -29,6 +30,23 @@ def shipped(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in ("fptk.runs.source", "fptk.workflows.bench"):
         monkeypatch.setattr(f"{module}.shipped_weights", lambda: checkpoint)
     return checkpoint
+
+
+def test_names_the_command_of_an_engines_own_tool(
+    fptk: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has one, with what was measured here."""
+    assert fptk("export", checkpoint, "--target", "onnx", "--fp32", "--no-gate", "--out", tmp_path).code == 0
+    bundle = tmp_path / "bundles" / "onnx-fp32"
+    request = BenchRequest(rounds=1, transfers=False)
+    assert bench_folders([bundle], request).rows[0].note == ""
+
+    def command(target: Target, path: Path, *, batch: int, transfers: bool) -> str:
+        return f"tool {path.name} --batch {batch} --transfers {transfers}"
+
+    monkeypatch.setattr(Target, "measure_command", command)
+    note = bench_folders([bundle], request).rows[0].note
+    assert note == f"to compare, run in {bundle}: tool model.onnx --batch 1 --transfers False"
 
 
 def test_an_original_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
