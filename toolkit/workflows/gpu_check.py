@@ -72,7 +72,9 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=STORE, metavar="DIR", help="where parts and packages are kept")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the result")
     parser.add_argument("--minutes", type=float, default=9.5, metavar="N", help="time for all stages  [default: 9.5]")
-    parser.add_argument("--recipe", default="shipped-final", metavar="NAME|FILE", help="recipe of the training")
+    parser.add_argument(
+        "--recipe", default="shipped-gpu", metavar="NAME|FILE", help="recipe of the training  [default: shipped-gpu]"
+    )
     parser.add_argument("--only", metavar="STAGE,...", help="run only these stages, by the start of their names")
     parser.add_argument("--skip", default="", metavar="STAGE,...", help="leave these stages out")
     parser.add_argument("--rehearse", action="store_true", help="make every stage tiny, on whatever machine this is")

@@ -21,7 +21,7 @@ from fptk.core.errors import InputError
 from fptk.core.files import make_folder, write_json
 from fptk.core.progress import Listener
 from fptk.workflows.gpu_parts import parts_in, received
-from fptk.workflows.gpu_stages import Finished, Stage, Stages, StageSkippedError
+from fptk.workflows.gpu_stages import TEXT, Finished, Stage, Stages, StageSkippedError
 
 SECONDS = {
     "unpack": 20,
@@ -33,7 +33,6 @@ SECONDS = {
     "rate bf16 eager": 40,
     "rate fp16 compiled": 70,
     "rate bf16 compiled": 70,
-    "profile": 40,
     "training": 0,
     "weights": 15,
 }
@@ -45,8 +44,14 @@ RATES = ("fp16 eager", "bf16 eager", "fp16 compiled", "bf16 compiled")
 MARGIN = 0.93
 """Share of the time that the schedule is fitted to: the rest is for validations, and for a rate that was too high."""
 
+FEW = 1000
+"""Training faces of the short trainings."""
+
 PATIENCE = 4.0
 """A rehearsal's limits are so many times longer: its machine may be slow and have other work."""
+
+PROFILED = re.compile(r"(?P<rate>[\d.]+) images/s over \d+ steps(?:; the GPU works (?P<busy>\d+)%)?")
+"""The last line of a training's profile."""
 
 LEAST_TRAINING_S = 20.0
 """Seconds below which a schedule isn't worth fitting."""
@@ -140,7 +145,8 @@ def stages_of(job: Job) -> tuple[list[Stage], list[Stage], list[Stage]]:
 
     def speed(limit: float) -> list[str]:
         weights, result = str(_there(job.weights)), str(job.store / "speed.json")
-        return fptk_module("gpu_speed", "--weights", weights, "--out", result, "--limit", f"{limit:.0f}")
+        tiny = ["--device", "cpu", "--size", "64", "64", "--batches", "1", "--only", "eager"] if job.rehearse else []
+        return fptk_module("gpu_speed", "--weights", weights, "--out", result, "--limit", f"{limit:.0f}", *tiny)
 
     before = [
         Stage("unpack", limits["unpack"], unpack, lambda _: {"parts": len(received(job.store))}),
@@ -152,7 +158,7 @@ def stages_of(job: Job) -> tuple[list[Stage], list[Stage], list[Stage]]:
             lambda _: _probed(job.store / "probe.json"),
         ),
         Stage("gpu tests", limits["gpu tests"], partial(_tests, job), _test_counts),
-        Stage("inference speed", limits["inference speed"], speed, lambda _: {"rows": _json(job.store / "speed.json")}),
+        Stage("inference speed", limits["inference speed"], speed, lambda _: _speeds(job.store / "speed.json")),
         *(
             Stage(
                 f"rate {each}",
@@ -162,7 +168,6 @@ def stages_of(job: Job) -> tuple[list[Stage], list[Stage], list[Stage]]:
             )
             for each in RATES
         ),
-        Stage("profile", limits["profile"], partial(_profile, job), lambda finished: {"text": finished.log}),
     ]
     training = Stage("training", job.seconds, partial(_train, job), lambda _: _trained(job), grace_s=15.0)
     weights = Stage(
@@ -241,40 +246,41 @@ def _test_counts(finished: Finished) -> dict[str, Any]:
     return {kind: int(count) for count, kind in found}
 
 
-def _train_command(job: Job, out: Path, variant: str | None, *options: str) -> list[str]:
+def _few(job: Job) -> Path:
+    """Some of the faces, as links: a training looks at every file before its first step, and a short one needs few."""
+    few = job.store / "few"
+    shutil.rmtree(few, ignore_errors=True)
+    for split, count in (("train", 8 if job.rehearse else FEW), ("val", 4)):
+        for kind in ("images", "masks"):
+            (few / split / kind).mkdir(parents=True)
+            for path in sorted((_there(job.faces) / split / kind).iterdir())[:count]:
+                (few / split / kind / path.name).symlink_to(path)
+    return few
+
+
+def _train_command(job: Job, faces: Path, out: Path, variant: str | None, *options: str) -> list[str]:
     chosen = list(options)
     if variant is not None:
         precision, graph = variant.split()
         chosen += ["--set", f"precision.amp={precision}"]
-        chosen += ["--set", "precision.compile=true"] if graph == "compiled" else []
+        chosen += ["--set", f"precision.compile={'true' if graph == 'compiled' else 'false'}"]
     if job.rehearse:
-        chosen += ["--size", "64", "--batch", "2", "--set", "data.train_images=8", "--set", "data.val_images=2"]
-    base = [
-        "train",
-        "--recipe",
-        job.recipe,
-        "--data",
-        str(_there(job.faces)),
-        "--init-weights",
-        str(_there(job.weights)),
-    ]
-    return [sys.executable, "-m", "fptk", *base, "--out", str(out), *chosen]
+        chosen += ["--size", "64", "--batch", "2"]
+    given = ["--recipe", job.recipe, "--data", str(faces), "--init-weights", str(_there(job.weights))]
+    return [sys.executable, "-m", "fptk", "train", *given, "--out", str(out), *chosen]
 
 
 def _rate_options(job: Job) -> list[str]:
-    """A short training with three validations: the last window tells the rate without start and compilation."""
-    images, batch, steps = (8, 2, 3) if job.rehearse else (1000, _batch(job), 25)
+    """A short training under ``--profile``: its rate is of the device's own clock, without start and compilation."""
     return [
-        *("--size", "512"),
-        *("--set", f"data.train_images={images}", "--set", "data.val_images=4"),
-        *("--set", f"data.eval_every={steps * batch / images}"),
-        *("--set", "optim.epochs=100000", "--set", f"optim.max_steps={3 * steps}"),
+        *("--size", "512", "--profile", "--set", "data.eval_every=1000000"),
+        *("--set", "optim.epochs=100000", "--set", f"optim.max_steps={8 if job.rehearse else 75}"),
         *("--set", "checkpoint.every_steps=1000000"),
     ]
 
 
 def _rate_command(job: Job, variant: str, limit: float) -> list[str]:
-    return _train_command(job, _rate_run(job, variant), variant, *_rate_options(job))
+    return _train_command(job, _few(job), _rate_run(job, variant), variant, *_rate_options(job))
 
 
 def _rate_run(job: Job, variant: str) -> Path:
@@ -285,11 +291,15 @@ def _rate(job: Job, variant: str, finished: Finished) -> dict[str, Any]:
     """Keep the rate of a short training that ended, for the training to be fitted to."""
     if not finished.ok:
         return {}
-    last = _records(_rate_run(job, variant))[-1]
-    startup = round(max(0.0, finished.seconds - last["images"] / last["images_per_s"]), 2)
+    found = PROFILED.search(finished.log)
+    if found is None:
+        raise ValueError("the profile names no rate")
+    speed = float(found["rate"])
+    startup = round(max(0.0, finished.seconds - _records(_rate_run(job, variant))[-1]["images"] / speed), 2)
     rates = [rate for rate in kept_rates(job) if rate.variant != variant]
-    write_json(job.rates, [asdict(rate) for rate in (*rates, Rate(variant, last["images_per_s"], startup))])
-    return {"images/s": last["images_per_s"], "start s": startup}
+    write_json(job.rates, [asdict(rate) for rate in (*rates, Rate(variant, speed, startup))])
+    busy = {} if found["busy"] is None else {"GPU works %": int(found["busy"])}
+    return {"images/s": speed, **busy, "start s": startup}
 
 
 def kept_rates(job: Job) -> list[Rate]:
@@ -297,27 +307,20 @@ def kept_rates(job: Job) -> list[Rate]:
     return [Rate(**each) for each in _json(job.rates)] if job.rates.is_file() else []
 
 
-def _profile(job: Job, limit: float) -> list[str]:
-    rates = kept_rates(job)
-    if not rates:
-        raise StageSkippedError("no rate was measured")
-    variant = max(rates, key=lambda rate: rate.images_per_s).variant
-    return _train_command(job, job.runs / "profile", variant, *_rate_options(job), "--profile")
-
-
 def _train(job: Job, limit: float) -> list[str]:
     """The long training: one cosine over as many steps as the measured rate allows in the time."""
     rates, options = kept_rates(job), ["--set", "optim.epochs=100000"]
     if job.rehearse:
-        return _train_command(
-            job, job.training, rates[0].variant if rates else None, *options, "--set", "optim.max_steps=6"
-        )
+        variant = rates[0].variant if rates else None
+        return _train_command(job, _few(job), job.training, variant, *options, "--set", "optim.max_steps=6")
     if limit < LEAST_TRAINING_S:
         raise StageSkippedError(f"only {limit:.0f} s were left")
     if not rates:  # the recipe's own schedule, until the limit
-        return _train_command(job, job.training, None)
+        return _train_command(job, _there(job.faces), job.training, None)
     best, steps = fitted_steps(rates, limit, _batch(job))
-    return _train_command(job, job.training, best.variant, *options, "--set", f"optim.max_steps={steps}")
+    return _train_command(
+        job, _there(job.faces), job.training, best.variant, *options, "--set", f"optim.max_steps={steps}"
+    )
 
 
 def _batch(job: Job) -> int:
@@ -353,6 +356,10 @@ def _probed(path: Path) -> dict[str, Any]:
     rtx = found.get("tensorrt-rtx", {})
     what = "runs" if rtx.get("loaded") else "refused: " + (rtx.get("reason") or "no reason")
     return {"gpu": found["gpu"]["gpu"], "TensorRT-RTX": what, "found": found}
+
+
+def _speeds(path: Path) -> dict[str, Any]:
+    return {TEXT: path.with_suffix(".md").read_text(encoding="utf-8"), "measured": _json(path)}
 
 
 def _json(path: Path) -> Any:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -76,9 +75,9 @@ def gpu_facts() -> dict[str, Any]:
 def tensorrt_facts(limit_s: float) -> dict[str, Any]:
     """What became of a tiny TensorRT-RTX engine on this GPU; a reason where that cannot be tried. Never raises."""
     try:
-        probe = importlib.import_module("fptk.export.tensorrt.probe").probe
-        facts: dict[str, Any] = asdict(probe(limit_s))
-        return facts
+        from fptk.export.tensorrt.probe import probe
+
+        return asdict(probe(limit_s))
     except Exception as error:  # as above
         return {"reason": f"{type(error).__name__}: {error}"}
 

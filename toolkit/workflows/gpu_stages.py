@@ -22,6 +22,9 @@ from fptk.core.progress import SILENT, Listener
 
 RESULT, TABLE, LOGS = "result.json", "result.md", "logs.txt"
 
+TEXT = "text"
+"""Figure that is a text of several lines: it stands below the table."""
+
 SHORTEST = 1.0
 """Seconds below which a stage isn't begun."""
 
@@ -165,7 +168,8 @@ class Stages:
     def write(self) -> None:
         """Write the result as it stands."""
         write_json(self.out / RESULT, {**self.facts, "stages": [asdict(each) for each in self.outcomes]})
-        write_text(self.out / TABLE, table(self.outcomes))
+        texts = [f"\n## {each.name}\n\n{each.figures[TEXT]}" for each in self.outcomes if TEXT in each.figures]
+        write_text(self.out / TABLE, "".join([table(self.outcomes), *texts]))
 
 
 def run_limited(
@@ -227,7 +231,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def _text(outcome: Outcome) -> str:
     """Reason and plain figures; nested ones are in the JSON file only."""
-    plain = {key: value for key, value in outcome.figures.items() if not isinstance(value, (dict, list))}
+    plain = {k: value for k, value in outcome.figures.items() if k != TEXT and not isinstance(value, (dict, list))}
     return " · ".join(filter(None, [outcome.reason, *(f"{key} {_short(value)}" for key, value in plain.items())]))
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fptk.core.errors import InputError
 from fptk.core.progress import SILENT
+from fptk.data.splits import open_training
 from fptk.recipes import Recipe
+from fptk.training.step_times import StepTimes
 from fptk.workflows import gpu_check, gpu_plan
 from fptk.workflows.gpu_check import environment, lay_out, main
 from fptk.workflows.gpu_parts import write_parts
@@ -33,7 +36,7 @@ def job(tmp_path: Path) -> Job:
         packs=None,
         out=tmp_path / "out",
         seconds=300,
-        recipe="shipped-final",
+        recipe="shipped-gpu",
         rehearse=False,
         env={},
     )
@@ -98,7 +101,7 @@ def test_mistakes_are_named(
 
 
 def test_what_is_missing_is_left_out_and_said(job: Job) -> None:
-    names = ["unpack", "install", "inference", "rate", "profile", "weights"]
+    names = ["unpack", "install", "inference", "rate", "weights"]
     assert check(job, names, ["training"], SILENT) == 0
     stages = json.loads((job.out / "result.json").read_text(encoding="utf-8"))["stages"]
     assert [stage["name"] for stage in stages] == [name for name in SECONDS if name.startswith(tuple(names))]
@@ -108,7 +111,6 @@ def test_what_is_missing_is_left_out_and_said(job: Job) -> None:
     assert "receive part 1" in reasons["install"]
     assert "start.safetensors is not there" in reasons["inference speed"]
     assert "faces is not there" in reasons["rate fp16 eager"]
-    assert reasons["profile"] == "no rate was measured"
     with pytest.raises(InputError, match="leave no stage"):
         check(job, ["nothing"], [], SILENT)
 
@@ -128,17 +130,30 @@ def test_the_plan_names_every_stage_and_fills_the_time(job: Job) -> None:
     assert found["training"] > 0
 
 
-def test_a_rate_is_read_from_the_last_window(job: Job) -> None:
+def test_a_rate_is_the_profiles(job: Job) -> None:
     run = job.runs / "bf16-eager"
     run.mkdir(parents=True)
-    records = [{"images": 800, "images_per_s": 50.0}, {"images": 1600, "images_per_s": 400.0}]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run / "metrics.jsonl").write_text('{"images": 1600, "images_per_s": 9999.0}\n')
+    log = "part\n400.0 images/s over 55 steps; the GPU works 87% of the time\n"
     stage = stage_named(job, "rate bf16 eager")
-    assert stage.figures(Finished("", 20.0, False)) == {}
+    assert stage.figures(Finished(log, 20.0, False)) == {}
+    with pytest.raises(ValueError, match="no rate"):
+        stage.figures(Finished("no profile: 5 steps were too few", 20.0, True))
     assert gpu_plan.kept_rates(job) == []
-    assert stage.figures(Finished("", 20.0, True)) == {"images/s": 400.0, "start s": 16.0}
-    assert stage.figures(Finished("", 24.0, True)) == {"images/s": 400.0, "start s": 20.0}
+    assert stage.figures(Finished(log, 20.0, True)) == {"images/s": 400.0, "GPU works %": 87, "start s": 16.0}
+    assert stage.figures(Finished(log, 24.0, True))["start s"] == 20.0
     assert gpu_plan.kept_rates(job) == [Rate("bf16 eager", 400.0, 20.0)]
+
+
+def test_the_trainers_profile_is_understood() -> None:
+    times = StepTimes(torch.device("cpu"), on=True)
+    for _ in range(4):
+        times.begin()
+        times.mark("forward")
+        times.end(8)
+    found = gpu_plan.PROFILED.search("\n".join(times.lines()))
+    assert found is not None
+    assert float(found["rate"]) > 0
 
 
 def test_the_training_takes_the_fitted_steps(job: Job) -> None:
@@ -147,7 +162,7 @@ def test_the_training_takes_the_fitted_steps(job: Job) -> None:
     job.weights.touch()
     job.rates.write_text(json.dumps([{"variant": "bf16 compiled", "images_per_s": 300.0, "startup_s": 30.0}]))
     command = stage_named(job, "training").command(230.0)
-    batch = Recipe.load("shipped-final").data.batch
+    batch = Recipe.load("shipped-gpu").data.batch
     assert f"optim.max_steps={int(300 * 200 * 0.93 / batch)}" in command
     assert "precision.amp=bf16" in command
     assert "precision.compile=true" in command
@@ -155,15 +170,17 @@ def test_the_training_takes_the_fitted_steps(job: Job) -> None:
     assert not any("max_steps" in word for word in stage_named(job, "training").command(230.0))
 
 
-def test_the_options_of_a_rate_are_keys_of_recipes(job: Job) -> None:
-    for path in (job.faces, job.weights.parent):
-        path.mkdir(parents=True)
+def test_the_options_of_a_rate_are_keys_of_recipes(job: Job, faces_folder: Path) -> None:
+    job.weights.parent.mkdir(parents=True)
+    job.faces.symlink_to(faces_folder)
     job.weights.touch()
     command = list(stage_named(job, "rate bf16 eager").command(40.0))
     overrides = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
     recipe = Recipe.load(job.recipe).with_overrides(overrides)
     assert recipe.optim.max_steps == 75
-    assert recipe.precision.amp == "bf16"
+    train, val = open_training([Path(command[command.index("--data") + 1])])
+    assert (len(train), len(val)) == (12, 4)
+    assert (recipe.precision.amp, recipe.precision.compile) == ("bf16", False)
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,11 @@ def test_figures_are_told_how_long_it_took(stages: Stages) -> None:
 
     def figures(finished: Finished) -> dict[str, Any]:
         seen.append(finished)
-        return {"rate": 1234.56789, "rows": [1, 2]}
+        return {"rate": 1234.56789, "rows": [1, 2], "text": "# Speeds\n"}
 
     stages.run([stage("timed", "import time; time.sleep(0.3)", figures=figures)])
     assert seen[0].ok
     assert 0.3 <= seen[0].seconds < 10
     assert "rate 1235" in (stages.out / TABLE).read_text()
     assert "rows" not in (stages.out / TABLE).read_text()
+    assert (stages.out / TABLE).read_text().endswith("|\n\n## timed\n\n# Speeds\n")
