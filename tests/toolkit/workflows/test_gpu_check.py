@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,9 @@ import torch
 from fptk.core.errors import InputError
 from fptk.core.progress import SILENT
 from fptk.data.splits import open_training
+from fptk.models import read_card
 from fptk.recipes import Recipe
+from fptk.runs.source import shipped_weights
 from fptk.training.step_times import StepTimes
 from fptk.workflows import gpu_check, gpu_plan
 from fptk.workflows.gpu_check import environment, lay_out, main
@@ -224,3 +228,31 @@ def test_a_stopped_training_gives_its_average_back(
     assert (card.weights, card.step) == ("ema", 2)
     with pytest.raises(InputError, match="holds no weights"):
         take_weights(RunFolder(tmp_path / "none"), tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_a_rehearsal_trains_and_brings_the_weights_back(faces_folder: Path, tmp_path: Path) -> None:
+    weights = shipped_weights()
+    if weights is None:
+        pytest.skip("this build holds no weights")
+    source = tmp_path / "source"
+    shutil.copytree(faces_folder, source / "faces")
+    (source / "weights").mkdir()
+    for suffix in (".safetensors", ".json"):
+        shutil.copyfile(weights.with_suffix(suffix), source / "weights" / f"start{suffix}")
+    names = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*")) if path.is_file()]
+    write_parts(source, names, tmp_path / "packs", 3 * 2**20)
+    stages = "unpack,probe,rate bf16 eager,training,weights"
+    options = ["--packs", tmp_path / "packs", "--out", tmp_path / "out", "--store", tmp_path / "store", "--rehearse"]
+    command = [sys.executable, "-P", ENTRY, *options, "--only", stages]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["stages"]
+    assert [(stage["name"], stage["status"]) for stage in found] == [(name, "ok") for name in stages.split(",")]
+    assert found[2]["figures"]["images/s"] > 0
+    assert found[3]["figures"]["steps"] == 6
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    best = ["best.json", "best.safetensors", "last.json", "last.safetensors"]
+    assert left == [*best, "logs.txt", "metrics.jsonl", "result.json", "result.md"]
+    assert read_card(tmp_path / "out" / "last.safetensors").step == 6
