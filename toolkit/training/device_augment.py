@@ -276,7 +276,7 @@ def _blurred(image: Tensor, deviation: float) -> Tensor:
         deviation: in pixels.
     """
     taps = box_taps(deviation)
-    reach, kernel = len(taps) // 2, constant(taps, image.device)
+    reach, kernel = len(taps) // 2, _upload(np.array(taps), image.device).float()
     for padding, shape in (((reach, reach, 0, 0), (1, 1, 1, -1)), ((0, 0, reach, reach), (1, 1, -1, 1))):
         for _ in range(_BOXES):
             padded = F.pad(image[None], padding, mode="replicate")[0]

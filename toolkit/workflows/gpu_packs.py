@@ -237,7 +237,7 @@ def command(
     weights = weights or shipped_weights()
     if weights is None:
         raise InputError("this fptk holds no weights; give some with --weights")
-    parts = pack(Packing(out=folder, weights=weights, part_bytes=int(part_mib * MIB), **more), TERMINAL)
+    parts = pack(Packing(data=data, out=folder, weights=weights, part_bytes=int(part_mib * MIB), **more), TERMINAL)
     out.print("parts, in the order in which to send them:")
     for line in describe(parts):
         out.print(f"  {line}", soft_wrap=True)
