@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fptk.core.errors import InputError
+from fptk.core.progress import Listener
 from fptk.data import FolderDataset
 from fptk.data.splits import ConcatDataset, limit, open_training
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.data.writer import write_dataset
-from fptk.workflows import gpu_wheels
+from fptk.workflows import gpu_packs, gpu_wheels
 from fptk.workflows.gpu_faces import write_faces
 from fptk.workflows.gpu_packs import Packing, describe, pack
 from fptk.workflows.gpu_parts import receive, write_parts
@@ -119,6 +121,49 @@ def test_the_whole_folder(
 
     monkeypatch.setattr("fptk.workflows.gpu_packs._export", lambda *_: pytest.fail("the graphs were there already"))
     assert pack(packing) == parts
+
+
+def test_the_command_line_packs_and_prints_the_order(
+    roots: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Packing] = []
+
+    def fake(packing: Packing, listener: Listener) -> list[Path]:
+        given.append(packing)
+        names = [path.relative_to(roots[0]).as_posix() for path in sorted(roots[0].rglob("*.*g"))]
+        return write_parts(roots[0], names, packing.out, packing.part_bytes, listener)
+
+    monkeypatch.setattr(gpu_packs, "pack", fake)
+    folders = [
+        "--data",
+        str(roots[0]),
+        "--data",
+        str(roots[1]),
+        "--val",
+        str(roots[2]),
+        "--out",
+        str(tmp_path / "packs"),
+    ]
+    done = CliRunner().invoke(gpu_packs.command, [*folders, "--part-mib", "0.5", "--no-wheels"])
+    assert done.exit_code == 0, done.output
+    (packing,) = given
+    assert (packing.data, packing.val, packing.out) == (roots[:2], roots[2], tmp_path / "packs")
+    assert (packing.part_bytes, packing.wheels, packing.tensorrt_rtx) == (2**19, False, None)
+    assert "part-1  " in done.output
+    assert "images 3, masks 3" in done.output
+    assert "training" in done.output
+
+
+def test_a_mistake_on_the_command_line_is_one_line(
+    roots: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--data", str(tmp_path / "none"), "--val", str(roots[2]), "--out", str(tmp_path / "packs")]
+    monkeypatch.setattr("sys.argv", ["gpu_packs", *folders])
+    with pytest.raises(SystemExit) as stop:
+        gpu_packs.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gpu_packs: data folder")
 
 
 def fake_pip(monkeypatch: pytest.MonkeyPatch, answer: Callable[[list[str]], Any]) -> list[list[str]]:
