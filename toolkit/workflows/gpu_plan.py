@@ -27,7 +27,7 @@ SECONDS = {
     "unpack": 20,
     "install": 40,
     "probe": 40,
-    "gpu tests": 60,
+    "gpu tests": 120,
     "inference speed": 90,
     "rate fp16 eager": 40,
     "rate bf16 eager": 40,
@@ -147,7 +147,9 @@ def stages_of(job: Job) -> tuple[list[Stage], list[Stage], list[Stage]]:
         weights, result = str(_there(job.weights)), str(job.store / "speed.json")
         tiny = ["--device", "cpu", "--size", "64", "64", "--batches", "1", "--only", "eager"] if job.rehearse else []
         seconds = f"{limit * (0.1 if job.rehearse else 0.9):.0f}"
-        return fptk_module("gpu_speed", "--weights", weights, "--out", result, "--limit", seconds, *tiny)
+        photographs = job.faces / "val" / "images"
+        faces = ["--faces", str(photographs)] if photographs.is_dir() else []
+        return fptk_module("gpu_speed", "--weights", weights, "--out", result, "--limit", seconds, *faces, *tiny)
 
     before = [
         Stage("unpack", limits["unpack"], unpack, lambda _: {"parts": len(received(job.store))}),
@@ -236,7 +238,8 @@ def _tests(job: Job, limit: float) -> list[str]:
     """Only files with such tests: others may need packages that a bare machine doesn't have."""
     files = [path for path in sorted((job.root / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     names = [str(path.relative_to(job.root)) for path in files]
-    options = ["-m", "gpu", "-rs", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    options = ["-m", "gpu", "-rs", "-q", "-n", "4", "--durations=8", "-p", "no:cacheprovider"]
+    options += ["--continue-on-collection-errors"]
     return [sys.executable, "-m", "pytest", *options, *names]
 
 
