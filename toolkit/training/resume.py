@@ -211,7 +211,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         }
     )
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    for parameter, state in optimizer.state.items():  # files hold no layouts: those of a channels-last network's weights
+    for parameter, state in optimizer.state.items():  # a file keeps no layouts, and a fused step wants the weights'
         for name, value in state.items():
             if value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -100,7 +100,7 @@ class StepTimes:
 
     def _start_profiler(self) -> None:
         torch.cuda.synchronize(self._device)
-        self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)
         self._profiler.start()
         self._profile_began = time.perf_counter()
 

@@ -121,6 +121,7 @@ class Trainer:
                 while counters.step < end and not counters.stopped:
                     self.times.begin()
                     self.step(next(batches))
+                    self.count_step()
                     now = time.perf_counter()
                     counters.seconds += now - started
                     counters.window_seconds += now - started
@@ -177,18 +178,21 @@ class Trainer:
             times.mark("average")
         times.end(len(images) * self.accelerator.num_processes)
 
-    def after_step(self, update: Update) -> None:
-        """Count the step; look at the loss, validate and save where it is time."""
+    def count_step(self) -> None:
+        """Count the step, and look at the loss where it is time. To wait for the device there belongs to the steps."""
         counters = self.state.counters
-        step = counters.step
-        counters.step = step + 1
-        counters.window_images += self.plan.phase_of(step).batch
-        if counters.step % LOG_EVERY == 0:
+        counters.window_images += self.plan.phase_of(counters.step).batch
+        counters.step += 1
+        if counters.step % LOG_EVERY == 0 or self.validates_after(counters.step - 1):
             self.flush()
+
+    def after_step(self, update: Update) -> None:
+        """Tell of the last step; validate and save where it is time."""
+        counters = self.state.counters
+        step = counters.step - 1
         text = f"epoch {self.plan.epoch_before(step):.1f} loss {counters.last_loss:.3f}"
         update(self.plan.images_before(counters.step), text)
         if self.validates_after(step):
-            self.flush()
             # Saved before, so that a validation that fails or is killed costs no step: it is done again.
             counters.unvalidated = True
             self.save()

@@ -15,9 +15,11 @@ from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.models import TorchSession, load_checkpoint
 from fptk.recipes import Recipe
 from fptk.runs.folder import RunFolder
+from fptk.training.batches import DecodedCache
 from fptk.training.losses import SegmentationLoss
 from fptk.training.optimizers import Event
-from fptk.training.preparation import check_batches, prepare
+from fptk.training.preparation import check_batches, on_device, prepare
+from fptk.training.resume import Counters, load_state, save_state
 from fptk.training.schedule import make_plan
 from fptk.training.start import make_accelerator, make_model
 from fptk.training.state import TrainingState
@@ -26,6 +28,7 @@ from fptk.training.validation import SCORES, Validation
 from .listening import Recording
 
 FACES = SyntheticFaces(12, (32, 32))
+CPU = torch.device("cpu")
 
 
 def state_of(recipe: Recipe) -> TrainingState:
@@ -46,10 +49,10 @@ def weights(state: TrainingState) -> torch.Tensor:
 
 def test_images_are_looked_at_only_where_something_depends_on_them(tiny_recipe: Recipe) -> None:
     plan, hearing = make_plan(tiny_recipe, len(FACES)), Recording()
-    plain = prepare(tiny_recipe, plan, FACES, listener=hearing)
+    plain = prepare(tiny_recipe, plan, FACES, device=CPU, listener=hearing)
     assert (hearing.lines, plain.spec) == ([], tiny_recipe.spec)
     recipe = tiny_recipe.with_overrides(["loss.class_weights=sqrt_median_frequency", "preprocess.statistics=measured"])
-    measured = prepare(recipe, plan, FACES, listener=hearing)
+    measured = prepare(recipe, plan, FACES, device=CPU, listener=hearing)
     assert hearing.lines == ["counting classes and colours of 12 training images"]
     images = np.stack([FACES[index].image for index in range(len(FACES))]).reshape(-1, 3) / 255
     np.testing.assert_allclose(measured.spec.mean, images.mean(axis=0), atol=1e-6)
@@ -61,8 +64,11 @@ def test_images_are_looked_at_only_where_something_depends_on_them(tiny_recipe: 
 
 def test_each_process_gets_its_part_of_a_batch(tiny_recipe: Recipe) -> None:
     plan = make_plan(tiny_recipe, len(FACES))
-    whole = next(prepare(tiny_recipe, plan, FACES).batches.iterate(0)).images
-    parts = [next(prepare(tiny_recipe, plan, FACES, rank=rank, world=2).batches.iterate(0)).images for rank in (0, 1)]
+    whole = next(prepare(tiny_recipe, plan, FACES, device=CPU).batches.iterate(0)).images
+    parts = [
+        next(prepare(tiny_recipe, plan, FACES, device=CPU, rank=rank, world=2).batches.iterate(0)).images
+        for rank in (0, 1)
+    ]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -146,3 +152,41 @@ def test_validation_records_what_the_evaluation_of_every_engine_finds(tiny_recip
     assert torch.equal(network.state_dict()["classifier.weight"], state.averaged.state_dict()["classifier.weight"])
     again = validation.validate()
     assert (again.best, state.counters.stopped, state.counters.best_step) == (False, True, 3)
+
+
+def test_optimizer_state_takes_the_layout_of_channels_last_weights(tmp_path: Path) -> None:
+    """As on a GPU: the fused optimizer refuses a state that lies in memory otherwise than its weights."""
+
+    def network() -> torch.nn.Module:
+        return torch.nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), fused=True)
+
+    first, second = network(), network()
+    stepping = optimizer(first)
+    first(torch.ones(1, 8, 8, 8)).square().sum().backward()
+    stepping.step()
+    save_state(tmp_path / "state", first, None, stepping, Counters())
+    resumed = optimizer(second)
+    load_state(tmp_path / "state", second, None, lambda _: resumed)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        for slot in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(stepping.state[one][slot], resumed.state[other][slot])
+            assert resumed.state[other][slot].stride() == other.stride()
+
+
+def test_images_lie_on_a_gpu_where_they_fit(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, gpu, needed = DecodedCache(FACES, 0), torch.device("cuda"), 12 * 32 * 32 * 4
+    for free, found in ((3 * needed, True), (2 * needed, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert on_device(tiny_recipe, read, 12, gpu) == found
+        assert not on_device(tiny_recipe, read, 12, CPU)
+        assert not on_device(tiny_recipe.with_overrides(["data.device=cpu"]), read, 12, gpu)
+        assert on_device(tiny_recipe.with_overrides(["data.device=cuda"]), read, 12, gpu)
+
+
+def test_a_cpu_is_no_place_for_images_on_a_gpu(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"data\.device cuda needs a CUDA GPU; on this CPU use cpu or auto"):
+        make_accelerator(tiny_recipe.with_overrides(["data.device=cuda"]))
