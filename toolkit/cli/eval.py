@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,7 @@ from fptk.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fptk.core.bootstrap import Intervals
     from fptk.core.dataset import FaceParsingDataset
     from fptk.core.metrics import Scores
     from fptk.core.session import Session
@@ -68,6 +69,15 @@ VIEWS = ("flip", "scale")
     show_default=True,
     help="Faces of the sheet: evenly spaced from the worst score to the best, or the worst.",
 )
+@click.option("--only", type=PathType, metavar="FILE", help="Score only the faces that FILE names, one a line.")
+@click.option("--except", "excluded", type=PathType, metavar="FILE", help="Score all but the faces that FILE names.")
+@click.option(
+    "--bootstrap",
+    "rounds",
+    type=click.IntRange(100, 100_000),
+    metavar="ROUNDS",
+    help="Add 95 % intervals over the choice of faces, and how many faces show each class.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file of --sheet even if fptk eval did not write it.")
 @click.option("--sheet-images", type=click.IntRange(1, 1000), default=12, show_default=True, help="Faces of the sheet.")
 @json_option
@@ -82,6 +92,9 @@ def command(
     sheet_path: Path | None,
     choice: Choice,
     sheet_images: int,
+    only: Path | None,
+    excluded: Path | None,
+    rounds: int | None,
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
@@ -95,6 +108,7 @@ def command(
     With --tta or --refine a network is scored with and without it, side by side, and what it gains and costs is
     printed below the table.
     """
+    from fptk.core.bootstrap import bootstrap
     from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
     from fptk.core.evaluation import predictions
@@ -105,6 +119,8 @@ def command(
     from fptk.workflows.sessions import is_bundle, open_model
 
     chosen = _views(views)
+    if rounds and (chosen or refine):
+        raise InputError("--bootstrap is for the network as it is; leave out --tta and --refine")
     if sheet_path and (chosen or refine):
         raise InputError("--sheet shows the network as it is; leave out --tta and --refine")
     bundle = model if model is not None and is_bundle(model) else None
@@ -115,26 +131,41 @@ def command(
     given = find_source(model) if bundle is None else find_source(reference) if reference else None
     _check_outputs(json_path, sheet_path, overwrite, bundle, given, data)
     session, source = open_model(model, threads)
-    dataset = _evaluation_set(data, eval_images, source or given, session)
+    dataset = _named(_evaluation_set(data, eval_images, source or given, session), only, excluded)
     check_files(dataset, workers=usable_cores(), listener=TERMINAL)
     if source is not None and (chosen or refine):
         from fptk.models.tta import augmented_session
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(keep_images=rounds is not None)
     with session:
         found = predictions(session, dataset, listener=TERMINAL)
         values = [matrix.add(sample.mask, labels) for sample, labels in found]
         scores = matrix.scores()
+        intervals = bootstrap(matrix.images, rounds) if rounds and matrix.images else None
         if str(json_path) != "-":
-            out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images"))
+            out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images", intervals))
         if sheet_path:
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if bundle is not None:
-        _judge(bundle, scores, dataset, given, json_path)
+        _judge(bundle, scores, dataset, given, json_path, intervals)
     elif json_path:
-        write_result(json_path, scores.as_dict())
+        write_result(json_path, _plain(scores, intervals))
+
+
+def _plain(scores: Scores, intervals: Intervals | None) -> dict[str, Any]:
+    """Scores as the JSON file holds them."""
+    return {**scores.as_dict(), **({"bootstrap": intervals.as_dict()} if intervals else {})}
+
+
+def _named(dataset: FaceParsingDataset, only: Path | None, excluded: Path | None) -> FaceParsingDataset:
+    """The faces that ``--only`` and ``--except`` leave."""
+    from fptk.data.splits import named
+
+    if only is not None:
+        dataset = named(dataset, only)
+    return dataset if excluded is None else named(dataset, excluded, others=True)
 
 
 def _check_outputs(
@@ -200,7 +231,12 @@ def _evaluation_set(
 
 
 def _judge(
-    folder: Path, scores: Scores, dataset: FaceParsingDataset, given: ModelSource | None, json_path: Path | None
+    folder: Path,
+    scores: Scores,
+    dataset: FaceParsingDataset,
+    given: ModelSource | None,
+    json_path: Path | None,
+    intervals: Intervals | None,
 ) -> None:
     """Say what the gate makes of a bundle's scores, and write them with it.
 
@@ -228,7 +264,7 @@ def _judge(
             "judged_classes": gate_result.judged_classes,
             "unjudged_classes": gate_result.unjudged_classes,
         }
-        write_result(json_path, {**scores.as_dict(), **verdict})
+        write_result(json_path, {**_plain(scores, intervals), **verdict})
     if gate_result.word is Decision.REFUSED:
         raise GateRefusedError(f"{bundle.label}: {gate_result.reason}")
 
@@ -292,18 +328,33 @@ def _compare(plain: Session, augmented: Session, dataset: FaceParsingDataset, js
         write_result(json_path, {**scores.as_dict(), "without": without.as_dict(), **timing})
 
 
-def _table(scores: Scores, title: str) -> Table:
+def _table(scores: Scores, title: str, intervals: Intervals | None = None) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for heading in ("class", "IoU", "F1", "pixels"):
+    more = ("F1, 95 %", "faces") if intervals else ()
+    for heading in ("class", "IoU", "F1", "pixels", *more):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for name, entry in scores.per_class.items():
         iou, f1 = ("absent" if value is None else f"{100 * value:.2f}" for value in (entry.iou, entry.f1))
-        table.add_row(name, iou, f1, f"{entry.pixels:,}")
+        table.add_row(name, iou, f1, f"{entry.pixels:,}", *_spread(intervals, name))
     table.caption_justify = "left"
     table.caption = (
         f"mIoU {100 * scores.miou:.2f}  f1 {scores.f1:.4f}  f1_challenge {scores.f1_challenge:.4f}  "
         f"f1_nobg {scores.f1_nobg:.4f}  pixel accuracy {scores.pixel_accuracy:.4f}"
     )
+    if intervals:
+        miou, macro, challenge = intervals.miou, intervals.f1, intervals.f1_challenge
+        table.caption += (
+            f"\n95 % of {intervals.rounds} bootstrap draws: mIoU {100 * miou.low:.2f} to {100 * miou.high:.2f}  "
+            f"f1 {macro.low:.4f} to {macro.high:.4f}  f1_challenge {challenge.low:.4f} to {challenge.high:.4f}"
+        )
     return table
+
+
+def _spread(intervals: Intervals | None, name: str) -> tuple[str, ...]:
+    """The cells of one class that ``--bootstrap`` adds."""
+    if intervals is None:
+        return ()
+    images, f1 = intervals.per_class[name].images, intervals.per_class[name].f1
+    return ("absent" if f1 is None else f"{100 * f1.low:.1f} to {100 * f1.high:.1f}", str(images))

@@ -66,10 +66,12 @@ class ConfusionMatrix:
 
     Attributes:
         counts: int64 (19, 19); row = truth, column = prediction.
+        images: those of each image where they are kept, or None.
     """
 
-    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+    def __init__(self, num_classes: int = NUM_CLASSES, *, keep_images: bool = False) -> None:
         self.num_classes = num_classes
+        self.images: list[npt.NDArray[np.int64]] | None = [] if keep_images else None
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
         self._image_f1: list[float] = []
 
@@ -94,7 +96,9 @@ class ConfusionMatrix:
         pairs = truth.ravel().astype(np.int32) * n + prediction.ravel()
         counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
         self.counts += counts
-        f1, present = _f1(counts), counts.sum(axis=1) > 0
+        if self.images is not None:
+            self.images.append(counts)
+        f1, present = f1_of(counts), counts.sum(axis=1) > 0
         self._image_f1.append(float(f1[present].mean()) if present.any() else 1.0)
         return self._image_f1[-1]
 
@@ -106,7 +110,7 @@ class ConfusionMatrix:
         """
         if not self._image_f1:
             raise ValueError("no image was added to the confusion matrix")
-        iou, f1 = _iou(self.counts), _f1(self.counts)
+        iou, f1 = iou_of(self.counts), f1_of(self.counts)
         pixels = self.counts.sum(axis=1)
         names = CLASSES if self.num_classes == NUM_CLASSES else [str(i) for i in range(self.num_classes)]
         return Scores(
@@ -123,13 +127,16 @@ class ConfusionMatrix:
         )
 
 
-def _iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    tp = np.diag(counts)
-    return _ratio(tp, counts.sum(axis=0) + counts.sum(axis=1) - tp)
+def iou_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """IoU of each class, float64 (..., C), of counts (..., C, C); NaN where neither truth nor prediction has it."""
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)
+    return _ratio(tp, counts.sum(axis=-2) + counts.sum(axis=-1) - tp)
 
 
-def _f1(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return _ratio(2 * np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+def f1_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """F1 of each class; see :func:`iou_of`."""
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)
+    return _ratio(2 * tp, counts.sum(axis=-2) + counts.sum(axis=-1))
 
 
 def _ratio(top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.core.errors import InputError
+from fptk.core.files import open_regular, reason_of
 from fptk.core.progress import SILENT, Listener
 from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
 from fptk.data.pixels import equal_images
@@ -126,6 +127,35 @@ def limit(dataset: FaceParsingDataset, count: int | None) -> FaceParsingDataset:
     if count is None or count >= len(dataset):
         return dataset
     return Subset(dataset, evenly_spaced(len(dataset), count))
+
+
+def named(dataset: FaceParsingDataset, names: Path, *, others: bool = False) -> FaceParsingDataset:
+    """The samples whose keys stand in a file, or with ``others`` all but those, in the order of ``dataset``.
+
+    Args:
+        dataset: the data set looked into.
+        names: UTF-8 text, one key a line; empty lines and lines that begin with # do not count.
+        others: choose the samples that it does not name.
+
+    Raises:
+        InputError: the file cannot be read, names a sample that is not there, or leaves none.
+    """
+    try:
+        with open_regular(names) as handle:
+            text = handle.read().decode()
+    except (OSError, ValueError) as error:
+        raise InputError(f"list of faces {names} cannot be read: {reason_of(error)}") from error
+    wanted = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
+    keys = [key_of(dataset, index) for index in range(len(dataset))]
+    if missing := sorted(wanted.difference(keys)):
+        raise InputError(
+            f"{names} names {len(missing)} faces that {dataset.name} does not hold, '{missing[0]}' for one; "
+            "give the list that belongs to the data"
+        )
+    indices = [index for index, key in enumerate(keys) if (key in wanted) != others]
+    if not indices:
+        raise InputError(f"{names} leaves no face of {dataset.name} to score")
+    return Subset(dataset, indices)
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
