@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fptk.core.bootstrap import Intervals
+    from fptk.core.confusions import ErrorReport
     from fptk.core.dataset import FaceParsingDataset
     from fptk.core.metrics import Scores
     from fptk.core.session import Session
@@ -39,6 +40,18 @@ SYNTHETIC_IMAGES = 100
 
 VIEWS = ("flip", "scale")
 """Those of ``fptk.models.tta``, which imports torch; a test holds them together."""
+
+
+class Extras(NamedTuple):
+    """What is found beside the scores, where it was asked for."""
+
+    intervals: Intervals | None
+    errors: ErrorReport | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the JSON file holds it."""
+        named = {"bootstrap": self.intervals, "errors": self.errors}
+        return {name: each.as_dict() for name, each in named.items() if each is not None}
 
 
 @click.command("eval")
@@ -78,6 +91,9 @@ VIEWS = ("flip", "scale")
     metavar="ROUNDS",
     help="Add 95 % intervals over the choice of faces, and how many faces show each class.",
 )
+@click.option(
+    "--errors", "wants_errors", is_flag=True, help="Say which classes are taken for which, and how near borders."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file of --sheet even if fptk eval did not write it.")
 @click.option("--sheet-images", type=click.IntRange(1, 1000), default=12, show_default=True, help="Faces of the sheet.")
 @json_option
@@ -95,6 +111,7 @@ def command(
     only: Path | None,
     excluded: Path | None,
     rounds: int | None,
+    wants_errors: bool,
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
@@ -109,6 +126,7 @@ def command(
     printed below the table.
     """
     from fptk.core.bootstrap import bootstrap
+    from fptk.core.confusions import ErrorCount
     from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
     from fptk.core.evaluation import predictions
@@ -119,8 +137,8 @@ def command(
     from fptk.workflows.sessions import is_bundle, open_model
 
     chosen = _views(views)
-    if rounds and (chosen or refine):
-        raise InputError("--bootstrap is for the network as it is; leave out --tta and --refine")
+    if (rounds or wants_errors) and (chosen or refine):
+        raise InputError("--bootstrap and --errors are for the network as it is; leave out --tta and --refine")
     if sheet_path and (chosen or refine):
         raise InputError("--sheet shows the network as it is; leave out --tta and --refine")
     bundle = model if model is not None and is_bundle(model) else None
@@ -138,25 +156,28 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    matrix = ConfusionMatrix(keep_images=rounds is not None)
+    matrix, errors = ConfusionMatrix(keep_images=rounds is not None), ErrorCount()
     with session:
-        found = predictions(session, dataset, listener=TERMINAL)
-        values = [matrix.add(sample.mask, labels) for sample, labels in found]
+        values = []
+        for sample, labels in predictions(session, dataset, listener=TERMINAL):
+            values.append(matrix.add(sample.mask, labels))
+            if wants_errors:
+                errors.add(sample.mask, labels)
         scores = matrix.scores()
-        intervals = bootstrap(matrix.images, rounds) if rounds and matrix.images else None
+        extras = Extras(
+            bootstrap(matrix.images, rounds) if rounds and matrix.images else None,
+            errors.report() if wants_errors else None,
+        )
         if str(json_path) != "-":
-            out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images", intervals))
+            out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images", extras.intervals))
+            for line in _errors(extras.errors):
+                out.print(line, markup=False, soft_wrap=True)
         if sheet_path:
             _write_sheet(session, dataset, values, choice, sheet_images, sheet_path)
     if bundle is not None:
-        _judge(bundle, scores, dataset, given, json_path, intervals)
+        _judge(bundle, scores, dataset, given, json_path, extras)
     elif json_path:
-        write_result(json_path, _plain(scores, intervals))
-
-
-def _plain(scores: Scores, intervals: Intervals | None) -> dict[str, Any]:
-    """Scores as the JSON file holds them."""
-    return {**scores.as_dict(), **({"bootstrap": intervals.as_dict()} if intervals else {})}
+        write_result(json_path, {**scores.as_dict(), **extras.as_dict()})
 
 
 def _named(dataset: FaceParsingDataset, only: Path | None, excluded: Path | None) -> FaceParsingDataset:
@@ -236,7 +257,7 @@ def _judge(
     dataset: FaceParsingDataset,
     given: ModelSource | None,
     json_path: Path | None,
-    intervals: Intervals | None,
+    extras: Extras,
 ) -> None:
     """Say what the gate makes of a bundle's scores, and write them with it.
 
@@ -264,7 +285,7 @@ def _judge(
             "judged_classes": gate_result.judged_classes,
             "unjudged_classes": gate_result.unjudged_classes,
         }
-        write_result(json_path, {**_plain(scores, intervals), **verdict})
+        write_result(json_path, {**scores.as_dict(), **extras.as_dict(), **verdict})
     if gate_result.word is Decision.REFUSED:
         raise GateRefusedError(f"{bundle.label}: {gate_result.reason}")
 
@@ -350,6 +371,18 @@ def _table(scores: Scores, title: str, intervals: Intervals | None = None) -> Ta
             f"f1 {macro.low:.4f} to {macro.high:.4f}  f1_challenge {challenge.low:.4f} to {challenge.high:.4f}"
         )
     return table
+
+
+def _errors(report: ErrorReport | None) -> Iterator[str]:
+    """The lines that ``--errors`` adds."""
+    if report is None:
+        return
+    yield f"{report.wrong:.2%} of all pixels are wrong; the most frequent confusions, as shares of them:"
+    for each in report.confusions:
+        yield f"  {each.share:6.1%}  {each.truth} taken for {each.prediction} ({each.share_of_class:.1%} of {each.truth})"
+    yield "of the wrong pixels, so many lie near a border of the true classes:"
+    for band in report.bands:
+        yield f"  {band.share_of_errors:6.1%}  within {band.width} px ({band.share_of_pixels:.1%} of all pixels lie there)"
 
 
 def _spread(intervals: Intervals | None, name: str) -> tuple[str, ...]:

@@ -35,8 +35,8 @@ from fptk.workflows.predict import list_images
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fptk.benchmarks.torch_variants import Runner, Variant
     from fptk.models.network import FaceParsingNetwork
+    from fptk.workflows.torch_variants import Runner, Variant
 
 FACES = 16
 """Images whose labels are compared, at most."""
@@ -82,7 +82,7 @@ class SpeedPlan:
 
     def batches_of(self, variant: Variant) -> tuple[int, ...]:
         """The batch sizes at which a variant is timed."""
-        from fptk.benchmarks.torch_variants import MODES
+        from fptk.workflows.torch_variants import MODES
 
         compiled = MODES[variant.mode].compiler is not None
         return tuple(batch for batch in self.batches if not compiled or batch in self.compiled_batches)
@@ -121,7 +121,7 @@ def default_variants(device: str) -> tuple[Variant, ...]:
 
     What takes seconds comes before what is compiled for a minute.
     """
-    from fptk.benchmarks.torch_variants import DEPLOY, ORIGINAL, Variant
+    from fptk.workflows.torch_variants import DEPLOY, ORIGINAL, Variant
 
     gpu = device == "cuda"
     graphs = (DEPLOY, ORIGINAL)
@@ -156,7 +156,7 @@ class Speed:
     ) -> None:
         import torch
 
-        from fptk.benchmarks.torch_variants import Variants
+        from fptk.workflows.torch_variants import Variants
 
         self.plan = plan
         self._listener = listener
@@ -181,7 +181,7 @@ class Speed:
         The first pass is over those that are not compiled. The next one times them again beside those that are, the
         last one beside those whose compilation takes longest; the figures of a pass replace those before.
         """
-        from fptk.benchmarks.torch_variants import MODES, measuring
+        from fptk.workflows.torch_variants import MODES, measuring
 
         ranks = {each: COMPILERS.get(MODES[each.mode].compiler, len(COMPILERS)) for each in self.plan.variants}
         with measuring():
@@ -198,7 +198,7 @@ class Speed:
                 yield list(self.rows.values())
 
     def _labels_of_the_original(self) -> Tensor:
-        from fptk.benchmarks.torch_variants import ORIGINAL, Variant
+        from fptk.workflows.torch_variants import ORIGINAL, Variant
 
         runner = self._variants.runner(Variant(ORIGINAL, "fp32", "eager"))
         runner.select()
@@ -208,7 +208,7 @@ class Speed:
         """uint8 (faces, H, W)."""
         import torch
 
-        from fptk.benchmarks.torch_variants import labels_of
+        from fptk.workflows.torch_variants import labels_of
 
         return torch.cat([labels_of(runner, face, self._device) for face in self._faces.unsqueeze(1)])
 
@@ -221,7 +221,7 @@ class Speed:
 
     def _prepare(self, variant: Variant) -> None:
         """Compile and compare labels, if one more that takes as long as the longest, and one more pass, still fit."""
-        from fptk.benchmarks.torch_variants import MODES
+        from fptk.workflows.torch_variants import MODES
 
         kind = MODES[variant.mode].compiler is not None
         expected = self._longest.get(kind, self.plan.compilation if kind else 0.0)
@@ -254,7 +254,7 @@ class Speed:
         self._last_pass = self.seconds - start
 
     def _time_batch(self, batch: int, until: float) -> None:
-        from fptk.benchmarks.torch_variants import timed, timed_with_copies
+        from fptk.workflows.torch_variants import timed, timed_with_copies
 
         host = self._images(batch)
         images = host.to(self._device)
@@ -294,7 +294,7 @@ class Speed:
 
     def _profile(self) -> None:
         """The share of the time in which the GPU works: eager fp16, batch 1 and 32."""
-        from fptk.benchmarks.torch_variants import busy_ms, timed
+        from fptk.workflows.torch_variants import busy_ms, timed
 
         for variant, runner in self._runners.items():
             if self._device.type != "cuda" or (variant.precision, variant.mode) != ("fp16", "eager"):

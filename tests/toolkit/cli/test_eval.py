@@ -76,6 +76,18 @@ def test_intervals_stand_beside_the_scores(fptk: Command, checkpoint: Path, face
     printed = fptk("eval", checkpoint, "--data", faces_folder, "--bootstrap", 200).out
     assert "95 % of 200 bootstrap draws" in printed
     assert "faces" in printed
+    assert "taken for" not in printed
     refused = fptk("eval", checkpoint, "--data", faces_folder, "--bootstrap", 200, "--tta", "flip")
     assert refused.code == 2
     assert "leave out --tta" in refused.err
+
+
+def test_errors_are_named(fptk: Command, checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
+    found = score(fptk, checkpoint, faces_folder, tmp_path / "e.json", "--errors")["errors"]
+    assert found["wrong"] == pytest.approx(
+        1 - json.loads((tmp_path / "e.json").read_text())["pixel_accuracy"], abs=1e-9
+    )
+    printed = fptk("eval", checkpoint, "--data", faces_folder, "--errors").out
+    first = found["confusions"][0]
+    assert f"{first['truth']} taken for {first['prediction']}" in printed
+    assert "within 1 px" in printed

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from fptk.benchmarks.latency import LatencyPlan
-from fptk.benchmarks.torch_variants import DEPLOY, MODES, ORIGINAL, Runner, Variant, Variants, labels_of, measuring
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.data.writer import write_dataset
@@ -21,6 +20,7 @@ from fptk.models.checkpoint import load_checkpoint
 from fptk.models.torch_session import TorchSession
 from fptk.runs.source import shipped_weights
 from fptk.workflows.gpu_speed import SpeedPlan, default_variants, load_faces, main, markdown, measure
+from fptk.workflows.torch_variants import DEPLOY, MODES, ORIGINAL, Runner, Variant, Variants, labels_of, measuring
 
 SPEC = PreprocessSpec(size=(32, 64))
 FACES = load_faces(None, SPEC, count=3)
