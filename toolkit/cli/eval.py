@@ -379,10 +379,12 @@ def _errors(report: ErrorReport | None) -> Iterator[str]:
         return
     yield f"{report.wrong:.2%} of all pixels are wrong; the most frequent confusions, as shares of them:"
     for each in report.confusions:
-        yield f"  {each.share:6.1%}  {each.truth} taken for {each.prediction} ({each.share_of_class:.1%} of {each.truth})"
+        which = f"{each.truth} taken for {each.prediction}"
+        yield f"  {each.share:6.1%}  {which} ({each.share_of_class:.1%} of {each.truth})"
     yield "of the wrong pixels, so many lie near a border of the true classes:"
     for band in report.bands:
-        yield f"  {band.share_of_errors:6.1%}  within {band.width} px ({band.share_of_pixels:.1%} of all pixels lie there)"
+        share = f"{band.share_of_pixels:.1%} of all pixels lie there"
+        yield f"  {band.share_of_errors:6.1%}  within {band.width} px ({share})"
 
 
 def _spread(intervals: Intervals | None, name: str) -> tuple[str, ...]:
