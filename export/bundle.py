@@ -38,6 +38,7 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.core.version import __version__
+from fptk.export.engine_metadata import Identity, check_metadata
 from fptk.export.onnx_external import external_data
 from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
@@ -301,6 +302,11 @@ class Bundle(BaseModel):
         return self
 
     @property
+    def identity(self) -> Identity:
+        """What the engine's file must say about itself, where it says anything."""
+        return Identity(self.model, self.graph, self.checkpoint_sha256, self.preprocess, self.classes, self.palette)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files but the manifest."""
         return sum(record.bytes for record in self.files.values())
@@ -357,10 +363,12 @@ def checked_bundle(folder: Path) -> Bundle:
 
     Every file of the manifest must be there, a regular file reached through no link, of the recorded size and hash.
     What the engine reads beside its own file must be in the manifest: the weights of an OpenVINO file, the external
-    data of an ONNX file, the description of a TensorRT engine. Other files in the folder are left alone.
+    data of an ONNX file, the description of a TensorRT engine. What the engine's file says about itself must be what
+    the manifest says. Other files in the folder are left alone.
 
     Raises:
-        InputError: as :func:`read_bundle`, or a file is missing, a link, no regular file, changed or not listed.
+        InputError: as :func:`read_bundle`, or a file is missing, a link, no regular file, changed or not listed, or the
+            engine is of another network, preprocessing or palette than the manifest.
     """
     bundle = read_bundle(folder)
     for name, record in bundle.files.items():
@@ -378,6 +386,7 @@ def checked_bundle(folder: Path) -> Bundle:
                     f"bundle {folder}: the engine {bundle.engine} reads {name!r}, which {MANIFEST} does not list; "
                     "export the bundle again"
                 )
+        check_metadata(folder / bundle.engine, bundle.identity)
     return bundle
 
 

@@ -20,11 +20,11 @@ from fptk.core.files import kind_of, sha256_file, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
-from fptk.core.version import __version__
 from fptk.data import image_file, open_calibration
 from fptk.data.identity import check_files
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
+from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.onnx import export_onnx, serving_module
 from fptk.export.plan import ExportPlan
 from fptk.export.targets.base import Target, TargetOptions
@@ -190,14 +190,7 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            metadata = {
-                "fptk.version": __version__,
-                "fptk.model": self.card.model,
-                "fptk.graph": self.plan.graph,
-                "fptk.checkpoint_sha256": self.checkpoint_sha256,
-                "fptk.preprocess": self.spec.model_dump_json(),
-                "fptk.preprocess_sha256": self.spec.sha256,
-            }
+            metadata = metadata_of(Identity(self.card.model, self.plan.graph, self.checkpoint_sha256, self.spec))
             module = serving_module(self.network, self.spec, self.plan.graph, target.form)
             export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
         return path

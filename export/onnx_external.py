@@ -1,7 +1,7 @@
-"""Which other files an ONNX file makes its reader open: a walk over the protobuf that needs no package.
+"""Which other files an ONNX file makes its reader open, and what it says about itself: a walk over the protobuf.
 
-A device that runs a bundle has ONNX Runtime but not ``onnx``. Tensors may lie in other files (``external_data`` of a
-``TensorProto``); ONNX Runtime opens these without a word, wherever the names lead.
+No package is needed: a device that runs a bundle has ONNX Runtime but not ``onnx``. Tensors may lie in other files
+(``external_data`` of a ``TensorProto``); ONNX Runtime opens these without a word, wherever the names lead.
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 """
 
@@ -24,6 +24,11 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 """Messages that a tensor can stand in: number of each field that leads there, and the message it holds."""
 
+_METADATA_PROPS = 14
+"""Number of the model's field of metadata properties."""
+_KEY, _VALUE = 1, 2
+"""Numbers of the fields of an entry, of external data and of metadata."""
+
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _MAX_DEPTH = 100
 """Graphs inside each other, each several messages deep; protobuf's own readers stop there too."""
@@ -42,6 +47,28 @@ def external_data(path: Path) -> list[str]:
         raise InputError(f"{path} is no ONNX file: {error}") from error
 
 
+def metadata_props(path: Path) -> dict[str, str]:
+    """Keys and values of the metadata properties of the ONNX file ``path``.
+
+    Raises:
+        InputError: the file is no protobuf of an ONNX model.
+        OSError: it cannot be read.
+    """
+    try:
+        entries = [
+            dict(_messages(entry))
+            for number, entry in _messages(memoryview(path.read_bytes()))
+            if number == _METADATA_PROPS
+        ]
+    except ValueError as error:
+        raise InputError(f"{path} is no ONNX file: {error}") from error
+    return {_text(entry, _KEY): _text(entry, _VALUE) for entry in entries}
+
+
+def _text(entry: dict[int, memoryview], number: int) -> str:
+    return bytes(entry.get(number, b"")).decode("utf-8", "backslashreplace")
+
+
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
         raise ValueError(f"its messages nest deeper than {_MAX_DEPTH}")
@@ -49,8 +76,8 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
         child = _FIELDS[kind].get(number)
         if child == "entry":
             pair = dict(_messages(content))
-            if bytes(pair.get(1, b"")) == b"location":
-                yield bytes(pair.get(2, b"")).decode("utf-8", "backslashreplace")
+            if _text(pair, _KEY) == "location":
+                yield _text(pair, _VALUE)
         elif child:
             yield from _locations(content, child, depth + 1)
 
