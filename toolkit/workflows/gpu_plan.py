@@ -27,7 +27,7 @@ SECONDS = {
     "unpack": 20,
     "install": 40,
     "probe": 40,
-    "gpu tests": 120,
+    "gpu tests": 150,
     "inference speed": 90,
     "rate fp16 eager": 40,
     "rate bf16 eager": 40,
