@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
+from fptk.benchmarks.photo import PhotoSplit, split_in_turns
 from fptk.benchmarks.roofline import gemm_call, gemm_rate
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.evaluation import evaluate_all
@@ -28,6 +29,8 @@ class MeasurePlan:
     """Count the copies to and from a GPU."""
     gemm_threads: int | None = None
     """Time a float32 GEMM with so many threads in the same interleaved run; ``None`` leaves it out."""
+    photo: UInt8Array | None = None
+    """Time the way of this photograph, uint8 (H, W, 3) RGB, stage by stage; ``None`` leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Measurement:
 
     scores: Scores | None = None
     latency: Latency | None = None
+    photo: PhotoSplit | None = None
 
 
 @dataclass(frozen=True)
@@ -74,5 +78,12 @@ def measure(
         calls.append(gemm_call(plan.gemm_threads))
     times = time_in_turns(calls, plan.latency, listener)
     rate = gemm_rate(Latency(times.pop()).percentile(50)) if plan.gemm_threads is not None else None
-    figures = zip(scores, times, strict=True)
-    return Measurements([Measurement(each, Latency(taken, plan.batch)) for each, taken in figures], rate)
+    figures = zip(scores, times, _splits(sessions, plan, listener), strict=True)
+    return Measurements([Measurement(each, Latency(ms, plan.batch), split) for each, ms, split in figures], rate)
+
+
+def _splits(sessions: Sequence[Session], plan: MeasurePlan, listener: Listener) -> Sequence[PhotoSplit | None]:
+    if plan.photo is None or plan.latency is None:
+        return [None] * len(sessions)
+    given = (plan.photo, plan.latency)
+    return split_in_turns(sessions, *given, batch=plan.batch, transfers=plan.transfers, listener=listener)

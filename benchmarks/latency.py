@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from fptk.core.dataset import UInt8Array
 from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
+
+T = TypeVar("T")
 
 TimedCall = Callable[[], float | None]
 """Does its work and returns when it is done: milliseconds by its own clock, or ``None`` to be timed from outside."""
@@ -79,17 +82,46 @@ def time_in_turns(
     for call in calls:
         for _ in range(plan.warmup):
             call()
-    times: list[list[float]] = [[] for _ in calls]
-    with listener.counting("timing, in turns", plan.rounds, still=True) as update:
-        for done in range(1, plan.rounds + 1):
-            for call, record in zip(calls, times, strict=True):
-                call()
-                for _ in range(plan.calls):
-                    start = time.perf_counter_ns()
-                    own = call()
-                    record.append((time.perf_counter_ns() - start) / 1e6 if own is None else own)
+    turns = in_turns([_turn(call, plan.calls) for call in calls], plan.rounds, listener)
+    return [np.concatenate(taken) for taken in turns]
+
+
+def in_turns(
+    turns: Sequence[Callable[[], T]], rounds: int, listener: Listener = SILENT, what: str = "timing, in turns"
+) -> list[list[T]]:
+    """Let each take its turn, A B C A B C ….
+
+    Args:
+        turns: one function for each that takes turns.
+        rounds: how often.
+        listener: is told how many rounds are done.
+        what: description for the listener.
+
+    Returns:
+        What the turns of each gave, in order.
+    """
+    given: list[list[T]] = [[] for _ in turns]
+    with listener.counting(what, rounds, still=True) as update:
+        for done in range(1, rounds + 1):
+            for turn, kept in zip(turns, given, strict=True):
+                kept.append(turn())
             update(done)
-    return [np.array(record) for record in times]
+    return given
+
+
+def _turn(call: TimedCall, calls: int) -> Callable[[], npt.NDArray[np.float64]]:
+    """A turn of one engine, ready to be called: float64 (calls,) milliseconds, after one call that isn't timed."""
+
+    def turn() -> npt.NDArray[np.float64]:
+        times = np.empty(calls)
+        call()
+        for number in range(calls):
+            start = time.perf_counter_ns()
+            own = call()
+            times[number] = (time.perf_counter_ns() - start) / 1e6 if own is None else own
+        return times
+
+    return turn
 
 
 def as_call(session: Session, image: UInt8Array, batch: int = 1, *, transfers: bool = True) -> TimedCall:

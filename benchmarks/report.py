@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fptk.benchmarks.photo import PhotoSplit
+from fptk.benchmarks.throughput import Concurrency
 from fptk.core.cpu import has_vnni
 from fptk.core.errors import GateRefusedError
 
@@ -27,8 +29,10 @@ class Row:
     delta_miou: float | None
     """mIoU minus that of ``reference`` on the same images."""
     fps: float | None
-    """Images a second: batch / median latency of one synchronous call."""
+    """Images a second: batch / median latency of one synchronous call, or the rate of the median turn where
+    ``concurrency`` says that several requests were in flight."""
     p50_ms: float | None
+    """Of a call; of one request among those in flight where there are several. Likewise the next two."""
     p90_ms: float | None
     p99_ms: float | None
     size_bytes: int
@@ -58,6 +62,10 @@ class Row:
     """Classes that the images show nothing or too little of."""
     reason: str = ""
     """Why the verdict is what it is, in one line."""
+    concurrency: Concurrency | None = None
+    """What was in flight while throughput was measured; ``None`` for latency."""
+    photo: PhotoSplit | None = None
+    """The stages of a photograph of the size in the conditions."""
 
     @property
     def label(self) -> str:
@@ -123,15 +131,16 @@ def recommend(report: BenchReport) -> str | None:
     elsewhere = ", ".join(row.label for row in foreign)
     if not passed:
         return f"nothing is recommended: {elsewhere} passed on another machine; run with --data DIR to judge here"
-    sentence = _fastest(passed, report.host["isa"])
+    at_once = " with several requests at once" if report.conditions.get("mode") == "throughput" else ""
+    sentence = _fastest(passed, report.host["isa"], at_once)
     return (
         f"{sentence}; left out: {elsewhere}, judged on another machine (run with --data DIR)" if foreign else sentence
     )
 
 
-def _fastest(passed: list[Row], isa: Sequence[str]) -> str:
+def _fastest(passed: list[Row], isa: Sequence[str], at_once: str) -> str:
     best = max(passed, key=lambda row: row.fps or 0)
-    sentence = f"fastest here among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
+    sentence = f"fastest here{at_once} among what passed the gate: {best.target} {best.precision} ({best.fps:.1f} FPS)"
     by_precision = {row.precision: row.fps for row in passed if row.target == best.target}
     int8, fp32 = by_precision.get("int8"), by_precision.get("fp32")
     if not (int8 and fp32):

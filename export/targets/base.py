@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fptk.benchmarks.profile import NodeTime
+from fptk.benchmarks.throughput import Concurrency, Mode, RequestPool
 from fptk.calibration.images import CalibrationStream
 from fptk.core.cpu import Cpu, Family, promised_families
 from fptk.core.dataset import UInt8Array
@@ -124,6 +125,23 @@ class BuildResult:
     """What the bundle keeps of the build."""
     precision_hint: str | None = None
     """Type of the float arithmetic that :meth:`Target.load` has to be told; ``None`` for what the file itself says."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How ``fptk bench`` times an engine: what the engine's own tool has to be told to do the same."""
+
+    mode: Mode = "latency"
+    batch: int = 1
+    """Images per call."""
+    transfers: bool = True
+    """Count the copies to and from a device."""
+    threads: int | None = None
+    """As for :meth:`Target.load`."""
+    precision_hint: str | None = None
+    """As for :meth:`Target.load`."""
+    concurrency: Concurrency | None = None
+    """What was in flight; ``None`` for latency, and where fptk does not measure the throughput."""
 
 
 def batched(images: UInt8Array, batch: int | None) -> Iterator[UInt8Array]:
@@ -265,13 +283,29 @@ class Target(ABC):
             InputError: the file is damaged or of another version.
         """
 
-    def measure_command(self, path: Path, *, batch: int, transfers: bool) -> str | None:
+    def load_pool(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> RequestPool | None:
+        """Load an engine for several requests at once; ``None`` where fptk does not measure that.
+
+        Args:
+            path, spec, precision_hint: as for :meth:`load`, which has checked them.
+            threads: CPU threads of all requests together; ``None`` leaves the engine its default.
+
+        Raises:
+            TargetUnavailableError: this host cannot run it.
+            InputError: the file is damaged or of another version.
+        """
+        return None
+
+    def measure_command(self, path: Path, timing: Timing) -> str | None:
         """A command of the engine's own tool that times ``path`` as ``fptk bench`` does; ``None`` where it has none.
+
+        It is run in the folder of the engine.
 
         Args:
             path: as for :meth:`load`.
-            batch: images per call.
-            transfers: count the copies to and from a device.
+            timing: what is measured.
         """
         return None
 

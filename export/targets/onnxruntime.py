@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
+from fptk.benchmarks.throughput import RequestPool, ThreadedPool
 from fptk.calibration.fallback import Candidate, onnx_candidates
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.calibration.onnx_quantizer import OnnxQuantSettings, cpu_settings, quantize_onnx
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.host import usable_cores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
@@ -94,6 +96,12 @@ class OnnxRuntimeTarget(Target):
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
     ) -> Session:
         return OnnxRuntimeSession(path, spec, threads=threads)
+
+    def load_pool(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> RequestPool:
+        """One session of one intra-op thread, called by ``threads`` threads: each computes its own request."""
+        return ThreadedPool(OnnxRuntimeSession(path, spec, threads=1), threads or usable_cores())
 
     def simulate(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OnnxRuntimeSession(path, spec, threads=threads, float_only=True, name="onnx int8 in float arithmetic")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
+from fptk.benchmarks.throughput import RequestPool
 from fptk.calibration.fallback import Candidate, openvino_candidates
 from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
 from fptk.calibration.openvino_quantizer import (
@@ -22,10 +24,12 @@ from fptk.calibration.report import QuantReport
 from fptk.core.cpu import ISA_VARIABLE, has_bf16
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
+from fptk.core.host import usable_cores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
+from fptk.export.openvino.pool import OpenVinoPool, last_line
 from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
@@ -33,6 +37,7 @@ from fptk.export.targets.base import (
     Probe,
     Target,
     TargetOptions,
+    Timing,
     in_batches,
     settings_of,
 )
@@ -125,6 +130,33 @@ class OpenVinoTarget(Target):
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
     ) -> Session:
         return OpenVinoSession(path, spec, threads=threads, precision_hint=precision_hint or "f32")
+
+    def load_pool(
+        self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
+    ) -> RequestPool:
+        return OpenVinoPool(path, spec, threads=threads, precision_hint=precision_hint or "f32")
+
+    def measure_command(self, path: Path, timing: Timing) -> str:
+        """A command of ``benchmark_app``, which comes with the package openvino.
+
+        It takes no number of threads beside a hint; where ``timing`` names another than it takes by itself, the command
+        spells out what the hint would choose.
+        """
+        words = ["benchmark_app", "-m", path.name, "-infer_precision", timing.precision_hint or "f32"]
+        flying = timing.concurrency
+        if timing.threads in (None, usable_cores()):
+            words += ["-hint", timing.mode]
+        else:
+            words += [
+                "-hint",
+                "none",
+                "-nthreads",
+                str(timing.threads),
+                "-nstreams",
+                str(flying.streams if flying else 1),
+            ]
+            words += ["-nireq", str(flying.requests)] if flying else ["-api", "sync"]
+        return shlex.join(words)
 
     def simulate(self, path: Path, spec: PreprocessSpec, *, threads: int | None = None) -> Session:
         return OpenVinoSession(path, spec, threads=threads, float_only=True, name="openvino int8 in float arithmetic")
@@ -233,7 +265,7 @@ class OpenVinoSession(Session):
                 model, threads=threads, precision_hint=precision_hint, float_only=float_only, profile=profile
             )
         except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot load {path}: {_last_line(error)}") from error
+            raise InputError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
         self._path = path
         self._request: Any = compiled.create_infer_request()
 
@@ -245,7 +277,7 @@ class OpenVinoSession(Session):
             # The request owns its output tensor and overwrites it in the next call: hand out a copy.
             labels: UInt8Array = self._request.infer([images], share_inputs=True)[0].copy()
         except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot run {self._path}: {_last_line(error)}") from error
+            raise InputError(f"OpenVINO cannot run {self._path}: {last_line(error)}") from error
         return labels
 
     def node_times(self) -> list[NodeTime]:
@@ -279,7 +311,3 @@ def _check_ports(path: Path, model: Any, spec: PreprocessSpec) -> int | None:
     if given != "u8" or (sides.rank.is_static and len(sides) != 3):
         raise InputError(f"{path} gives {given} {sides}, not uint8 labels of {spec.size}")
     return shape[0]
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -22,6 +22,7 @@ from fptk.export.targets.base import (
     Probe,
     Target,
     TargetOptions,
+    Timing,
     settings_of,
 )
 from fptk.export.tensorrt.build import ENGINE_FILE, BuildFailedError, BuiltEngine, build_engine
@@ -240,15 +241,19 @@ class TensorRTTarget(Target):
             stream.close()
             raise
 
-    def measure_command(self, path: Path, *, batch: int, transfers: bool) -> str:
+    def measure_command(self, path: Path, timing: Timing) -> str | None:
+        """A command of NVIDIA's own tool; for throughput only ``trtexec`` is known to have a flag."""
+        if timing.mode == "throughput" and self.product.builds_without_gpu:
+            return None
         card = EngineCard.read(path)
         low, high = card.batch
         return measure_command(
             self.product,
             path.name,
             cuda_graph=card.cuda_graph,
-            transfers=transfers,
-            shape=None if low == high else f"{card.input_name}:{batch}x{card.size[0]}x{card.size[1]}x3",
+            transfers=timing.transfers,
+            several=timing.mode == "throughput",
+            shape=None if low == high else f"{card.input_name}:{timing.batch}x{card.size[0]}x{card.size[1]}x3",
         )
 
     def _rebuild(self, graph: Graph, options: TensorRTOptions, spec: PreprocessSpec) -> str:

@@ -10,6 +10,9 @@ from fptk.export.tensorrt.product import Product
 TIMING_CACHE_FILE = "timing.cache"
 """Name of the timing cache beside an engine."""
 
+STREAMS = 2
+"""Streams of a throughput: one copies while the other computes."""
+
 _COMPATIBILITY = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
 
 
@@ -50,7 +53,15 @@ def trtexec_command(
     return shlex.join(words)
 
 
-def measure_command(product: Product, engine_name: str, *, cuda_graph: bool, transfers: bool, shape: str | None) -> str:
+def measure_command(
+    product: Product,
+    engine_name: str,
+    *,
+    cuda_graph: bool,
+    transfers: bool,
+    shape: str | None,
+    several: bool = False,
+) -> str:
     """A shell command that times an engine as ``fptk bench`` does, to be run in the engine's folder.
 
     Its *GPU Compute Time* is what ``fptk bench --no-transfers`` shows. Its *Latency* is the GPU's part of what
@@ -62,6 +73,7 @@ def measure_command(product: Product, engine_name: str, *, cuda_graph: bool, tra
         cuda_graph: whether the engine is launched as one CUDA graph.
         transfers: count the copies to and from the GPU.
         shape: name and shape of the input, ``images:1x512x512x3``, where the engine leaves the batch open.
+        several: time several inferences at once, each on a stream of its own (TensorRT only): its *Throughput*.
 
     Sources: *TensorRT: Command-Line Programs*; *TensorRT-RTX: Best Practices*. ``--useSpinWait``: fptk waits for its
     stream as CUDA does by default, by polling. ``--exposeDMA``: fptk overlaps no copy with another inference.
@@ -73,8 +85,10 @@ def measure_command(product: Product, engine_name: str, *, cuda_graph: bool, tra
         words.append("--rtxCudaGraphStrategy=wholeGraph" if product.builds_without_gpu else "--useCudaGraph")
     if not transfers:
         words.append("--noDataTransfers")
-    elif not product.builds_without_gpu:
+    elif not product.builds_without_gpu and not several:
         words.append("--exposeDMA")
+    if several:
+        words.append(f"--infStreams={STREAMS}")
     return shlex.join(words)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fptk.benchmarks.throughput import Concurrency
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
+from fptk.core.host import usable_cores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.onnx import OPSET, export_onnx
-from fptk.export.targets.base import BuildRequest, CalibrationStream, batched
+from fptk.export.targets.base import BuildRequest, CalibrationStream, Timing, batched
 from fptk.export.targets.registry import get_target, list_targets, resolve_targets
 from fptk.models import TorchSession, load_checkpoint
 
@@ -143,3 +148,67 @@ def test_registry_names_what_there_is() -> None:
     assert set(resolve_targets(["all"])) >= set(CPU_TARGETS)
     with pytest.raises(InputError, match="choose from"):
         get_target("tflite")
+
+
+@pytest.mark.parametrize("name", CPU_TARGETS)
+def test_a_pool_keeps_its_threads_to_those_that_it_is_given(
+    name: str, graph: Path, images: UInt8Array, tmp_path: Path
+) -> None:
+    target = get_target(name)
+    artifact = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC))
+    pool = target.load_pool(artifact.files[0], SPEC, threads=1)
+    assert pool is not None
+    with pool:
+        assert pool.concurrency.threads == pool.concurrency.streams == 1
+        spans = pool.run(images[:1], 3)
+    assert (spans[:, 0] < spans[:, 1]).all()
+
+
+def test_a_pool_of_openvino_says_which_file_it_cannot_load_or_run(
+    graph: Path, images: UInt8Array, tmp_path: Path
+) -> None:
+    target = get_target("openvino")
+    engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
+    pool = target.load_pool(engine, SPEC)
+    assert pool is not None
+    with pytest.raises(InputError, match=r"cannot run .*model\.xml"):
+        pool.run(images[:1, :32], 1)
+    engine.write_bytes(b"no engine")
+    with pytest.raises(InputError, match=r"cannot load .*model\.xml"):
+        target.load_pool(engine, SPEC)
+
+
+FOUR = Concurrency(requests=4, streams=4, threads=4)
+TIMINGS = [
+    (Timing("latency"), "-infer_precision f32 -hint latency"),
+    (Timing("throughput", threads=usable_cores(), precision_hint="bf16"), "-infer_precision bf16 -hint throughput"),
+    (
+        Timing("throughput", threads=usable_cores() + 1, concurrency=FOUR),
+        f"-infer_precision f32 -hint none -nthreads {usable_cores() + 1} -nstreams 4 -nireq 4",
+    ),
+    (
+        Timing("latency", threads=usable_cores() + 1),
+        f"-infer_precision f32 -hint none -nthreads {usable_cores() + 1} -nstreams 1 -api sync",
+    ),
+]
+
+
+@pytest.mark.parametrize(("timing", "flags"), TIMINGS)
+def test_the_command_of_openvinos_own_tool_asks_for_what_fptk_does(timing: Timing, flags: str, tmp_path: Path) -> None:
+    command = get_target("openvino").measure_command(tmp_path / "my model.xml", timing)
+    assert command == f"benchmark_app -m 'my model.xml' {flags}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("timing", "flags"), [each for each in TIMINGS if each[0].precision_hint is None])
+def test_openvinos_own_tool_takes_the_command(timing: Timing, flags: str, graph: Path, tmp_path: Path) -> None:
+    tool = Path(sys.executable).with_name("benchmark_app")
+    if not tool.is_file():
+        pytest.skip("openvino is installed without its benchmark_app")
+    target = get_target("openvino")
+    engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
+    command = shlex.split(target.measure_command(engine, timing) or "")
+    done = subprocess.run([tool, *command[1:], "-t", "1"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "Throughput:" in done.stdout
+    assert f"PERFORMANCE_HINT: {timing.mode.upper()}" in done.stdout or "-hint none" in flags

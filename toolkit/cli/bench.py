@@ -21,18 +21,51 @@ from fptk.cli.options import (
 
 if TYPE_CHECKING:
     from fptk.benchmarks.report import BenchReport
+    from fptk.benchmarks.throughput import Mode
     from fptk.runs.source import ModelSource
+
+MAX_SIDE = 16384
+"""Pixels; no camera's photograph is larger."""
+
+
+def photo_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Callback of ``--photo``: width and height, written ``1024x768``.
+
+    Raises:
+        click.BadParameter: it is something else, or too large.
+    """
+    if value is None:
+        return None
+    sides = value.split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise click.BadParameter(f"'{value}' is no size; write width and height, e.g. 1024x768")
+    if not all(len(side) <= len(str(MAX_SIDE)) and 1 <= int(side) <= MAX_SIDE for side in sides):
+        raise click.BadParameter(f"{value} has a side that is not from 1 to {MAX_SIDE}")
+    return int(sides[0]), int(sides[1])
 
 
 @click.command("bench")
 @click.argument("models", nargs=-1, type=PathType, metavar="[MODEL]...")
 @click.option("--fps", is_flag=True, help="Measure speed; accuracy is what the bundles carry from their export.")
+@click.option(
+    "--mode",
+    type=click.Choice(["latency", "throughput"]),
+    default="latency",
+    show_default=True,
+    help="Time one call after another, or as many requests at once as each engine takes.",
+)
 @click.option("--accuracy", is_flag=True, help="Score every engine on the evaluation images, and judge it.")
 @reference_option
 @data_option
 @images_option
 @threads_option
 @click.option("--batch", type=click.IntRange(1, MAX_BATCH), default=1, show_default=True, help="Images in one call.")
+@click.option(
+    "--photo",
+    metavar="WxH",
+    callback=photo_size,
+    help="Size of the photograph whose preprocessing, inference and postprocessing are timed. Default: 1024x1024.",
+)
 @click.option(
     "--transfers/--no-transfers",
     default=True,
@@ -54,12 +87,14 @@ if TYPE_CHECKING:
 def command(
     models: tuple[Path, ...],
     fps: bool,
+    mode: Mode,
     accuracy: bool,
     reference: Path | None,
     data: Path | None,
     eval_images: int | None,
     threads: int | None,
     batch: int,
+    photo: tuple[int, int] | None,
     transfers: bool,
     rounds: int | None,
     original: bool,
@@ -73,9 +108,12 @@ def command(
     is the newest run below runs/, or else the shipped weights, of which FP32 engines are built first. Several may be
     given.
 
-    With neither --fps nor --accuracy both are measured; bundles are scored with --data or --accuracy only. Each timing
-    is one synchronous call (latency): uint8 images in, label maps out. The engines take turns, so that a drifting
-    machine favours none.
+    With neither --fps nor --accuracy both are measured; bundles are scored with --data or --accuracy only. The engines
+    take turns, so that a drifting machine favours none.
+
+    In mode latency each timing is one synchronous call: uint8 images in, label maps out. A second table splits the way
+    of a drawn photograph into its stages. In mode throughput each engine works on several requests at once; the table
+    says on how many, and FPS is the rate of all together.
 
     A scored engine is also judged, by its bundle's own limits. Figures and verdicts from the bundles are marked, with
     the processor they are from. A refused engine ends the command with exit code 4.
@@ -97,12 +135,14 @@ def command(
         raise InputError("--reference is for bundles: a run is its own reference")
     request = BenchRequest(
         fps=fps or not accuracy,
+        mode=mode,
         accuracy=accuracy or data is not None or not fps,
         must_score=accuracy,
         data=data,
         eval_images=eval_images,
         threads=threads,
         batch=batch,
+        photo=photo,
         transfers=transfers,
         rounds=rounds,
         original=original,
@@ -144,7 +184,7 @@ def refuse_beside_rewrites() -> None:
 def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:
     """Print the report, and write what ``--json`` asks for."""
     from fptk.benchmarks.report import recommend
-    from fptk.cli.bench_tables import render, render_roofline
+    from fptk.cli.bench_tables import render, render_photo, render_roofline
     from fptk.core.console import out
 
     sentence = recommend(report)
@@ -152,6 +192,8 @@ def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None
         out.print(render(report))
         if sentence:
             out.print(sentence, soft_wrap=True)
+        if any(row.photo for row in report.rows):
+            out.print(render_photo(report))
         if roofline:
             out.print(render_roofline(report))
     if json_path:

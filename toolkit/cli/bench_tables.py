@@ -22,9 +22,10 @@ def render(report: BenchReport) -> Table:
     """The table that ``fptk bench`` prints."""
     conditions = report.conditions
     cpu = f"{report.host['cpu']}, {conditions['threads']} threads, batch {conditions['batch']}"
+    measured = "throughput" if _throughput(report) else "latency"
     timed = any(row.fps for row in report.rows)
     table = Table(
-        title=f"{cpu}, {conditions['interleaved_rounds']} interleaved rounds" if timed else cpu,
+        title=f"{cpu}, {measured}, {conditions['interleaved_rounds']} interleaved rounds" if timed else cpu,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -61,7 +62,16 @@ def render(report: BenchReport) -> Table:
 def _caption(report: BenchReport) -> Iterator[str]:
     """What the figures mean, where they are from, and why some are missing; one line each."""
     rows = [(_label(report, row), row) for row in report.rows]
-    yield "mIoU, f1, Δ (to the reference) in points; p50, p90, p99 in ms of a call; peak: MB that a call adds"
+    if _throughput(report):
+        yield "mIoU, f1, Δ (to the reference) in points; FPS of all requests; p50, p90, p99 in ms of one request"
+        flying = [
+            (label, f"{at_once.requests} requests in {at_once.streams} streams on {at_once.threads} threads")
+            for label, row in rows
+            if (at_once := row.concurrency)
+        ]
+        yield from _grouped("at once:", flying)
+    else:
+        yield "mIoU, f1, Δ (to the reference) in points; p50, p90, p99 in ms of a call; peak: MB that a call adds"
     now = [(label, row) for label, row in rows if row.accuracy == "measured"]
     yield from _grouped("judged against", [(label, describe(row.reference)) for label, row in now if row.reference])
     yield from _grouped("not judged:", [(label, row.reason) for label, row in now if row.verdict == "not judged"])
@@ -83,6 +93,10 @@ def _caption(report: BenchReport) -> Iterator[str]:
         f"{MARKS['simulated']} from the manifest, scored by ONNX Runtime on the engine's graph on", simulated
     )
     yield from (f"{label}: {row.note}" for label, row in rows if row.note)
+
+
+def _throughput(report: BenchReport) -> bool:
+    return report.conditions.get("mode") == "throughput"
 
 
 def _grouped(heading: str, texts: list[tuple[str, str]]) -> Iterator[str]:
@@ -133,6 +147,27 @@ def render_roofline(report: BenchReport) -> Table:
         if row.macs and row.roofline_ms and row.p50_ms and row.roofline_fraction:
             figures = (f"{row.macs / 1e6:.0f}", f"{row.roofline_ms:.1f}", f"{row.p50_ms:.1f}")
             table.add_row(*_network(report, row), _name(row), row.precision, *figures, f"{row.roofline_fraction:.0%}")
+    return table
+
+
+def render_photo(report: BenchReport) -> Table:
+    """The stages of a photograph, from its decoded pixels to labels of its size."""
+    width, height = report.conditions["photo"]
+    batch = report.conditions["batch"]
+    what = f"a photograph of {width}x{height}" if batch == 1 else f"{batch} photographs of {width}x{height} in one call"
+    table = Table(title=f"{what}, ms", title_justify="left", box=box.SIMPLE_HEAD)
+    if report.several:
+        table.add_column("network")
+    for heading in ("target", "prec.", "preprocess", "infer", "postprocess", "whole"):
+        table.add_column(heading, justify="left" if heading in ("target", "prec.") else "right")
+    for row in report.rows:
+        if row.photo:
+            stages = (row.photo.preprocess_ms, row.photo.infer_ms, row.photo.postprocess_ms, row.photo.whole_ms)
+            table.add_row(*_network(report, row), _name(row), row.precision, *(f"{stage:.2f}" for stage in stages))
+    table.caption = (
+        "preprocess: resize to the engine's size; postprocess: labels to the photograph's size; not timed: decoding"
+    )
+    table.caption_justify = "left"
     return table
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from fptk.benchmarks.bench import Measurement, MeasurePlan, measure
 from fptk.benchmarks.latency import LatencyPlan
 from fptk.benchmarks.memory import peak_memory
+from fptk.benchmarks.photo import enlarged
 from fptk.benchmarks.report import BenchReport, Row
+from fptk.benchmarks.throughput import Mode, RequestPool, Throughput, throughput_in_turns
 from fptk.core.cpu import cpu_model
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError, TargetUnavailableError
@@ -29,11 +31,15 @@ from fptk.export.bundle import Bundle, Graph, find_bundles, open_bundle, read_bu
 from fptk.export.engine_process import engine_command
 from fptk.export.exporter import export
 from fptk.export.plan import ExportPlan
+from fptk.export.targets.base import Timing
 from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource, run_of, shipped_weights
 from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
+
+PHOTO_SIZE = (1024, 1024)
+"""Width and height of the photograph whose stages are timed where no other is asked for."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +48,29 @@ class BenchPlan:
 
     fps: bool = True
     """Measure speed."""
+    mode: Mode = "latency"
+    """``throughput`` times as many requests at once as each engine takes, ``latency`` one call after another."""
     dataset: FaceParsingDataset | None = None
     """Score and judge every engine on these images; ``None`` shows what the bundles carry from their export."""
     source: ModelSource | None = None
     """Where to look first for the weights that the bundles came from: PyTorch FP32 may be needed to judge."""
     threads: int | None = None
-    """CPU threads of one inference; ``None`` is every core this process may use."""
+    """CPU threads of one inference, or of all requests together; ``None`` is every core this process may use."""
     batch: int = 1
+    photo: UInt8Array | None = None
+    """Time the stages of this photograph, uint8 (H, W, 3) RGB; ``None`` leaves them out. For latency only."""
     latency: LatencyPlan = field(default_factory=LatencyPlan)
     memory: bool = True
-    """Measure the peak memory of one inference, each engine in a process of its own."""
+    """Measure the peak memory of one inference, each engine in a process of its own. For latency only."""
     transfers: bool = True
     """Count the copies to and from a GPU."""
     roofline: bool = False
     """Measure the host's float32 GEMM rate in the same interleaved run, and what share of it each engine reaches."""
+
+    @property
+    def throughput(self) -> bool:
+        """Whether throughput is measured."""
+        return self.fps and self.mode == "throughput"
 
 
 @dataclass
@@ -65,8 +80,11 @@ class _Contender:
     folder: Path
     bundle: Bundle
     session: Session | None
+    pool: RequestPool | None = None
+    """The same engine for several requests at once, where throughput is measured."""
     note: str = ""
     measured: Measurement = field(default_factory=Measurement)
+    throughput: Throughput | None = None
     gate_result: GateResult | None = None
     """On the measured scores."""
     peak_bytes: int | None = None
@@ -88,16 +106,16 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         raise InputError("there is no bundle to measure; run `fptk export` first")
     threads = plan.threads or usable_cores()
     with ExitStack() as stack:
-        contenders = [_open(folder, threads, stack) for folder in folders]
+        contenders = [_open(folder, plan, threads, stack) for folder in folders]
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
         rate = _measure(running, image, plan, threads, listener)
-    _name_other_tools(running, plan)
+    _name_other_tools(running, plan, threads)
     _judge(running, plan, listener)
-    if plan.fps and plan.memory:
+    if plan.fps and plan.memory and not plan.throughput:
         _measure_memory(running, threads, listener)
     conditions = {
-        "mode": "latency",
+        "mode": plan.mode,
         "threads": threads,
         "batch": plan.batch,
         "transfers": plan.transfers,
@@ -106,12 +124,13 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         "dataset": plan.dataset.name if plan.dataset else None,
         "images": len(plan.dataset) if plan.dataset else None,
         "gemm_gmacs_per_s": rate / 1e9 if rate else None,
+        "photo": [*plan.photo.shape[1::-1]] if plan.photo is not None else None,
     }
     rows = [_row(contender, rate) for contender in contenders]
     return BenchReport(describe_host(), conditions, _pytorch(contenders), rows)
 
 
-def _open(folder: Path, threads: int, stack: ExitStack) -> _Contender:
+def _open(folder: Path, plan: BenchPlan, threads: int, stack: ExitStack) -> _Contender:
     bundle = read_bundle(folder)
     if bundle.engine is None:
         return _Contender(folder, bundle, None, note=bundle.unavailable or "")
@@ -119,7 +138,14 @@ def _open(folder: Path, threads: int, stack: ExitStack) -> _Contender:
         bundle, session = open_bundle(folder, threads=threads)
     except TargetUnavailableError as error:
         return _Contender(folder, bundle, None, note=str(error))
-    return _Contender(folder, bundle, stack.enter_context(session))
+    contender = _Contender(folder, bundle, stack.enter_context(session))
+    if plan.throughput:
+        assert bundle.engine is not None
+        target, hint = get_target(bundle.target), bundle.precision_hint
+        pool = target.load_pool(folder / bundle.engine, bundle.preprocess, threads=threads, precision_hint=hint)
+        contender.pool = stack.enter_context(pool) if pool else None
+        contender.note = "" if pool else f"fptk does not measure the throughput of target {bundle.target}"
+    return contender
 
 
 def _check_batch(contenders: list[_Contender], batch: int) -> None:
@@ -140,30 +166,45 @@ def _check_batch(contenders: list[_Contender], batch: int) -> None:
 def _measure(
     contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int, listener: Listener
 ) -> float | None:
-    """Score and time every session; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
+    """Score and time every engine; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
     sessions = [contender.session for contender in contenders if contender.session]
     measure_plan = MeasurePlan(
         dataset=plan.dataset,
-        latency=plan.latency if plan.fps else None,
+        latency=plan.latency if plan.fps and not plan.throughput else None,
         batch=plan.batch,
+        photo=plan.photo,
         transfers=plan.transfers,
         gemm_threads=threads if plan.roofline else None,
     )
     figures = measure(sessions, image, measure_plan, listener)
     for contender, measured in zip(contenders, figures.sessions, strict=True):
         contender.measured = measured
+    pooled = [contender for contender in contenders if contender.pool]
+    pools = [contender.pool for contender in pooled if contender.pool]
+    results = throughput_in_turns(pools, image, plan.latency, plan.batch, listener)
+    for contender, throughput in zip(pooled, results, strict=True):
+        contender.throughput = throughput
     return figures.gemm_macs_per_s
 
 
-def _name_other_tools(contenders: list[_Contender], plan: BenchPlan) -> None:
+def _name_other_tools(contenders: list[_Contender], plan: BenchPlan, threads: int) -> None:
     """Say how to measure with an engine's own tool what was measured here."""
     for contender in contenders if plan.fps else ():
         bundle = contender.bundle
         assert bundle.engine is not None
         target, engine = get_target(bundle.target), contender.folder / bundle.engine
-        command = target.measure_command(engine, batch=plan.batch, transfers=plan.transfers)
+        timing = Timing(
+            mode=plan.mode,
+            batch=plan.batch,
+            transfers=plan.transfers,
+            threads=threads,
+            precision_hint=bundle.precision_hint,
+            concurrency=contender.throughput.concurrency if contender.throughput else None,
+        )
+        command = target.measure_command(engine, timing)
         if command is not None:
-            contender.note = f"to compare, run in {engine.parent}: {command}"
+            before = f"{contender.note}; " if contender.note else ""
+            contender.note = f"{before}to compare, run in {engine.parent}: {command}"
 
 
 def _judge(contenders: list[_Contender], plan: BenchPlan, listener: Listener) -> None:
@@ -216,7 +257,9 @@ def _means(scores: Scores) -> dict[str, float]:
 
 
 def _row(contender: _Contender, rate: float | None) -> Row:
-    bundle, latency = contender.bundle, contender.measured.latency
+    bundle, throughput = contender.bundle, contender.throughput
+    latency = throughput.latency if throughput else contender.measured.latency
+    timed = throughput or latency
     roofline_ms = 1e3 * bundle.macs / rate if bundle.macs and rate else None
     return Row(
         network=bundle.model,
@@ -224,7 +267,7 @@ def _row(contender: _Contender, rate: float | None) -> Row:
         target=bundle.target,
         precision=str(bundle.precision),
         graph=bundle.graph,
-        fps=latency.fps if latency else None,
+        fps=timed.fps if timed else None,
         p50_ms=latency.percentile(50) if latency else None,
         p90_ms=latency.percentile(90) if latency else None,
         p99_ms=latency.percentile(99) if latency else None,
@@ -234,6 +277,8 @@ def _row(contender: _Contender, rate: float | None) -> Row:
         roofline_ms=roofline_ms,
         roofline_fraction=roofline_ms * latency.fps / 1e3 if roofline_ms and latency else None,
         note=contender.note,
+        concurrency=throughput.concurrency if throughput else None,
+        photo=contender.measured.photo,
         **_accuracy(contender),
     )
 
@@ -282,6 +327,8 @@ class BenchRequest:
     """What ``fptk bench`` was asked for, before data and bundles are looked up."""
 
     fps: bool = True
+    mode: Mode = "latency"
+    """As for :class:`BenchPlan`."""
     accuracy: bool = True
     """Score the engines where there are images for it."""
     must_score: bool = False
@@ -290,6 +337,8 @@ class BenchRequest:
     eval_images: int | None = None
     threads: int | None = None
     batch: int = 1
+    photo: tuple[int, int] | None = None
+    """Width and height of the photograph whose stages are timed; ``None`` is :data:`PHOTO_SIZE`."""
     rounds: int | None = None
     original: bool = False
     """Measure the export of the network as it is written beside the engines, for each target among them."""
@@ -303,9 +352,11 @@ def bench_source(source: ModelSource, request: BenchRequest, listener: Listener 
     The shipped weights need no bundle: FP32 engines of them are built first where there are none.
 
     Raises:
-        InputError: the run has no bundle, its data is gone, or accuracy must be scored and there is no data.
+        InputError: the run has no bundle, its data is gone, accuracy must be scored and there is no data, or the mode
+            does not measure what is asked for.
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
+    _check_mode(request)
     folders = find_bundles(RunFolder(source.folder).bundles)
     targets = () if folders or source.weights != shipped_weights() else _usable_here(source)
     if not folders and not targets:
@@ -393,9 +444,10 @@ def bench_folders(
 
     Raises:
         InputError: a folder is no bundle, an original is asked for without a source, or accuracy must be scored without
-            any data.
+            any data, or the mode does not measure what is asked for.
         TargetUnavailableError: accuracy must be scored, and no engine runs here.
     """
+    _check_mode(request)
     dataset = open_evaluation(request.data) if request.data else None
     bundles = [path for folder in folders for path in _bundles_in(folder)]
     if dataset is None and request.must_score:
@@ -414,6 +466,22 @@ def bench_folders(
 def _bundles_in(folder: Path) -> list[Path]:
     """A bundle, the bundles of a folder or of a run, or what is none of them, for the reader to complain about."""
     return find_bundles(folder) or find_bundles(RunFolder(folder).bundles) or [folder]
+
+
+def _check_mode(request: BenchRequest) -> None:
+    """Refuse what would not be heeded.
+
+    Raises:
+        InputError: throughput or a photograph is asked for without speed, or something that only latency has beside
+            throughput.
+    """
+    throughput = request.mode == "throughput"
+    if not request.fps and (throughput or request.photo):
+        raise InputError(f"{'--mode throughput' if throughput else '--photo'} measures speed; add --fps")
+    single = {"--roofline": request.roofline, "--photo": request.photo, "--no-transfers": not request.transfers}
+    given = [flag for flag, asked in single.items() if asked]
+    if throughput and given:
+        raise InputError(f"{given[0]} is of single calls; leave it out, or use --mode latency")
 
 
 def _refuse_to_copy(request: BenchRequest, dataset: FaceParsingDataset | None) -> None:
@@ -436,12 +504,17 @@ def _bench(
     listener: Listener,
 ) -> BenchReport:
     """Turn request and recipe into a plan. Speed is measured on a real image of the data where there is one."""
+    photo = None
+    if request.fps and request.mode == "latency":
+        photo = enlarged(draw_face(0, 0, (512, 512))[0], request.photo or PHOTO_SIZE)
     plan = BenchPlan(
         fps=request.fps,
+        mode=request.mode,
         dataset=limit(dataset, request.eval_images) if dataset and request.accuracy else None,
         source=source,
         threads=request.threads or section.threads,
         batch=request.batch,
+        photo=photo,
         transfers=request.transfers,
         latency=LatencyPlan(rounds=request.rounds or section.rounds, calls=section.calls),
         roofline=request.roofline,

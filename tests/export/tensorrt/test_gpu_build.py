@@ -14,8 +14,8 @@ from fptk.core.errors import GateRefusedError
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets import tensorrt as module
-from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError
-from fptk.export.targets.tensorrt import TensorRTTarget, TrtOptions
+from fptk.export.targets.base import BuildRequest, BuildResult, CalibrationStream, EngineNotBuiltError, Timing
+from fptk.export.targets.tensorrt import TensorRTRTXTarget, TensorRTTarget, TrtOptions
 from fptk.export.tensorrt.driver import CudaHost, Gpu
 from fptk.export.tensorrt.engine_card import EngineCard
 
@@ -116,8 +116,11 @@ def test_builds_for_the_gpu_of_the_host(build: Callable[..., BuildResult], tmp_p
 def test_the_engine_keeps_that_it_is_launched_as_a_graph(build: Callable[..., BuildResult]) -> None:
     artifact = build(inspection("Row major Int8 format"), cuda_graph=True)
     assert EngineCard.read(artifact.files[0]).cuda_graph is True
-    command = TensorRTTarget().measure_command(artifact.files[0], batch=1, transfers=False)
+    command = TensorRTTarget().measure_command(artifact.files[0], Timing(transfers=False))
     assert command == "trtexec --loadEngine=model.engine --useSpinWait --useCudaGraph --noDataTransfers"
+    command = TensorRTTarget().measure_command(artifact.files[0], Timing("throughput"))
+    assert command == "trtexec --loadEngine=model.engine --useSpinWait --useCudaGraph --infStreams=2"
+    assert TensorRTRTXTarget().measure_command(artifact.files[0], Timing("throughput")) is None
 
 
 def test_an_engine_that_fell_back_is_refused(build: Callable[..., BuildResult], tmp_path: Path) -> None:

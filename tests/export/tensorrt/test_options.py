@@ -128,3 +128,8 @@ def test_the_command_that_measures_asks_for_what_fptk_does(
 ) -> None:
     command = measure_command(product, "my model.engine", cuda_graph=graph, transfers=transfers, shape=shape)
     assert shlex.split(command) == [product.tool, "--loadEngine=my model.engine", "--useSpinWait", *flags]
+
+
+def test_the_command_for_throughput_lets_copies_and_kernels_overlap() -> None:
+    command = measure_command(TENSORRT, "a.engine", cuda_graph=False, transfers=True, shape=None, several=True)
+    assert shlex.split(command) == ["trtexec", "--loadEngine=a.engine", "--useSpinWait", "--infStreams=2"]

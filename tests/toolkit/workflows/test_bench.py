@@ -11,7 +11,7 @@ import pytest
 
 from fptk.core.errors import InputError
 from fptk.export.bundle import read_bundle
-from fptk.export.targets.base import Target
+from fptk.export.targets.base import Target, Timing
 from fptk.workflows.bench import BenchRequest, bench_folders
 
 Command = Callable[..., Any]
@@ -41,12 +41,12 @@ def test_names_the_command_of_an_engines_own_tool(
     request = BenchRequest(rounds=1, transfers=False)
     assert bench_folders([bundle], request).rows[0].note == ""
 
-    def command(target: Target, path: Path, *, batch: int, transfers: bool) -> str:
-        return f"tool {path.name} --batch {batch} --transfers {transfers}"
+    def command(target: Target, path: Path, timing: Timing) -> str:
+        return f"tool {path.name} --batch {timing.batch} --transfers {timing.transfers} --mode {timing.mode}"
 
     monkeypatch.setattr(Target, "measure_command", command)
     note = bench_folders([bundle], request).rows[0].note
-    assert note == f"to compare, run in {bundle}: tool model.onnx --batch 1 --transfers False"
+    assert note == f"to compare, run in {bundle}: tool model.onnx --batch 1 --transfers False --mode latency"
 
 
 def test_an_original_beside_bundles_needs_to_know_whose(tmp_path: Path) -> None:
