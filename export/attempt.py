@@ -30,7 +30,15 @@ Folders = Callable[[], Path]
 
 
 class EngineBrokenError(InputError):
-    """An engine was built, and its own runtime refuses it."""
+    """An engine was built, and its own runtime refuses it.
+
+    Attributes:
+        faults: layers that were found to be computed wrongly before; the next engine keeps them in float.
+    """
+
+    def __init__(self, reason: InputError, faults: tuple[KernelFault, ...]) -> None:
+        super().__init__(f"the engine as built does not load: {reason}")
+        self.faults = faults
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,7 @@ def _new_faults(
     inputs: ExportInputs, target: Target, built: BuildResult, known: tuple[KernelFault, ...]
 ) -> tuple[KernelFault, ...]:
     """Layers of an int8 engine that are wrong here and not known to be."""
-    agreement = _agreement(inputs, target, built)
+    agreement = _agreement(inputs, target, built, known)
     built.record.agreement = agreement
     if agreement is None or agreement.explained:
         return ()
@@ -174,7 +182,9 @@ def _new_faults(
     return new
 
 
-def _agreement(inputs: ExportInputs, target: Target, built: BuildResult) -> Agreement | None:
+def _agreement(
+    inputs: ExportInputs, target: Target, built: BuildResult, known: tuple[KernelFault, ...]
+) -> Agreement | None:
     """The engine against its own graph in float arithmetic; ``None`` where one of the two cannot run here."""
     if not target.probe().can_run:
         return None
@@ -186,7 +196,7 @@ def _agreement(inputs: ExportInputs, target: Target, built: BuildResult) -> Agre
         with simulation, _load(inputs, target, built) as engine:
             return measure_agreement(engine(images), simulation(images), reference)
     except InputError as error:
-        raise EngineBrokenError(f"the engine as built does not load: {error}") from error
+        raise EngineBrokenError(error, known) from error
 
 
 def _load(inputs: ExportInputs, target: Target, built: BuildResult) -> Session:
@@ -224,7 +234,7 @@ def _score(inputs: ExportInputs, done: Attempt) -> tuple[Scores, str | None]:
         try:
             session = _load(inputs, done.target, done.built)
         except InputError as error:
-            raise EngineBrokenError(f"the engine as built does not load: {error}") from error
+            raise EngineBrokenError(error, done.faults) from error
     with session:
         return evaluate(session, inputs.dataset, listener=inputs.listener), simulated_by
 

@@ -161,7 +161,13 @@ class _Exporter:
         return None if found is None else itertools.islice(found, None if self.plan.fallback else 1)
 
     def _attempt(self, target: Target, precision: Precision, new_folder: Folders, settings: dict[str, Any]) -> Attempt:
-        done = attempt(self.inputs, target, precision, new_folder, settings, self._faults.get(target.name, ()))
+        known = self._faults.get(target.name, ())
+        try:
+            done = attempt(self.inputs, target, precision, new_folder, settings, known)
+        except EngineBrokenError as error:
+            if precision is Precision.INT8:
+                self._faults[target.name] = error.faults
+            raise
         if precision is Precision.INT8:
             self._faults[target.name] = done.faults
         return done

@@ -15,6 +15,7 @@ import pytest
 from fptk.core.dataset import UInt8Array
 
 if TYPE_CHECKING:
+    from fptk.benchmarks.report import Row
     from fptk.export.targets.base import CalibrationStream
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,34 @@ def real_faces() -> Path:
     if not (folder / "celebamask-3k").is_dir():
         pytest.skip(f"no real faces in {folder}; set FPTK_DATA to the folder that holds celebamask-3k")
     return folder
+
+
+@pytest.fixture(scope="session")
+def row() -> Row:
+    """A row of ``fptk bench`` that passed here."""
+    from fptk.benchmarks.report import Row
+
+    return Row(
+        network="microsegformer",
+        checkpoint_sha256="0" * 64,
+        target="openvino",
+        precision="fp32",
+        graph="deploy",
+        miou=0.7,
+        f1=0.8,
+        delta_miou=0.0,
+        fps=20.0,
+        p50_ms=50.0,
+        p90_ms=60.0,
+        p99_ms=70.0,
+        size_bytes=7_000_000,
+        peak_bytes=None,
+        macs=None,
+        roofline_ms=None,
+        roofline_fraction=None,
+        verdict="pass",
+        accuracy="measured",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ class Update(Protocol):
         """``done`` steps are finished since the work began; ``text`` replaces the counter's description."""
 
 
-def _ignore(done: int, text: str | None = None) -> None:
+def ignore(done: int, text: str | None = None) -> None:
     """The counter of a listener that shows none."""
 
 
@@ -41,7 +41,7 @@ class Listener:
         Returns:
             A context that yields the function which moves the counter, and removes the counter at its end.
         """
-        return nullcontext(_ignore)
+        return nullcontext(ignore)
 
 
 SILENT = Listener()

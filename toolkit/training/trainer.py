@@ -205,7 +205,7 @@ class Trainer:
         """Validate after the last step, follow the optimizer pipeline, and save what became of it."""
         state, counters = self.state, self.state.counters
         images, total = self.plan.images_before(counters.step), len(self.val_set)
-        found = self.validation.validate(lambda done: update(images, f"validating {done}/{total}"))
+        found = self.validation.validate(lambda done, text=None: update(images, f"validating {done}/{total}"))
         self.listener.say(str(found))
         event = state.observe(found.loss)
         if event in RELOADS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.host import usable_cores
 from fptk.core.metrics import ConfusionMatrix
 from fptk.core.preprocess import PreprocessSpec, resize_labels
+from fptk.core.progress import Update, ignore
 from fptk.models import CheckpointCard, TorchSession, count_parameters, save_checkpoint
 from fptk.models.network import FaceParsingNetwork
 from fptk.models.torch_session import label_maps
@@ -35,17 +36,13 @@ GPU_BATCH = 16
 """Images that a GPU validates together; a CPU takes one after the other."""
 
 
-def _ignore(done: int) -> None:
-    """Nobody counts the images."""
-
-
 def score(
     model: FaceParsingNetwork,
     spec: PreprocessSpec,
     dataset: FaceParsingDataset,
     device: torch.device,
     loss: SegmentationLoss,
-    progress: Callable[[int], None] = _ignore,
+    update: Update = ignore,
     batch: int | None = None,
 ) -> tuple[dict[str, float], float]:
     """Scores and loss of a network; both come from the same logits.
@@ -59,7 +56,7 @@ def score(
         dataset: at least one image.
         device: where the network runs.
         loss: on ``device``.
-        progress: told how many images are done.
+        update: told how many images are done.
         batch: images that run together; None for one on a CPU and :data:`GPU_BATCH` on a GPU.
 
     Returns:
@@ -80,7 +77,7 @@ def score(
                 matrix.add(sample.mask, resize_labels(labels, (height, width)))
             target = torch.from_numpy(np.stack([spec.apply_mask(sample.mask) for sample in samples])).to(device).long()
             sums.append(loss.sums(logits.float(), target))
-            progress(done)
+            update(done)
         total = float(loss.of_sums(joined(sums)).total)
     scores = matrix.scores()
     return {name: getattr(scores, name) for name in SCORES}, total
@@ -138,11 +135,11 @@ class Validation:
         size = state.recipe.data.eval_size
         self._eval_spec = spec.model_copy(update={"size": size}) if size else spec
 
-    def validate(self, progress: Callable[[int], None] = _ignore) -> Validated:
+    def validate(self, update: Update = ignore) -> Validated:
         """Validate the weights after the last step; one process scores, and all get its scores.
 
         Args:
-            progress: told how many images are done.
+            update: told how many images are done.
 
         Raises:
             InputError: a file of the data set is damaged, or a result cannot be written.
@@ -151,7 +148,7 @@ class Validation:
         state, counters = self.state, self.state.counters
         values, loss = by_first(
             state.accelerator,
-            lambda: score(state.averaged, self._eval_spec, self.dataset, state.device, self.loss, progress),
+            lambda: score(state.averaged, self._eval_spec, self.dataset, state.device, self.loss, update),
         )
         best = values["f1"] > counters.best_f1
         counters.stale = 0 if best else counters.stale + 1

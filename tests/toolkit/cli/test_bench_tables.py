@@ -7,29 +7,6 @@ from dataclasses import replace
 from fptk.benchmarks.report import BenchReport, Row
 from fptk.cli.bench_tables import render
 
-ROW = Row(
-    network="microsegformer",
-    checkpoint_sha256="0" * 64,
-    target="openvino",
-    precision="fp32",
-    graph="deploy",
-    miou=0.7,
-    f1=0.8,
-    delta_miou=0.0,
-    fps=20.0,
-    p50_ms=50.0,
-    p90_ms=60.0,
-    p99_ms=70.0,
-    size_bytes=7_000_000,
-    peak_bytes=None,
-    macs=None,
-    roofline_ms=None,
-    roofline_fraction=None,
-    verdict="pass",
-    accuracy="measured",
-)
-
-
 CONDITIONS = {"threads": 1, "batch": 1, "interleaved_rounds": 1}
 
 
@@ -37,8 +14,8 @@ def report(*rows: Row) -> BenchReport:
     return BenchReport(host={"cpu": "x", "isa": []}, conditions=CONDITIONS, reference=None, rows=list(rows))
 
 
-def test_rows_that_differ_in_their_unjudged_classes_say_which() -> None:
-    judged = replace(ROW, judged_classes=("skin", "hair"), unjudged_classes=("hat",))
+def test_rows_that_differ_in_their_unjudged_classes_say_which(row: Row) -> None:
+    judged = replace(row, judged_classes=("skin", "hair"), unjudged_classes=("hat",))
     other = replace(judged, target="onnx", judged_classes=("skin",), unjudged_classes=("hair", "hat"))
     one = str(render(report(judged, judged)).caption)
     assert "too little of: hat\n" in f"{one}\n"
@@ -46,12 +23,12 @@ def test_rows_that_differ_in_their_unjudged_classes_say_which() -> None:
     assert "too little of: hat (openvino fp32); hair, hat (onnx fp32)" in two
 
 
-def test_engines_of_several_checkpoints_are_named() -> None:
-    other = replace(ROW, network="fastscnn", checkpoint_sha256="1" * 64, fps=60.0)
-    networks = list(render(report(ROW, other)).columns[0].cells)
+def test_engines_of_several_checkpoints_are_named(row: Row) -> None:
+    other = replace(row, network="fastscnn", checkpoint_sha256="1" * 64, fps=60.0)
+    networks = list(render(report(row, other)).columns[0].cells)
     assert networks == ["microsegformer 000000", "fastscnn 111111"]
 
 
-def test_the_network_as_written_is_told_from_its_deploy_form() -> None:
-    targets = list(render(report(ROW, replace(ROW, graph="original"))).columns[0].cells)
+def test_the_network_as_written_is_told_from_its_deploy_form(row: Row) -> None:
+    targets = list(render(report(row, replace(row, graph="original"))).columns[0].cells)
     assert targets == ["openvino", "openvino original"]

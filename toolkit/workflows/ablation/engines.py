@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fptk.benchmarks.latency import LatencyPlan
@@ -58,28 +58,24 @@ def build_engines(source: ModelSource, targets: Sequence[str], command: str, lis
     Returns:
         Bundle folders, in the order of targets and precisions. Engines that the gate refused are among them.
     """
+    plan = ExportPlan.of_recipe(source.recipe.export, out=source.folder, command=command)
     wanted = [(target, precision) for target in targets for precision in precisions_of(target)]
+    names = [plan.bundle_name(get_target(target), precision) for target, precision in wanted]
     current = sha256_file(source.weights)
-    missing = [pair for pair in wanted if _find(source, pair, current) is None]
+    missing = [pair for pair, name in zip(wanted, names, strict=True) if _find(source, name, current) is None]
     for target in dict.fromkeys(target for target, _ in missing):
-        plan = ExportPlan.of_recipe(
-            source.recipe.export,
-            targets=(target,),
-            precisions=tuple(precision for name, precision in missing if name == target),
-            out=source.folder,
-            command=command,
-        )
-        for bundle in export(source, plan, listener):
+        precisions = tuple(precision for name, precision in missing if name == target)
+        for bundle in export(source, replace(plan, targets=(target,), precisions=precisions), listener):
             listener.say(f"{source.recipe.name}: {bundle.message}")
-    found = [_find(source, pair, current) for pair in wanted]
+    found = [_find(source, name, current) for name in names]
     return [folder for folder in found if folder is not None]
 
 
-def _find(source: ModelSource, pair: tuple[str, Precision], checkpoint_sha256: str) -> Path | None:
-    """The bundle of these weights, passed or refused."""
+def _find(source: ModelSource, name: str, checkpoint_sha256: str) -> Path | None:
+    """The bundle of this name and these weights, passed or refused."""
     run = RunFolder(source.folder)
     for home in (run.bundles, run.rejected):
-        folder = home / f"{pair[0]}-{pair[1]}"
+        folder = home / name
         if (folder / MANIFEST).is_file() and read_bundle(folder).checkpoint_sha256 == checkpoint_sha256:
             return folder
     return None
