@@ -25,7 +25,10 @@ from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, make_folder, read_json, write_json, writing
 from fptk.core.preprocess import Decoded, decode_image, opened_image, read_image, regular_file, resize_labels
 from fptk.core.progress import SILENT, Listener, track
-from fptk.data.folders import IMAGE_SUFFIXES, RELEASE_FOLDERS, SPLITS, visible_names
+from fptk.data.layouts import RELEASE_FOLDERS
+from fptk.data.listing import visible_names
+from fptk.data.lists import SPLITS
+from fptk.data.pairing import IMAGE_SUFFIXES
 from fptk.data.parallel import parallel_map
 
 BoolArray = npt.NDArray[np.bool_]

@@ -17,10 +17,11 @@ from fptk.core.errors import InputError
 from fptk.core.files import sha256_file
 from fptk.core.preprocess import decode_image, decode_mask, mask_values
 from fptk.core.progress import SILENT, Listener, track
-from fptk.data.folders import Pairing, one_turned, pair_files, size_mismatch, split_pair, stem_of, unicode_note
+from fptk.data.folders import one_turned, size_mismatch
+from fptk.data.layouts import Split, find_splits
+from fptk.data.pairing import no_image, unicode_note
 from fptk.data.parallel import parallel_map
 from fptk.data.pixels import FileState, keep_hashes, state_of
-from fptk.data.splits import split_folders
 from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
 
 Severity = Literal["error", "warning"]
@@ -224,8 +225,8 @@ def inspect_folder(
     """
     result = Inspection(folder)
     pairs: list[_Pair] = []
-    for split, split_folder in split_folders(folder).items():
-        pairs += _list_split(result, split, split_folder)
+    for split in find_splits(folder).by_name.values():
+        pairs += _list_split(result, split)
     hashes: dict[str, list[_Pair]] = defaultdict(list)
     counted: dict[str, SampleStatistics] = {}
     decoded: dict[FileState, str] = {}
@@ -247,30 +248,30 @@ def inspect_folder(
     return result
 
 
-def _list_split(result: Inspection, split: str, folder: Path) -> list[_Pair]:
+def _list_split(result: Inspection, split: Split) -> list[_Pair]:
     """Look at a split's file names; report what they show and return the pairs to examine."""
-    report = result.splits[split] = SplitReport(folder)
+    name, folder = split.name, split.folder
+    report = result.splits[name] = SplitReport(folder)
     try:
-        pairing: Pairing = pair_files(*split_pair(folder))
+        pairing = split.pairing()
     except InputError as error:
-        result.findings.append(Finding("unreadable split", split, str(folder), str(error)))
+        result.findings.append(Finding("unreadable split", name, str(folder), str(error)))
         return []
     report.images = len(pairing.images) + len(pairing.clashes)
-    report.masks = len(pairing.masks) + len(pairing.mask_clashes)
+    report.masks = len(pairing.masks) + len(pairing.unused) + len(pairing.mask_clashes)
     found = [
-        *(("image without mask", pairing.images[stem], pairing.advice(stem)) for stem in pairing.without_mask),
-        *(("mask without image", pairing.masks[stem], "it is not used") for stem in pairing.without_image),
-        *(("two images of one stem", *_beside(pairing.images, path)) for path in pairing.clashes),
-        *(("two masks of one stem", *_beside(pairing.masks, path)) for path in pairing.mask_clashes),
+        *(("image without mask", pairing.images[key], pairing.advice(key)) for key in pairing.without_mask),
+        *(("mask without image", mask, "it is not used") for mask in pairing.unused),
+        *(("two images of one stem", *_beside(*clash)) for clash in pairing.clashes),
+        *(("two masks of one stem", *_beside(*clash)) for clash in pairing.mask_clashes),
     ]
-    result.findings += [Finding(kind, split, str(path), f"{kind}: {path.name}; {what}") for kind, path, what in found]
+    result.findings += [Finding(kind, name, str(path), f"{kind}: {path.name}; {what}") for kind, path, what in found]
     if not pairing.images:
-        result.findings.append(Finding("unreadable split", split, str(folder), f"{folder} holds no image"))
-    return [_Pair(split, image, pairing.masks.get(stem)) for stem, image in pairing.images.items()]
+        result.findings.append(Finding("unreadable split", name, str(folder), no_image(folder, pairing)))
+    return [_Pair(name, image, pairing.masks.get(key)) for key, image in pairing.images.items()]
 
 
-def _beside(files: dict[str, Path], clash: Path) -> tuple[Path, str]:
-    first = files[stem_of(clash)]
+def _beside(first: Path, clash: Path) -> tuple[Path, str]:
     return clash, f"beside {first.name}{unicode_note(first, clash)}"
 
 

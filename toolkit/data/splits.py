@@ -15,7 +15,8 @@ from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.core.errors import InputError
 from fptk.core.files import open_regular, reason_of
 from fptk.core.progress import SILENT, Listener
-from fptk.data.folders import KNOWN_LAYOUTS, SPLITS, FolderDataset, check_folder, find_pair, unknown_layout
+from fptk.data.folders import FolderDataset
+from fptk.data.layouts import Split, Splits, find_splits
 from fptk.data.pixels import equal_images
 
 VAL_FRACTION = 0.1
@@ -185,33 +186,18 @@ def innermost(dataset: FaceParsingDataset, index: int) -> tuple[FaceParsingDatas
     return dataset, index
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
-    """The splits of a data set: ``{"train": DIR/train, ...}`` of a root, ``{NAME: DIR}`` of a split folder itself.
-
-    Raises:
-        InputError: the folder is missing, empty or of no known layout.
-    """
-    names = check_folder(folder)
-    if find_pair(folder) is not None:
-        return {folder.resolve().name: folder}
-    found = {split: folder / split for split in SPLITS if split in names}
-    if not found:
-        raise unknown_layout(folder)
-    return found
-
-
 def open_split(folder: Path, split: str) -> FolderDataset:
     """The split ``train``, ``val`` or ``test`` of a data set root.
 
     Raises:
         InputError: the root is no data set, has no such split, or the split is not readable.
     """
-    if find_pair(folder) is not None:
+    found = find_splits(folder)
+    if not found.parted:
         raise InputError(f"{folder} is one split itself; give the folder above it to choose the split '{split}'")
-    found = split_folders(folder)
-    if split not in found:
-        raise InputError(f"{folder} has no split '{split}', it has {', '.join(found)}")
-    return FolderDataset(found[split])
+    if split not in found.by_name:
+        raise InputError(f"{folder} has no split '{split}', it has {', '.join(found.by_name)}")
+    return FolderDataset(found.by_name[split])
 
 
 def hold_out(
@@ -255,7 +241,7 @@ def open_training(
     held out of it here.
 
     Args:
-        dirs: data set roots (with ``train/`` and maybe ``val/``) or split folders.
+        dirs: data set roots (with ``train/`` and maybe ``val/``), split folders, or lists of pairs.
         val_fraction: share held out where there is no ``val/``, 0 < fraction < 1.
         seed: seed of the held-out part.
 
@@ -264,14 +250,15 @@ def open_training(
     """
     if not dirs:
         raise InputError("no data folder was given; give at least one with --data DIR")
-    train_folders = [_training_folder(folder) for folder in dirs]
-    val_folders = [folder / "val" for folder in dirs if _has_val(folder)]
-    counts = Counter(folder.resolve() for folder in (*train_folders, *val_folders))
-    twice = [folder for folder, count in counts.items() if count > 1]
+    found = [find_splits(folder) for folder in dirs]
+    train_splits = [_training_split(folder, each) for folder, each in zip(dirs, found, strict=True)]
+    val_splits = [each.by_name["val"] for each in found if each.parted and "val" in each.by_name]
+    counts = Counter(split.place for split in (*train_splits, *val_splits))
+    twice = [folder for (folder, _), count in counts.items() if count > 1]
     if twice:
         raise InputError(f"data folder {twice[0]} is used twice; give each folder once, and no val/ as training data")
-    train: list[FaceParsingDataset] = [FolderDataset(folder) for folder in train_folders]
-    val: list[FaceParsingDataset] = [FolderDataset(folder) for folder in val_folders]
+    train: list[FaceParsingDataset] = [FolderDataset(split) for split in train_splits]
+    val: list[FaceParsingDataset] = [FolderDataset(split) for split in val_splits]
     if not val:
         parts = [hold_out(dataset, val_fraction, seed) for dataset in train]
         train, val = [part[0] for part in parts], [part[1] for part in parts]
@@ -287,14 +274,14 @@ def open_evaluation(folder: Path, *, val_fraction: float = VAL_FRACTION, seed: i
     Raises:
         InputError: the folder is no data set, holds neither ``val/`` nor ``train/``, or is not readable.
     """
-    if find_pair(folder) is not None:
-        return FolderDataset(folder)
-    found = split_folders(folder)
-    if "val" in found:
-        return FolderDataset(found["val"])
-    if "train" not in found:
-        raise InputError(f"{folder} has neither val/ nor train/; to score on its test split give {folder / 'test'}")
-    return hold_out(FolderDataset(found["train"]), val_fraction, seed)[1]
+    found = find_splits(folder)
+    if not found.parted:
+        return FolderDataset(found.only)
+    if "val" in found.by_name:
+        return FolderDataset(found.by_name["val"])
+    if "train" not in found.by_name:
+        raise InputError(f"{folder} has neither val/ nor train/; {_instead(found.by_name['test'], 'score on')}")
+    return hold_out(FolderDataset(found.by_name["train"]), val_fraction, seed)[1]
 
 
 def open_calibration(folder: Path) -> FaceParsingDataset:
@@ -303,7 +290,8 @@ def open_calibration(folder: Path) -> FaceParsingDataset:
     Raises:
         InputError: the folder is no data set, has no ``train/``, or is not readable.
     """
-    return FolderDataset(folder) if find_pair(folder) is not None else open_training([folder])[0]
+    found = find_splits(folder)
+    return open_training([folder])[0] if found.parted else FolderDataset(found.only)
 
 
 def refuse_overlap(calibration: FaceParsingDataset, evaluation: FaceParsingDataset) -> None:
@@ -377,20 +365,20 @@ def _indices(sizes: dict[int | None, list[int]], wanted: set[int | None]) -> Ite
     return (index for size in wanted for index in sizes.get(size, ()))
 
 
-def _training_folder(folder: Path) -> Path:
-    if find_pair(folder) is not None:
-        return folder
-    found = split_folders(folder)
-    if "train" not in found:
-        raise InputError(
-            f"{folder} has no train/, only {', '.join(found)}; expected {KNOWN_LAYOUTS}, "
-            f"or give the split folder itself, e.g. {next(iter(found.values()))}"
-        )
-    return found["train"]
+def _training_split(folder: Path, found: Splits) -> Split:
+    if not found.parted:
+        return found.only
+    if "train" not in found.by_name:
+        first = next(iter(found.by_name.values()))
+        raise InputError(f"{folder} has no train/, only {', '.join(found.by_name)}; {_instead(first, 'train on')}")
+    return found.by_name["train"]
 
 
-def _has_val(folder: Path) -> bool:
-    return find_pair(folder) is None and "val" in split_folders(folder)
+def _instead(split: Split, purpose: str) -> str:
+    """How to use a split for something else than what its name says."""
+    if split.alone:
+        return f"to {purpose} its {split.name} split give {split.folder}"
+    return f"to {purpose} its {split.name} split list its pairs in a CSV file without splits"
 
 
 def _joined(datasets: Sequence[FaceParsingDataset]) -> FaceParsingDataset:
