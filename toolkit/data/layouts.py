@@ -194,21 +194,31 @@ def _of_folder(folder: Path) -> Splits:
     whole = _best(folder, "", (each for each in LAYOUTS if not each.parted))
     chosen = {split: _best(folder, split, (each for each in LAYOUTS if each.parted)) for split in SPLITS}
     fitting = {split: layout for split, layout in chosen.items() if layout}
-    filled = [split for split, layout in fitting.items() if _is_filled(layout, folder, split)]
+    filled = [(layout, split) for split, layout in fitting.items() if _is_filled(layout, folder, split)]
     if whole and filled and _is_filled(whole, folder, ""):
-        raise _two(folder, fitting[filled[0]], whole, filled[0])
-    if whole and not filled:
+        raise _two(folder, filled[0], (whole, ""))
+    if whole and (not fitting or _is_filled(whole, folder, "")):
         name = folder.resolve().name
         return Splits(False, {name: _split(folder, name, whole)})
-    first = next(iter(fitting.values()), None)
-    for split, layout in fitting.items():
-        if first and layout.by_split != first.by_split:
-            raise _two(folder, first, layout, split)
-    layouts = {split: chosen[split] or (first if first and not first.by_split else None) for split in SPLITS}
+    first = next(iter([*(layout for layout, _ in filled), *fitting.values()]), None)
+    for layout, split in filled:
+        if layout.by_split != filled[0][0].by_split:
+            raise _two(folder, filled[0], (layout, split))
+    layouts = {split: _like(chosen[split], first) for split in SPLITS}
     there = [split for split, layout in layouts.items() if _is_there(folder, split, layout)]
     if not there:
         raise unknown_layout(folder)
     return Splits(True, {split: _split(folder, split, layouts[split]) for split in there})
+
+
+def _like(layout: Layout | None, first: Layout | None) -> Layout | None:
+    """The layout of a split beside a split of layout ``first``: its own where splits lie in the same way.
+
+    None for a folder of a split that fits no layout; reading it says what it lacks.
+    """
+    if first is None or (layout is not None and layout.by_split == first.by_split):
+        return layout
+    return None if first.by_split else first
 
 
 def _is_there(folder: Path, split: str, layout: Layout | None) -> bool:
@@ -246,7 +256,7 @@ def _best(root: Path, split: str, layouts: Iterable[Layout]) -> Layout | None:
     fitting = [layout for layout in layouts if all(map(os.path.lexists, layout.folders(root, split)))]
     filled = [layout for layout in fitting if _is_filled(layout, root, split)]
     if len(filled) > 1:
-        raise _two(root, filled[0], filled[1], split)
+        raise _two(root, (filled[0], split), (filled[1], split))
     return next(iter([*filled, *fitting]), None)
 
 
@@ -263,10 +273,10 @@ def _pictures(folder: Path) -> Iterator[str]:
         return
 
 
-def _two(root: Path, first: Layout, second: Layout, split: str) -> InputError:
+def _two(root: Path, *found: tuple[Layout, str]) -> InputError:
+    both = " and ".join(layout.text(split) for layout, split in found)
     return InputError(
-        f"{root} holds {first.text(split)} and {second.text(split)}; keep one pair of image and mask folder "
-        "in a split, or list the pairs in pairs.csv"
+        f"{root} holds {both}; keep one pair of image and mask folder in a split, or list the pairs in pairs.csv"
     )
 
 

@@ -234,7 +234,7 @@ def test_a_list_counts_before_the_folders_beside_it(faces_folder: Path, tmp_path
 
 def test_folders_that_hold_no_picture_do_not_make_a_second_layout(faces_folder: Path, tmp_path: Path) -> None:
     data = Copy("{split}/images", "{split}/masks")(faces_folder, tmp_path / "faces")
-    for folder in ("train/labels", "val/labels", "images/train", "masks/train", "img_dir/val", "ann_dir/val"):
+    for folder in ("train/labels", "val/labels", "images/train", "masks/train", "img_dir/test", "ann_dir/test"):
         (data / folder).mkdir(parents=True)
         (data / folder / "boxes.txt").write_text("0 0.5 0.5 1 1")
     assert {split: found.folder for split, found in find_splits(data).by_name.items()} == {
@@ -335,7 +335,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: pictures(folder, "images/train"),
         ["holds images/ but no masks/ nor labels/"],
     ),
-    "no masks of a split": (lambda folder: pictures(folder, "val/images"), ["val holds images/ but no masks/"]),
+    "no masks of a split": (lambda folder: pictures(folder, "train/images"), ["train holds images/ but no masks/"]),
+    "empty masks of splits": (
+        lambda folder: (pictures(folder, "images/train"), (folder / "masks" / "train").mkdir(parents=True)),
+        ["masks/train is empty"],
+    ),
     "no ann_dir": (lambda folder: pictures(folder, "img_dir/train"), ["holds img_dir/ but no ann_dir/"]),
     "mmseg without splits": (
         lambda folder: pictures(folder, "img_dir", "ann_dir"),
