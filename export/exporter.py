@@ -26,6 +26,7 @@ from fptk.export.bundle import Bundle, check_replaceable, write_manifest
 from fptk.export.inputs import ExportInputs
 from fptk.export.manifest import manifest
 from fptk.export.plan import ExportPlan
+from fptk.export.proof import prove
 from fptk.export.record import FallbackRecord
 from fptk.export.targets.base import Target
 from fptk.runs.folder import RunFolder
@@ -113,7 +114,7 @@ class _Exporter:
             chosen = self._choose(target, precision, new_folder)
             if self.plan.explain and precision is Precision.INT8:
                 self._explain(target, chosen)
-            bundle = manifest(self.inputs, chosen)
+            bundle = manifest(self.inputs, chosen, *prove(self.inputs, chosen))
             write_manifest(bundle, chosen.folder)
             accepted, rejected = _homes(self.plan)
             final = (rejected if bundle.verdict is Decision.REFUSED else accepted) / name
