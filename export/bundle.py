@@ -42,6 +42,7 @@ from fptk.core.version import __version__
 from fptk.export.golden import FOLDER as GOLDEN_FOLDER
 from fptk.export.golden import GoldenRecord
 from fptk.export.onnx_external import external_data
+from fptk.export.openvino.operations import refuse_custom_operations
 from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import check_classes, first_fault
@@ -450,7 +451,8 @@ def _read_with(folder: Path, engine: str) -> Iterator[str]:
     """Names of the files that an engine is read from, its own first.
 
     Raises:
-        InputError: it is no file of the format that its suffix says: OpenVINO goes by the content.
+        InputError: it is no file of the format that its suffix says (OpenVINO goes by the content), or it has custom
+            operations.
     """
     own = PurePosixPath(engine)
     yield engine
@@ -458,6 +460,7 @@ def _read_with(folder: Path, engine: str) -> Iterator[str]:
         with open_regular(folder / engine) as handle:
             if not handle.read(64).lstrip().startswith(b"<"):
                 raise InputError(f"{folder / engine} is no XML file; export the bundle again")
+        refuse_custom_operations(folder / engine)
     if own.suffix == ".onnx":
         yield from (str(own.parent / location) for location in external_data(folder / engine))
     beside = own.with_suffix(".bin") if own.suffix == ".xml" else own.with_name(ENGINE_CARD_FILE)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -50,7 +51,7 @@ MARGINS: dict[Precision, tuple[float, float]] = {
     Precision.INT8: (2.0, 10.0),
 }
 """Points (hundredths) that an engine may agree less than at its export: of all pixels, and of one class's IoU."""
-LEAST_SHARE, LEAST_PIXELS = 1 / 4096, 64
+LEAST_SHARE, LEAST_PIXELS = 1 / 2048, 64
 """A class is judged if the reference gives it this share of the pixels, and so many."""
 
 
@@ -237,25 +238,33 @@ def _less(share: float, points: float) -> float:
     return max(0.0, share - points / 100)
 
 
-def shortfalls(found: LabelAgreement, photograph: float, limits: GoldenLimits) -> list[str]:
-    """What an engine falls short of, one clause each, classes by name; empty where it keeps every limit."""
-    faults = []
-    if found.pixels < limits.pixels:
-        faults.append(
-            f"{_percent(found.pixels)} of the golden pixels as FP32, at least {_percent(limits.pixels)} expected"
-        )
-    if photograph < limits.photograph:
-        faults.append(
-            f"{_percent(photograph)} of the photograph as FP32, at least {_percent(limits.photograph)} expected"
-        )
+def shortfalls(
+    found: LabelAgreement, photograph: float, limits: GoldenLimits
+) -> list[tuple[Literal["golden", "photograph"], str]]:
+    """What an engine falls short of, one clause each, classes by name; empty where it keeps every limit.
+
+    Args:
+        found: agreement on the samples.
+        photograph: share of the photograph's pixels that have the reference's label, 0-1.
+        limits: what is expected.
+    """
+    faults: list[tuple[Literal["golden", "photograph"], str]] = []
     short = {name: found.classes.get(name, 0.0) for name, limit in limits.classes.items()}
     worst = sorted((name for name in short if short[name] < limits.classes[name]), key=lambda name: short[name])
+    if found.pixels < limits.pixels:
+        faults.append(("golden", _clause(found.pixels, "golden pixels", limits.pixels)))
     if worst:
         named = ", ".join(
             f"{name} {_percent(short[name])} (at least {_percent(limits.classes[name])})" for name in worst
         )
-        faults.append(f"IoU with FP32 by class: {named}")
+        faults.append(("golden", f"IoU with FP32 by class: {named}"))
+    if photograph < limits.photograph:
+        faults.append(("photograph", _clause(photograph, "photograph", limits.photograph)))
     return faults
+
+
+def _clause(share: float, what: str, least: float) -> str:
+    return f"{_percent(share)} of the {what} as FP32, at least {_percent(least)} expected"
 
 
 def lowest_class(found: LabelAgreement, names: Sequence[str]) -> tuple[str, float] | None:

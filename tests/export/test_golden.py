@@ -125,10 +125,11 @@ def test_what_falls_short_is_named_worst_class_first_and_the_limit_itself_passes
     limits = limits_of(here, 0.98, None, Precision.FP32)
     exact = agreement(limits.pixels, skin=limits.classes["skin"], hair=limits.classes["hair"])
     assert shortfalls(exact, limits.photograph, limits) == []
-    faults = shortfalls(agreement(0.9, skin=0.5), 0.5, limits)
-    assert faults[0].startswith("90.00 % of the golden pixels")
-    assert faults[1].startswith("50.00 % of the photograph")
-    assert faults[2].startswith("IoU with FP32 by class: hair 0.00 % (at least 87.00 %), skin 50.00 %")
+    pixels, classes, photograph = shortfalls(agreement(0.9, skin=0.5), 0.5, limits)
+    assert pixels == ("golden", "90.00 % of the golden pixels as FP32, at least 98.50 % expected")
+    assert classes[1].startswith("IoU with FP32 by class: hair 0.00 % (at least 87.00 %), skin 50.00 %")
+    assert photograph[0] == "photograph"
+    assert photograph[1].startswith("50.00 % of the photograph")
 
 
 def test_agreement_counts_pixels_images_and_classes() -> None:

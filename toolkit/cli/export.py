@@ -26,7 +26,7 @@ MOST_GOLDEN = 64
 """``fptk.export.golden.MOST_SAMPLES``, whose module ``--help`` is too fast to import; a test holds them together."""
 
 
-class GoldenType(click.ParamType):
+class GoldenType(click.ParamType):  # type: ignore[type-arg]
     """Values of ``--golden``: a number of samples, or ``data``."""
 
     name = "golden"
