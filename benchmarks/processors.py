@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from fptk.core.agreement import LabelAgreement, compare_labels
 from fptk.core.cpu import INSTRUCTION_SETS, Family, InstructionSet, cpu_family, cpu_model, host_instruction_sets
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
@@ -62,6 +63,8 @@ class ProcessorRow(BaseModel):
     """Median of one synchronous call. Rows are timed one after the other, not in turns: compare with care."""
     failed: bool = False
     """Promised, and below a limit."""
+    golden: LabelAgreement | None = None
+    """The bundle's golden samples, held against the FP32 reference; they decide nothing here."""
 
 
 class ProcessorMatrix(BaseModel):
@@ -126,6 +129,16 @@ class MatrixLimits:
 
 
 @dataclass(frozen=True)
+class GoldenImages:
+    """The samples that a bundle takes along."""
+
+    pixels: UInt8Array
+    """uint8 (N, H, W, 3), preprocessed."""
+    reference: UInt8Array
+    """Labels of the FP32 reference, uint8 (N, H, W)."""
+
+
+@dataclass(frozen=True)
 class MatrixImages:
     """The images of a matrix, with what is known of them."""
 
@@ -135,6 +148,8 @@ class MatrixImages:
     """Truth of each, uint8 (h, w), at its own size."""
     reference: UInt8Array
     """Labels of the FP32 reference, uint8 (N, H, W)."""
+    golden: GoldenImages | None = None
+    """Labelled by each row too, and not judged."""
 
 
 def measure_processors(
@@ -151,7 +166,8 @@ def measure_processors(
     rows: list[ProcessorRow] = []
     with tempfile.TemporaryDirectory(prefix="fptk-") as name:
         folder = Path(name)
-        np.save(folder / "images.npy", images.pixels)
+        golden = [images.golden.pixels] if images.golden else []
+        np.save(folder / "images.npy", np.concatenate([images.pixels, *golden]))
         for place in track(listener, list(_places(request)), f"{request.name}: instruction sets"):
             figures = place.obstacle or _measured(request, images, folder, place.environment)
             row = {"instruction_set": place.name, "family": place.family, "promised": place.family in request.promised}
@@ -238,12 +254,14 @@ def _measured(
         lines = done.stderr.strip().splitlines()
         died = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         return {"status": "crashed", "reason": f"{died}: {lines[-1] if lines else 'no message'}"}
-    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    both = np.load(folder / "labels.npy", allow_pickle=False)
+    labels, golden = both[: len(images.pixels)], both[len(images.pixels) :]
     return {
         "status": "measured",
         "agreement": float((labels == images.reference).mean()),
         "mean_miou": _mean_miou(labels, images.masks),
         "milliseconds": float(json.loads(done.stdout.splitlines()[-1])["milliseconds"]),
+        "golden": compare_labels([*golden], [*images.golden.reference]) if images.golden else None,
     }
 
 

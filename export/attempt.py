@@ -222,21 +222,34 @@ def _judge(inputs: ExportInputs, done: Attempt) -> tuple[Evaluation | None, Verd
 def _score(inputs: ExportInputs, done: Attempt) -> tuple[Scores, str | None]:
     """Scores of the engine, or of its graph in ONNX Runtime where this host cannot build or run the engine."""
     assert inputs.dataset is not None
-    graph, simulated_by = done.built.record.simulation, None
+    session, simulated_by = open_engine(inputs, done)
+    with session:
+        return evaluate(session, inputs.dataset, listener=inputs.listener), simulated_by
+
+
+def open_engine(inputs: ExportInputs, done: Attempt) -> tuple[Session, str | None]:
+    """The engine as built, or its graph in ONNX Runtime where this host cannot build or run the engine.
+
+    Args:
+        inputs: what the engines of this export share.
+        done: an attempt that left an engine or a graph.
+
+    Returns:
+        The session, and the name of the engine that simulates; ``None`` for the bundle's own.
+
+    Raises:
+        EngineBrokenError: the engine was built, and does not load.
+    """
+    graph = done.built.record.simulation
     if graph and not (done.built.files and done.target.probe().can_run):
         # A GPU's int8 sums do not saturate, and some processors' do: the file's own arithmetic tells what it computes.
         exact = done.precision is Precision.INT8
-        session: Session = OnnxRuntimeSession(
-            done.folder / graph, inputs.spec, threads=inputs.plan.threads, float_only=exact
-        )
-        simulated_by = "onnxruntime"
-    else:
-        try:
-            session = _load(inputs, done.target, done.built)
-        except InputError as error:
-            raise EngineBrokenError(error, done.faults) from error
-    with session:
-        return evaluate(session, inputs.dataset, listener=inputs.listener), simulated_by
+        threads = inputs.plan.threads
+        return OnnxRuntimeSession(done.folder / graph, inputs.spec, threads=threads, float_only=exact), "onnxruntime"
+    try:
+        return _load(inputs, done.target, done.built), None
+    except InputError as error:
+        raise EngineBrokenError(error, done.faults) from error
 
 
 def _matrix(inputs: ExportInputs, done: Attempt) -> ProcessorMatrix | None:

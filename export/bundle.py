@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from fptk.benchmarks.processors import ProcessorMatrix
+from fptk.benchmarks.quick import LatencyFigures
 from fptk.calibration.gate import BuilderRefusal, Decision, Verdict
 from fptk.calibration.kernel_faults import KernelFault
 from fptk.core.classes import CLASSES, PALETTE
@@ -39,7 +40,11 @@ from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.core.version import __version__
 from fptk.export.engine_metadata import Identity, check_metadata
+from fptk.export.golden import FOLDER as GOLDEN_FOLDER
+from fptk.export.golden import GoldenRecord
 from fptk.export.onnx_external import external_data
+from fptk.export.openvino.operations import refuse_custom_operations
+from fptk.export.programs import INFER
 from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
 from fptk.models.checkpoint import check_classes, first_fault
@@ -47,7 +52,7 @@ from fptk.models.checkpoint import check_classes, first_fault
 MANIFEST = "fptk.json"
 OWN_FILES = "a bundle holds its own files: copy it with cp -rL"
 
-SCHEMA_VERSIONS = (1, 2)
+SCHEMA_VERSIONS = (1, 2, 3)
 """Versions of the manifest that can be read; the last one is written."""
 
 ENGINE_CARD_FILE = "engine.json"
@@ -137,8 +142,9 @@ class Bundle(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    schema_version: Literal[1, 2] = 2
-    """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, which a version 1 leaves empty."""
+    schema_version: Literal[1, 2, 3] = 3
+    """2 added ``precision_hint``, ``cpu``, ``kernel_faults`` and ``processors``, 3 ``golden`` and ``latency``; earlier
+    versions leave them empty."""
     fptk_version: str = __version__
     """Version of fptk that wrote the bundle."""
     created: datetime
@@ -197,6 +203,11 @@ class Bundle(BaseModel):
     """Scores beside the reference; ``None`` where there was nothing to score on."""
     gate: Verdict | BuilderRefusal | None = None
     """Verdict of the accuracy gate; ``None`` where it was not asked."""
+    golden: GoldenRecord | None = None
+    """Samples that the bundle takes along, and what ``fptk verify`` holds the engine against; ``None`` before version
+    3."""
+    latency: LatencyFigures | None = None
+    """Of the accepted engine on the exporting host, alone, for about a second; ``None`` where it did not run there."""
     command: str
     """The command that rebuilds this bundle."""
 
@@ -246,6 +257,9 @@ class Bundle(BaseModel):
             raise ValueError("engine is null, and neither unavailable nor gate says why")
         if self.engine is not None and self.engine not in self.files:
             raise ValueError(f"engine {self.engine} is not among files")
+        for name in self.golden.files if self.golden else ():
+            if name not in self.files:
+                raise ValueError(f"golden sample {name} is not among files")
         return self
 
     @property
@@ -308,8 +322,12 @@ class Bundle(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files but the manifest."""
-        return sum(record.bytes for record in self.files.values())
+        """Bytes of the engine: of all files but the manifest, the golden samples and ``infer.py``."""
+        return sum(
+            record.bytes
+            for name, record in self.files.items()
+            if name != INFER and not name.startswith(f"{GOLDEN_FOLDER}/")
+        )
 
 
 def _sides(sides: tuple[int, ...]) -> str:
@@ -331,6 +349,12 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     }
 
 
+def versions_read() -> str:
+    """The schema versions of manifests that this fptk reads, in words."""
+    *others, last = map(str, SCHEMA_VERSIONS)
+    return f"{', '.join(others)} and {last}"
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Parse the manifest of the bundle in ``folder``; its other files are not looked at (see :func:`checked_bundle`).
 
@@ -348,9 +372,10 @@ def read_bundle(folder: Path) -> Bundle:
         raise InputError(f"{path} is no JSON object; export the bundle again")
     version = value.get("schema_version")
     if type(version) is not int or version not in SCHEMA_VERSIONS:
-        known = " and ".join(map(str, SCHEMA_VERSIONS))
+        newer = type(version) is int and version > SCHEMA_VERSIONS[-1]
+        remedy = "a newer fptk wrote it: update this one" if newer else "export it again"
         raise InputError(
-            f"{path} has schema version {repr(version)[:40]}; this fptk reads versions {known}: export it again"
+            f"{path} has schema version {repr(version)[:40]}; this fptk reads versions {versions_read()}: {remedy}"
         )
     try:
         return Bundle.model_validate(value).at(folder)
@@ -440,7 +465,8 @@ def _read_with(folder: Path, engine: str) -> Iterator[str]:
     """Names of the files that an engine is read from, its own first.
 
     Raises:
-        InputError: it is no file of the format that its suffix says: OpenVINO goes by the content.
+        InputError: it is no file of the format that its suffix says (OpenVINO goes by the content), or it has custom
+            operations.
     """
     own = PurePosixPath(engine)
     yield engine
@@ -448,6 +474,7 @@ def _read_with(folder: Path, engine: str) -> Iterator[str]:
         with open_regular(folder / engine) as handle:
             if not handle.read(64).lstrip().startswith(b"<"):
                 raise InputError(f"{folder / engine} is no XML file; export the bundle again")
+        refuse_custom_operations(folder / engine)
     if own.suffix == ".onnx":
         yield from (str(own.parent / location) for location in external_data(folder / engine))
     beside = own.with_suffix(".bin") if own.suffix == ".xml" else own.with_name(ENGINE_CARD_FILE)

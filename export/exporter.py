@@ -27,6 +27,7 @@ from fptk.export.inputs import ExportInputs
 from fptk.export.manifest import manifest
 from fptk.export.plan import ExportPlan
 from fptk.export.programs import write_infer
+from fptk.export.proof import prove
 from fptk.export.record import FallbackRecord
 from fptk.export.targets.base import Target
 from fptk.runs.folder import RunFolder
@@ -116,7 +117,7 @@ class _Exporter:
                 self._explain(target, chosen)
             if chosen.built.files:
                 write_infer(target.name, chosen.folder)
-            bundle = manifest(self.inputs, chosen)
+            bundle = manifest(self.inputs, chosen, *prove(self.inputs, chosen))
             write_manifest(bundle, chosen.folder)
             accepted, rejected = _homes(self.plan)
             final = (rejected if bundle.verdict is Decision.REFUSED else accepted) / name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fptk.benchmarks.processors import MatrixImages
+from fptk.benchmarks.processors import GoldenImages, MatrixImages
 from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
 from fptk.calibration.images import CalibrationStream
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
@@ -25,6 +25,8 @@ from fptk.data.identity import check_files
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.export.engine_metadata import Identity, metadata_of
+from fptk.export.golden import FOLDER as GOLDEN_FOLDER
+from fptk.export.golden import GoldenSet, make_golden, write_golden
 from fptk.export.onnx import export_onnx, serving_module
 from fptk.export.plan import ExportPlan
 from fptk.export.targets.base import Target, TargetOptions
@@ -105,7 +107,28 @@ class ExportInputs:
         part = limit(self.dataset, self.plan.matrix_images)
         samples = [part[index] for index in range(len(part))]
         pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
-        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels))
+        golden = GoldenImages(self.golden.images, self.golden.labels)
+        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels), golden)
+
+    @cached_property
+    def golden(self) -> GoldenSet:
+        """The samples that every bundle takes along, labelled by the FP32 reference.
+
+        Raises:
+            InputError: evaluation images are asked for, and there are none or too few.
+        """
+        from fptk.models.torch_session import TorchSession
+
+        if self.plan.golden_data and self.dataset is None:
+            raise InputError("--golden data takes evaluation images, and there are none; give --data DIR")
+        with TorchSession(self.network, self.spec) as session:
+            return make_golden(session, self.plan.golden, self.dataset if self.plan.golden_data else None)
+
+    @cached_property
+    def golden_folder(self) -> Path:
+        """Folder in the scratch that holds the files of :attr:`golden`, to be copied into each bundle."""
+        write_golden(self.golden, self.scratch)
+        return self.scratch / GOLDEN_FOLDER
 
     def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
         from fptk.models.torch_session import TorchSession

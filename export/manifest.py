@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from fptk.benchmarks.quick import LatencyFigures
 from fptk.core.host import describe_host, tool_versions
 from fptk.core.precision import Precision
 from fptk.export.attempt import Attempt
 from fptk.export.bundle import Bundle, TensorRecord, record_files
+from fptk.export.golden import GoldenRecord
 from fptk.export.inputs import ExportInputs
 from fptk.export.macs import count_macs
 from fptk.export.onnx import INPUT_NAME, OUTPUT_NAME
 
 
-def manifest(inputs: ExportInputs, attempt: Attempt) -> Bundle:
-    """Describe what was built; the files in the attempt's folder are hashed as they are now."""
+def manifest(
+    inputs: ExportInputs, attempt: Attempt, golden: GoldenRecord, latency: LatencyFigures | None = None
+) -> Bundle:
+    """Describe what was built; the files in the attempt's folder are hashed as they are now.
+
+    Args:
+        inputs: what the engines of this export share.
+        attempt: what was built and proven.
+        golden: the samples in the attempt's folder.
+        latency: of the engine on this host.
+    """
     target, precision, built, spec, card = attempt.target, attempt.precision, attempt.built, inputs.spec, inputs.card
     batch = inputs.batch(target)
     return Bundle(
@@ -44,5 +55,7 @@ def manifest(inputs: ExportInputs, attempt: Attempt) -> Bundle:
         processors=attempt.processors,
         evaluation=attempt.evaluation,
         gate=attempt.gate,
+        golden=golden,
+        latency=latency,
         command=inputs.plan.command,
     )

@@ -50,6 +50,10 @@ class ExportPlan:
     """Images that the ranking compares logits on."""
     matrix_images: int | None = 16
     """Evaluation images of the processor matrix; ``None`` leaves the matrix out."""
+    golden: int = 4
+    """Samples that each bundle takes along; see :mod:`fptk.export.golden`."""
+    golden_data: bool = False
+    """Take them from the evaluation images instead of drawing faces."""
     threads: int | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By target: values of fields of its :attr:`fptk.export.targets.base.Target.options`."""

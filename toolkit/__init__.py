@@ -17,14 +17,16 @@ from fptk.core.version import __version__
 if TYPE_CHECKING:
     from fptk.calibration.gate import GatePolicy as Gate
     from fptk.recipes import Recipe
-    from fptk.workflows.api import benchmark, build, evaluate, load, predict, train
+    from fptk.workflows.api import benchmark, build, evaluate, load, predict, train, verify
 
-__all__ = ["Gate", "Recipe", "__version__", "benchmark", "build", "evaluate", "load", "predict", "train"]
+__all__ = ["Gate", "Recipe", "__version__", "benchmark", "build", "evaluate", "load", "predict", "train", "verify"]
+
+_API = ("benchmark", "build", "evaluate", "load", "predict", "train", "verify")
 
 _HOMES = {
     "Gate": ("fptk.calibration.gate", "GatePolicy"),
     "Recipe": ("fptk.recipes", "Recipe"),
-    **{name: ("fptk.workflows.api", name) for name in ("benchmark", "build", "evaluate", "load", "predict", "train")},
+    **{name: ("fptk.workflows.api", name) for name in _API},
 }
 
 

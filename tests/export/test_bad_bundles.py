@@ -343,7 +343,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "field unknown": (set_to(colour="red"), ("colour",)),
     # manifests that are no manifest
-    "version of the future": (set_to(schema_version=3), ("schema version 3", "versions 1 and 2")),
+    "version of the future": (
+        set_to(schema_version=4),
+        ("schema version 4", "versions 1, 2 and 3: a newer fptk wrote it"),
+    ),
     "version a text": (set_to(schema_version="2"), ("schema version '2'",)),
     "version a truth": (set_to(schema_version=True), ("schema version True",)),
     "version a list": (set_to(schema_version=[2]), ("schema version [2]",)),

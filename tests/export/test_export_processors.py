@@ -80,7 +80,7 @@ def test_bf16_is_built_unasked_where_the_processor_has_it_and_loads_as_it_was_bu
     assert export("--target", "openvino", "--bf16", "--fp32").code == 0
     folder = tmp_path / "bundles" / "openvino-bf16"
     manifest = read_bundle(folder)
-    assert (manifest.schema_version, manifest.precision, manifest.precision_hint) == (2, "bf16", "bf16")
+    assert (manifest.schema_version, manifest.precision, manifest.precision_hint) == (3, "bf16", "bf16")
     assert manifest.processors is not None
     rows = {row.instruction_set: row.status for row in manifest.processors.rows}
     assert rows["AVX2"] == "not offered"

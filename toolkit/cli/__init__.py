@@ -28,6 +28,7 @@ COMMANDS = (
     "train",
     "export",
     "check",
+    "verify",
     "bench",
     "profile",
     "eval",

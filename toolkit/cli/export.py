@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,6 +21,18 @@ from fptk.core.errors import GateRefusedError, InputError, TargetUnavailableErro
 
 if TYPE_CHECKING:
     from fptk.export.bundle import Bundle
+
+MOST_GOLDEN = 64
+"""``fptk.export.golden.MOST_SAMPLES``, whose module ``--help`` is too fast to import; a test holds them together."""
+
+
+class GoldenType(click.ParamType):  # type: ignore[type-arg]
+    """Values of ``--golden``: a number of samples, or ``data``."""
+
+    name = "golden"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return "data" if value == "data" else click.IntRange(1, MOST_GOLDEN).convert(value, param, ctx)
 
 
 @click.command("export")
@@ -84,6 +96,14 @@ if TYPE_CHECKING:
     help="Do not run each engine under every instruction set that this processor has.",
 )
 @click.option(
+    "--golden",
+    multiple=True,
+    type=GoldenType(),
+    metavar="N|data",
+    help="Samples that each bundle takes along to be verified with: how many, or data for evaluation images instead of "
+    "drawn faces (repeatable). Default: 4 drawn faces.",
+)
+@click.option(
     "-o",
     "assignments",
     multiple=True,
@@ -113,6 +133,7 @@ def command(
     out: Path | None,
     threads: int | None,
     no_processor_matrix: bool,
+    golden: tuple[int | str, ...],
     assignments: tuple[str, ...],
 ) -> None:
     """Build engines from MODEL, and prove each on the evaluation images.
@@ -161,6 +182,8 @@ def command(
         explain=explain,
         sensitivity_images=sensitivity_images,
         matrix_images=None if no_processor_matrix else ExportPlan.matrix_images,
+        golden=next((each for each in reversed(golden) if isinstance(each, int)), None),
+        golden_data="data" in golden,
         threads=threads,
     )
     finish(bundles)

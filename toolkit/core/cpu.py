@@ -91,6 +91,19 @@ def cpu_family(flags: Iterable[str] | None = None) -> Family:
     return "vnni" if has_vnni(have) else "avx2"
 
 
+def family_under(variable: str | None) -> Family:
+    """The family that an engine meets here, heeding the environment variable that limits its instruction sets.
+
+    Args:
+        variable: its name, e.g. :data:`ISA_VARIABLE`; ``None`` for an engine that cannot be told.
+    """
+    limit = os.environ.get(variable, "").upper() if variable else ""
+    names = [each.name for each in INSTRUCTION_SETS]
+    allowed = names[: names.index(limit) + 1] if limit in names else []
+    offered = [each for each in host_instruction_sets() if each.name in allowed]
+    return offered[-1].family if offered else cpu_family()
+
+
 _REPORTED = (
     "sse4_2",
     "avx",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fptk.benchmarks.report import BenchReport
     from fptk.export.bundle import Bundle
     from fptk.export.exporter import Bundles
+    from fptk.workflows.verify import Verification
 
 AnyPath = str | os.PathLike[str]
 Model = Union[TrainResult, "Bundle", AnyPath]
@@ -251,6 +252,36 @@ def benchmark(
         **request,
     )
     return bench_folders([_path(each) for each in several], asked, listener=listener)
+
+
+def verify(
+    bundle: Bundle | AnyPath,
+    *,
+    data: AnyPath | None = None,
+    images: int | None = None,
+    threads: int | None = None,
+    listener: Listener = SILENT,
+) -> Verification:
+    """Check a bundle on this machine, and its engine against the golden samples that it holds.
+
+    Args:
+        bundle: the bundle or its folder.
+        data: evaluation data; the whole gate is run on it too.
+        images: of ``data``, so many, evenly spaced; ``None`` is all.
+        threads: CPU threads of one inference; ``None`` is the engine's default.
+        listener: hears of the progress.
+
+    Returns:
+        The verdict (``pass``, ``refused``, ``damaged`` or ``cannot run``) with its reason, the checks and the figures.
+        A bundle that is wrong raises nothing.
+
+    Raises:
+        InputError: ``data`` cannot be read.
+    """
+    from fptk.workflows.verify import VerifyPlan, verify_bundle
+
+    plan = VerifyPlan.of(None if data is None else Path(data), images, threads, listener)
+    return verify_bundle(_path(bundle), plan, listener)
 
 
 def _path(model: Model) -> Path:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from fptk.core.describe import field_docs, plain_text, type_text, value_text
 from fptk.core.files import make_folder, write_text
-from fptk.export.bundle import MANIFEST, SCHEMA_VERSIONS, Bundle
+from fptk.export.bundle import MANIFEST, SCHEMA_VERSIONS, Bundle, versions_read
 from fptk.export.targets.options import describe_options
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.recipes import Recipe, list_recipes
@@ -53,12 +53,11 @@ def recipe_page() -> str:
 def manifest_page() -> str:
     """The keys of a bundle's manifest."""
     schema = TypeAdapter(Bundle).json_schema(mode="serialization")
-    versions = " and ".join(map(str, SCHEMA_VERSIONS))
     parts = [
         f"# `{MANIFEST}`, key by key",
         f"Every bundle holds one `{MANIFEST}`. It says what the engine is, how it was made and how it was proven. fptk "
-        f"reads schema versions {versions} and writes version {SCHEMA_VERSIONS[-1]}. In Python the same content is a "
-        "`Bundle`, which `fptk.build` returns.",
+        f"reads schema versions {versions_read()} and writes version {SCHEMA_VERSIONS[-1]}. In Python the same content "
+        "is a `Bundle`, which `fptk.build` returns.",
         _made_by(),
     ]
     for model in _models(Bundle):

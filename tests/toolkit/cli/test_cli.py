@@ -77,7 +77,9 @@ def test_export_leaves_whole_bundles(exported: Path, checkpoint: Path) -> None:
         assert bundle.evaluation.images == 4
         assert bundle.verdict == "not judged"
         assert bundle.input.shape == (1, 64, 64, 3)
-        assert set(bundle.files) == {"model.onnx", "infer.py"}
+        assert bundle.golden is not None
+        assert set(bundle.files) == {"model.onnx", "infer.py", *bundle.golden.files}
+        assert bundle.size_bytes == (folder / "model.onnx").stat().st_size
         assert bundle.command.startswith("fptk export --target onnx")
     assert read_bundle(exported / "bundles" / "onnx-int8").calibration is not None
     assert not list(exported.glob(".*"))

@@ -46,7 +46,7 @@ def test_the_names_are_loaded_when_they_are_used() -> None:
         "print(sorted(heavy), seconds < 0.1, sorted(set(dir(fptk)) - {'__version__'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names = ["Gate", "Recipe", "benchmark", "build", "evaluate", "load", "predict", "train"]
+    names = ["Gate", "Recipe", "benchmark", "build", "evaluate", "load", "predict", "train", "verify"]
     assert done.stdout.strip() == f"[] True {names}"
     with pytest.raises(AttributeError, match="nothing"):
         fptk.nothing  # noqa: B018
