@@ -167,9 +167,9 @@ def _pair(path: Path, place: str, row: Mapping[Any, Any]) -> ListedPair:
 def _inside(path: Path, place: str, text: str) -> str:
     """A path of the list in normal form; refused where it leads out of the list's folder."""
     normal = os.path.normpath(text)
-    if os.path.isabs(text) or normal == ".." or normal.startswith(f"..{os.sep}"):  # noqa: PTH117
+    if os.path.isabs(text) or normal in (".", "..") or normal.startswith(f"..{os.sep}"):  # noqa: PTH117
         raise InputError(
-            f"list of pairs {path}, {place}: {text[:200]} leads out of the folder of the list; "
+            f"list of pairs {path}, {place}: {text[:200]} is no file in the folder of the list; "
             "give paths relative to the list, and put the list beside or above its files"
         )
     return normal

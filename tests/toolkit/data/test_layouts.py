@@ -180,7 +180,7 @@ def test_one_split_is_the_same_in_every_layout(
     assert find_pair(data) == (data / WHOLE[name].images, data / WHOLE[name].masks)
 
 
-def test_every_layout_and_naming_of_the_tables_is_tried_here() -> None:
+def test_every_layout_of_the_table_is_tried_here() -> None:
     copies = [each for each in (*PARTED.values(), *WHOLE.values()) if isinstance(each, Copy)]
     named = {"{split}/train_image", "{split}/val_image", "{split}/test_image", "train_image", "val_image", "test_image"}
     assert {each.images for each in copies} - {"{split}/{split}_image"} >= {each.images for each in LAYOUTS} - named
@@ -401,13 +401,17 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "a missing mask": (csv_of("images/0.png,masks/5.png"), ["line 2: mask", "masks/5.png does not exist"]),
     "a folder for an image": (csv_of("images,masks/0.png"), ["line 2: image", "it is a folder"]),
-    "a path that leaves": (beside, ["line 2: ../other/masks/0.png leads out of the folder"]),
+    "a path that leaves": (beside, ["line 2: ../other/masks/0.png is no file in the folder of the list"]),
     "a path that leaves by a way round": (
         csv_of("images/0.png,masks/../../other/0.png"),
-        ["line 2: masks/../../other/0.png leads out"],
+        ["line 2: masks/../../other/0.png is no file in the folder"],
     ),
-    "the folder above": (csv_of("..,masks/0.png"), ["line 2: .. leads out"]),
-    "an absolute path": (csv_of("/etc/passwd,masks/0.png"), ["line 2: /etc/passwd leads out"]),
+    "the folder above": (csv_of("..,masks/0.png"), ["line 2: .. is no file in the folder"]),
+    "the folder itself": (
+        csv_of("a/b.png,m.png", "c/b.png,m.png", "a/..,m.png"),
+        ["line 4: a/.. is no file in the folder"],
+    ),
+    "an absolute path": (csv_of("/etc/passwd,masks/0.png"), ["line 2: /etc/passwd is no file in the folder"]),
     "a NUL in a path": (json_of('[{"image": "a\\u0000.png", "mask": "b.png"}]'), ["pairs.json, entry 1: image"]),
     "an empty file": (
         lambda folder: write(folder / "pairs.csv", ""),
@@ -480,12 +484,13 @@ def test_training_export_and_bench_read_other_layouts(
 ) -> None:
     data = made(PARTED[name], faces_folder, tmp_path / "faces")
     run = tmp_path / "run"
+    lax = ("--max-miou-drop", 100, "--max-class-drop", 100)
     sizes = ("--set", "data.size=64", "--set", "optim.epochs=1", "--set", "data.batch=4")
     for command in (
         ("train", "--recipe", "demo", "--data", data, "--out", run, *sizes),
-        ("export", run, "--target", "onnx", "--int8", "--calib", data, "--calib-size", 4, "--max-miou-drop", 100),
+        ("export", run, "--target", "onnx", "--int8", "--calib", data, "--calib-size", 4, *lax),
         ("bench", run, "--accuracy", "--data", data),
     ):
         finished = fptk(*command)
-        assert finished.code in (0, 4), finished.err
+        assert finished.code == 0, finished.err
         assert "synthetic" not in finished.err
