@@ -77,7 +77,7 @@ def _rt_info(path: Path) -> dict[str, str]:
     try:
         with open_regular(path) as handle:
             found = ElementTree.parse(handle).getroot().find("rt_info/framework")
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of unknown encodings
         raise InputError(f"{path} is no XML file: {error}; export the bundle again") from error
     return {} if found is None else {entry.tag: entry.get("value", "") for entry in found}
 
