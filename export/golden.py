@@ -5,7 +5,7 @@ with ``photograph-labels.png`` for the whole way through preprocessing. A device
 compares its engine with them (``fptk verify``).
 
 What an engine may differ by is measured, not guessed: its lowest agreement at export, less a margin. INT8 rounds
-differently on other processors, float arithmetic hardly (docs/measurements/golden.md).
+differently on other processors, float arithmetic hardly (``docs/measurements/golden.md``).
 """
 
 from __future__ import annotations
