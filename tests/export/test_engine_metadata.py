@@ -118,10 +118,27 @@ def test_an_engine_without_metadata_is_not_compared(bundles: Path, tmp_path: Pat
     assert checked_bundle(folder).model == "unet"
 
 
-def test_a_damaged_openvino_file_is_refused(bundles: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "encoding", "multi-byte"])
+def test_a_damaged_openvino_file_is_refused(bundles: Path, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(bundles / "openvino-fp32", tmp_path / "bundle"))
     content = (folder / "model.xml").read_bytes()
-    (folder / "model.xml").write_bytes(content[: len(content) // 2])
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "encoding": content.replace(b'<?xml version="1.0"?>', b'<?xml version="1.0" encoding="none"?>'),
+        "multi-byte": content.replace(b'<?xml version="1.0"?>', b'<?xml version="1.0" encoding="utf-7"?>'),
+    }
+    assert damaged[damage] != content
+    (folder / "model.xml").write_bytes(damaged[damage])
     rewrite(folder, lambda values: None)
     with pytest.raises(InputError, match=r"model\.xml is no XML file"):
         checked_bundle(folder)
+
+
+@pytest.mark.slow
+def test_quantizing_keeps_what_an_engine_says(checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
+    built = api.build(checkpoint, precisions=("int8",), calibration=faces_folder, gate=None, out=tmp_path)
+    assert len(built) == len(ENGINES)
+    for bundle in built:
+        found = read_metadata(bundle.folder / str(bundle.engine))
+        assert found["fptk.checkpoint_sha256"] == bundle.checkpoint_sha256
+        assert tuple(json.loads(found["fptk.classes"])) == CLASSES
