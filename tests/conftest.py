@@ -35,6 +35,7 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     """No test reads or writes the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("fptk.benchmarks.quick.SECONDS", 0.05)  # hundreds of exports time their engines
         yield
 
 
@@ -87,6 +88,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_checkpoint(path, model.state_dict(), card)
     return path
+
+
+@pytest.fixture(scope="session")
+def cpu_bundles(checkpoint: Path, faces_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of ``onnx-fp32`` and ``openvino-fp32``, of the untrained network, scored and not judged; not to change."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    import fptk as api
+
+    out = tmp_path_factory.mktemp("cpu")
+    api.build(checkpoint, precisions=("fp32",), data=faces_folder, gate=None, out=out, matrix_images=0)
+    return out / "bundles"
 
 
 @pytest.fixture(scope="session")

@@ -400,7 +400,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
             (folder / "model.xml").write_text("<net"),
             write_bundle(folder, target="openvino", engine="model.xml"),
         ),
-        ("is no XML file", "model.xml"),
+        ("damaged XML", "model.xml"),
     ),
 }
 

@@ -23,18 +23,10 @@ VERSION_1 = Path(__file__).parents[1] / "fixtures" / "bundles" / "version-1"
 ENGINES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
 
-@pytest.fixture(scope="module")
-def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both CPU targets' FP32 bundles of the untrained network."""
-    out = tmp_path_factory.mktemp("bundles")
-    api.build(checkpoint, precisions=("fp32",), gate=None, out=out)
-    return out / "bundles"
-
-
 @pytest.fixture(params=ENGINES)
-def copied(request: pytest.FixtureRequest, bundles: Path, tmp_path: Path) -> tuple[Path, str]:
+def copied(request: pytest.FixtureRequest, cpu_bundles: Path, tmp_path: Path) -> tuple[Path, str]:
     """A bundle to change, and the name of its engine."""
-    folder = shutil.copytree(bundles / f"{request.param}-fp32", tmp_path / "bundle")
+    folder = shutil.copytree(cpu_bundles / f"{request.param}-fp32", tmp_path / "bundle")
     return Path(folder), ENGINES[request.param]
 
 
@@ -98,8 +90,8 @@ def test_the_engine_of_another_network_is_refused(copied: tuple[Path, str]) -> N
 
 
 @pytest.mark.parametrize("text", ["[", "7", '[["a"]]', "[1, 2, 3]"])
-def test_a_damaged_entry_is_refused(bundles: Path, tmp_path: Path, text: str) -> None:
-    folder = Path(shutil.copytree(bundles / "onnx-fp32", tmp_path / "bundle"))
+def test_a_damaged_entry_is_refused(cpu_bundles: Path, tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(cpu_bundles / "onnx-fp32", tmp_path / "bundle"))
     model = onnx.load(str(folder / "model.onnx"))
     next(entry for entry in model.metadata_props if entry.key == "fptk.palette").value = text
     onnx.save(model, folder / "model.onnx")
@@ -108,9 +100,9 @@ def test_a_damaged_entry_is_refused(bundles: Path, tmp_path: Path, text: str) ->
         checked_bundle(folder)
 
 
-def test_an_engine_without_metadata_is_not_compared(bundles: Path, tmp_path: Path) -> None:
+def test_an_engine_without_metadata_is_not_compared(cpu_bundles: Path, tmp_path: Path) -> None:
     assert read_metadata(VERSION_1 / "model.onnx") == {}
-    folder = Path(shutil.copytree(bundles / "onnx-fp32", tmp_path / "bundle"))
+    folder = Path(shutil.copytree(cpu_bundles / "onnx-fp32", tmp_path / "bundle"))
     model = onnx.load(str(folder / "model.onnx"))
     del model.metadata_props[:]
     onnx.save(model, folder / "model.onnx")
@@ -119,8 +111,8 @@ def test_an_engine_without_metadata_is_not_compared(bundles: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["cut", "encoding", "multi-byte"])
-def test_a_damaged_openvino_file_is_refused(bundles: Path, tmp_path: Path, damage: str) -> None:
-    folder = Path(shutil.copytree(bundles / "openvino-fp32", tmp_path / "bundle"))
+def test_a_damaged_openvino_file_is_refused(cpu_bundles: Path, tmp_path: Path, damage: str) -> None:
+    folder = Path(shutil.copytree(cpu_bundles / "openvino-fp32", tmp_path / "bundle"))
     content = (folder / "model.xml").read_bytes()
     damaged = {
         "cut": content[: len(content) // 2],
@@ -130,7 +122,7 @@ def test_a_damaged_openvino_file_is_refused(bundles: Path, tmp_path: Path, damag
     assert damaged[damage] != content
     (folder / "model.xml").write_bytes(damaged[damage])
     rewrite(folder, lambda values: None)
-    with pytest.raises(InputError, match=r"model\.xml is no XML file"):
+    with pytest.raises(InputError, match=r"model\.xml: it is damaged XML"):
         checked_bundle(folder)
 
 

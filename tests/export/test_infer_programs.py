@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import fptk as api
 from fptk.core.evaluation import predict
 from fptk.core.preprocess import read_image
 from fptk.data.synthetic.faces import draw_face
@@ -26,17 +25,9 @@ RUN = "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_na
 LONGEST = 59
 
 
-@pytest.fixture(scope="module")
-def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both CPU targets' FP32 bundles of the untrained network."""
-    out = tmp_path_factory.mktemp("bundles")
-    api.build(checkpoint, precisions=("fp32",), gate=None, out=out)
-    return out / "bundles"
-
-
 @pytest.fixture(scope="module", params=PACKAGES)
-def bundle(request: pytest.FixtureRequest, bundles: Path) -> Path:
-    return bundles / f"{request.param}-fp32"
+def bundle(request: pytest.FixtureRequest, cpu_bundles: Path) -> Path:
+    return cpu_bundles / f"{request.param}-fp32"
 
 
 def photograph(folder: Path, name: str, shape: tuple[int, int]) -> Path:
@@ -116,8 +107,8 @@ def test_the_manifest_records_it(bundle: Path) -> None:
     assert "infer.py" in checked_bundle(bundle).files
 
 
-def test_openvino_computes_in_the_type_of_the_manifest(bundles: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(bundles / "openvino-fp32", tmp_path / "bundle"))
+def test_openvino_computes_in_the_type_of_the_manifest(cpu_bundles: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(cpu_bundles / "openvino-fp32", tmp_path / "bundle"))
     values = json.loads((folder / "fptk.json").read_text(encoding="utf-8"))
     assert values["precision_hint"] == "f32"
     spy = "import openvino; compiled = openvino.Core.compile_model; "
@@ -138,14 +129,14 @@ def test_the_programs_are_short_and_differ_in_their_engine_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", PACKAGES)
-def test_it_runs_where_nothing_else_is_installed(target: str, bundles: Path, tmp_path: Path) -> None:
+def test_it_runs_where_nothing_else_is_installed(target: str, cpu_bundles: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
     install = [python, "-m", "pip", "install", "-q", "numpy", "Pillow", PACKAGES[target]]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"the package index gives no {PACKAGES[target]}: {done.stderr.strip().splitlines()[-1]}")
-    bundle = Path(shutil.copytree(bundles / f"{target}-fp32", tmp_path / "device"))
+    bundle = Path(shutil.copytree(cpu_bundles / f"{target}-fp32", tmp_path / "device"))
     photo = photograph(tmp_path, "face.jpg", (333, 250))
     finished = run(bundle, photo, python=python, before="import sys; ")
     assert finished.returncode == 0, finished.stderr

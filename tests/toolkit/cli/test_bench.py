@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,10 @@ Command = Callable[..., Any]
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
 
-@pytest.fixture(scope="module")
-def bundles(checkpoint: Path, faces_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+@pytest.fixture
+def bundles(cpu_bundles: Path) -> list[Path]:
     """FP32 engines of the untrained network for ONNX Runtime and OpenVINO."""
-    folder = tmp_path_factory.mktemp("engines")
-    command = [
-        sys.executable,
-        "-m",
-        "fptk",
-        "export",
-        str(checkpoint),
-        "--data",
-        str(faces_folder),
-        "--fp32",
-        "--no-gate",
-    ]
-    command += ["--no-processor-matrix", "--target", "onnx", "--target", "openvino", "--out", str(folder)]
-    subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
-    return [folder / "bundles" / "onnx-fp32", folder / "bundles" / "openvino-fp32"]
+    return [cpu_bundles / "onnx-fp32", cpu_bundles / "openvino-fp32"]
 
 
 def words_of(text: str) -> str:

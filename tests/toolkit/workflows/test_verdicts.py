@@ -32,6 +32,7 @@ from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.data.writer import write_dataset
 from fptk.export.bundle import Bundle, Evaluation, read_bundle, write_manifest
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
+from fptk.models.checkpoint import load_checkpoint, save_checkpoint
 from fptk.recipes import Recipe
 from fptk.runs.source import ModelSource
 from fptk.workflows.verdicts import Scored, content_sha256, evaluate_gates
@@ -317,9 +318,12 @@ def test_other_images_are_judged_against_pytorch_or_an_fp32_engine_or_not_at_all
 
 
 def test_weights_of_another_network_are_no_reference(
-    bundles: Bundles, accuracy: Callable[..., Judged], checkpoint: Path, other_faces: Path
+    bundles: Bundles, accuracy: Callable[..., Judged], checkpoint: Path, other_faces: Path, tmp_path: Path
 ) -> None:
-    done = accuracy(bundles.make("a", checkpoint_sha256="0" * 64), "--data", other_faces, "--reference", checkpoint)
+    network, card = load_checkpoint(checkpoint)
+    other = {name: value + 1 for name, value in network.state_dict().items()}
+    save_checkpoint(tmp_path / "other.safetensors", other, card)
+    done = accuracy(bundles.make("a"), "--data", other_faces, "--reference", tmp_path / "other.safetensors")
     assert done.rows["onnx int8"]["verdict"] == "not judged"
     assert "are not the weights of onnx int8" in done.finished.err
 
