@@ -12,8 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from fptk.benchmarks.latency import Latency, LatencyPlan, in_turns
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.progress import SILENT, Listener
-from fptk.core.session import Session
+from fptk.core.session import Closing, Session
 
 Mode = Literal["latency", "throughput"]
 """What is timed: one call after another, or many requests at once."""
@@ -43,7 +42,7 @@ class Concurrency:
     """CPU threads of all streams together."""
 
 
-class RequestPool(ABC):
+class RequestPool(Closing, ABC):
     """An engine that is loaded for several requests at once. It owns its memory until it is closed."""
 
     def __init__(self, spec: PreprocessSpec, concurrency: Concurrency) -> None:
@@ -65,17 +64,6 @@ class RequestPool(ABC):
         Raises:
             InputError: the engine failed.
         """
-
-    def close(self) -> None:  # noqa: B027 - most engines free themselves with their Python object
-        """Free what the engine holds. Calling it twice is allowed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ThreadedPool(RequestPool):

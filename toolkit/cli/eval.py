@@ -126,7 +126,7 @@ def command(
     printed below the table.
     """
     from fptk.core.bootstrap import bootstrap
-    from fptk.core.confusions import ErrorCount
+    from fptk.core.confusions import BorderCount
     from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
     from fptk.core.evaluation import predictions
@@ -156,17 +156,17 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    matrix, errors = ConfusionMatrix(keep_images=rounds is not None), ErrorCount()
+    matrix, borders = ConfusionMatrix(keep_images=rounds is not None), BorderCount()
     with session:
         values = []
         for sample, labels in predictions(session, dataset, listener=TERMINAL):
             values.append(matrix.add(sample.mask, labels))
             if wants_errors:
-                errors.add(sample.mask, labels)
+                borders.add(sample.mask, labels)
         scores = matrix.scores()
         extras = Extras(
             bootstrap(matrix.images, rounds) if rounds and matrix.images else None,
-            errors.report() if wants_errors else None,
+            borders.report(matrix.counts) if wants_errors else None,
         )
         if str(json_path) != "-":
             out.print(_table(scores, f"{session.name} on {dataset.name}, {scores.images} images", extras.intervals))

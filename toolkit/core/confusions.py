@@ -56,11 +56,10 @@ class ErrorReport:
         return asdict(self)
 
 
-class ErrorCount:
-    """Counts errors image by image."""
+class BorderCount:
+    """Counts pixels near borders, and the wrong ones among them, image by image."""
 
     def __init__(self) -> None:
-        self._counts: npt.NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
         self._near: npt.NDArray[np.int64] = np.zeros((len(WIDTHS), 2), np.int64)
 
     def add(self, truth: UInt8Array, prediction: UInt8Array) -> None:
@@ -70,26 +69,25 @@ class ErrorCount:
             truth: uint8 (H, W), labels 0-18.
             prediction: uint8 (H, W), labels 0-18.
         """
-        pairs = truth.ravel().astype(np.int32) * NUM_CLASSES + prediction.ravel()
-        self._counts += np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
         wrong = truth != prediction
         for index, near in enumerate(_near_borders(truth)):
             self._near[index] += near.sum(), (near & wrong).sum()
 
-    def report(self, largest: int = 12) -> ErrorReport:
+    def report(self, counts: npt.NDArray[np.int64], largest: int = 12) -> ErrorReport:
         """Reduce the counts.
 
         Args:
+            counts: of the same images, int64 (19, 19), see :class:`fptk.core.metrics.ConfusionMatrix`.
             largest: how many confusions to name.
 
         Raises:
             ValueError: nothing was added.
         """
-        total = int(self._counts.sum())
+        total = int(counts.sum())
         if not total:
             raise ValueError("no image was added")
-        errors = self._counts * (1 - np.eye(NUM_CLASSES, dtype=np.int64))
-        wrong, of_class = int(errors.sum()), self._counts.sum(axis=1)
+        errors = counts * (1 - np.eye(NUM_CLASSES, dtype=np.int64))
+        wrong, of_class = int(errors.sum()), counts.sum(axis=1)
         order = [divmod(int(at), NUM_CLASSES) for at in np.argsort(-errors, axis=None, kind="stable")[:largest]]
         return ErrorReport(
             wrong=wrong / total,

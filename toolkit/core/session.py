@@ -14,7 +14,22 @@ from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
 
 
-class Session(ABC):
+class Closing:
+    """What holds an engine: a ``with`` block closes it at its end."""
+
+    def close(self) -> None:
+        """Free what the engine holds. Calling it twice is allowed; most engines free themselves with their object."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Session(Closing, ABC):
     """A loaded network that turns images into label maps.
 
     ``labels = session(images)``: images uint8 (N, H, W, 3) RGB of the spec's size, labels uint8 (N, H, W) with values
@@ -70,14 +85,3 @@ class Session(ABC):
         ``None`` for an engine that works in the host's own memory: there is nothing to leave out.
         """
         return None
-
-    def close(self) -> None:  # noqa: B027 - most engines free themselves with their Python object
-        """Free what the engine holds. Calling it twice is allowed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

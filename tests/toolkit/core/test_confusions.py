@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fptk.core.confusions import WIDTHS, ErrorCount
+from fptk.core.confusions import WIDTHS, BorderCount, ErrorReport
+from fptk.core.metrics import ConfusionMatrix
 
 
 def halves() -> np.ndarray:
@@ -15,13 +16,20 @@ def halves() -> np.ndarray:
     return truth
 
 
+def report_of(*pairs: tuple[np.ndarray, np.ndarray]) -> ErrorReport:
+    """Of truths and predictions."""
+    matrix, borders = ConfusionMatrix(), BorderCount()
+    for truth, found in pairs:
+        matrix.add(truth, found)
+        borders.add(truth, found)
+    return borders.report(matrix.counts)
+
+
 def test_confusions_are_named_with_their_shares() -> None:
     truth, found = halves(), halves()
     found[:, 40:46] = 1  # 240 of 1,600 pixels of hair taken for skin
     found[:20, 0:4] = 17  # 80 of 1,600 pixels of skin taken for neck
-    count = ErrorCount()
-    count.add(truth, found)
-    report = count.report()
+    report = report_of((truth, found))
     assert report.wrong == 320 / 3200
     first, second = report.confusions
     assert (first.truth, first.prediction, first.pixels, first.share, first.share_of_class) == (
@@ -38,19 +46,15 @@ def test_bands_hold_the_pixels_within_their_width_of_a_border() -> None:
     truth, found = halves(), halves()
     found[:, 40:46] = 1
     found[:20, 0:4] = 17
-    count = ErrorCount()
-    count.add(truth, found)
-    bands = count.report().bands
+    bands = report_of((truth, found)).bands
     assert [band.width for band in bands] == list(WIDTHS)
     assert [band.share_of_pixels for band in bands] == [2 * width * 40 / 3200 for width in WIDTHS]
     assert [band.share_of_errors for band in bands] == [min(6, width) * 40 / 320 for width in WIDTHS]
 
 
 def test_nothing_wrong_and_nothing_added() -> None:
-    count = ErrorCount()
     with pytest.raises(ValueError, match="no image"):
-        count.report()
-    count.add(halves(), halves())
-    report = count.report()
+        report_of()
+    report = report_of((halves(), halves()))
     assert (report.wrong, report.confusions) == (0, [])
     assert {band.share_of_errors for band in report.bands} == {0}
