@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_s
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
-from fptk.core.files import kind_of, sha256_file, sha256_json
+from fptk.core.files import kind_of, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
@@ -24,18 +25,20 @@ from fptk.data import image_file, open_calibration
 from fptk.data.identity import check_files
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
-from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.golden import FOLDER as GOLDEN_FOLDER
 from fptk.export.golden import GoldenSet, make_golden, write_golden
-from fptk.export.onnx import export_onnx, serving_module
+from fptk.export.network_source import GraphRequest
 from fptk.export.plan import ExportPlan
+from fptk.export.sources import open_network
 from fptk.export.targets.base import Target, TargetOptions
-from fptk.models.checkpoint import load_checkpoint
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource
 
 FAULT_IMAGES = 4
 """Calibration images that an INT8 engine is compared with its own graph on."""
+
+PROOF_IMAGES = 4
+"""Evaluation images, or drawn faces where there are none, that rewrites of a foreign graph are proven on."""
 
 
 def content_sha256(dataset: FaceParsingDataset) -> str:
@@ -58,8 +61,10 @@ class ExportInputs:
 
     def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
         self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
-        self.network, self.card = load_checkpoint(source.weights)
+        self.network = open_network(source)
+        self.card = self.network.card
         self.spec = self.card.preprocess
+        self._graph_records: dict[str, dict[str, Any]] = {}
         if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
         self.dataset = self._evaluation_set()
@@ -74,10 +79,10 @@ class ExportInputs:
         check_files(dataset, workers=usable_cores(), listener=self.listener)
         return dataset
 
-    @cached_property
+    @property
     def checkpoint_sha256(self) -> str:
         """Hash of the weights' file."""
-        return sha256_file(self.source.weights)
+        return self.network.checkpoint_sha256
 
     @cached_property
     def dataset_sha256(self) -> str:
@@ -87,11 +92,9 @@ class ExportInputs:
 
     @cached_property
     def reference(self) -> Scores:
-        """Scores of the network itself, in PyTorch and FP32."""
-        from fptk.models.torch_session import TorchSession
-
+        """Scores of the network itself, in FP32."""
         assert self.dataset is not None
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return evaluate(session, self.dataset, listener=self.listener)
 
     @cached_property
@@ -117,11 +120,9 @@ class ExportInputs:
         Raises:
             InputError: evaluation images are asked for, and there are none or too few.
         """
-        from fptk.models.torch_session import TorchSession
-
         if self.plan.golden_data and self.dataset is None:
             raise InputError("--golden data takes evaluation images, and there are none; give --data DIR")
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return make_golden(session, self.plan.golden, self.dataset if self.plan.golden_data else None)
 
     @cached_property
@@ -131,9 +132,7 @@ class ExportInputs:
         return self.scratch / GOLDEN_FOLDER
 
     def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
-        from fptk.models.torch_session import TorchSession
-
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return np.concatenate([session(image[None]) for image in pixels])
 
     @cached_property
@@ -213,10 +212,23 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            metadata = metadata_of(Identity(self.card.model, self.plan.graph, self.checkpoint_sha256, self.spec))
-            module = serving_module(self.network, self.spec, self.plan.graph, target.form)
-            export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
+            request = GraphRequest(target.form, self.plan.graph, self.batch(target), lambda: self._proof_images)
+            self._graph_records[target.name] = self.network.write_onnx(path, request)
+            for line in self._graph_records[target.name].get("notes", ()):
+                self.listener.say(f"  {line}")
         return path
+
+    def graph_record(self, target: Target) -> dict[str, Any]:
+        """What a bundle of the target keeps of how its FP32 graph was made; empty where there is nothing to tell."""
+        self.onnx(target)
+        return self._graph_records[target.name]
+
+    @cached_property
+    def _proof_images(self) -> UInt8Array:
+        """The images that rewrites of a graph are proven on, uint8 (N, H, W, 3)."""
+        faces = self.dataset or SyntheticFaces(PROOF_IMAGES, self.spec.size)
+        part = limit(faces, PROOF_IMAGES)
+        return np.stack([self.spec.apply(part[index].image) for index in range(len(part))])
 
 
 def _coverage(chosen: CalibrationSet) -> str:
