@@ -212,10 +212,9 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            request = GraphRequest(target.form, self.plan.graph, self.batch(target), lambda: self._proof_images)
+            batch, listener = self.batch(target), self.listener
+            request = GraphRequest(target.form, self.plan.graph, batch, lambda: self._proof_images, listener)
             self._graph_records[target.name] = self.network.write_onnx(path, request)
-            for line in self._graph_records[target.name].get("notes", ()):
-                self.listener.say(f"  {line}")
         return path
 
     def graph_record(self, target: Target) -> dict[str, Any]:

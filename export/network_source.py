@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import PreprocessSpec
+from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 from fptk.models.engine_form import EngineForm
 
@@ -41,6 +42,8 @@ class GraphRequest:
     """Images in one call; ``None`` leaves it open."""
     images: Callable[[], UInt8Array]
     """Gives a few images, uint8 (N, H, W, 3), that rewrites may be proven on."""
+    listener: Listener = SILENT
+    """Is told what became of each rewrite."""
 
 
 class NetworkSource(ABC):

@@ -281,6 +281,33 @@ def _read_output(path: Path, partial: Interface, description: NetworkDescription
     return _read_labels(path, partial, result)
 
 
+_PASSES_LABELS = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape")
+"""Operators that may stand between an argmax and the labels."""
+
+
+def scores_behind(model: onnx.ModelProto, output: str) -> tuple[str, int] | None:
+    """Name and class axis of the float scores (N, C, H, W) or (N, H, W, C) whose lowest best class the labels are.
+
+    Args:
+        model: the network.
+        output: its labels.
+
+    Returns:
+        ``None`` where the labels come from anything else.
+    """
+    from onnx import TensorProto
+
+    graph = Graph(model)
+    node = graph.producer.get(output)
+    while node is not None and node.op_type in _PASSES_LABELS:
+        node = graph.producer.get(node.input[0])
+    if node is None or node.op_type != "ArgMax" or attribute(node, "select_last_index", 0):
+        return None
+    axis, shape = attribute(node, "axis", 0) % 4, graph.shape(node.input[0])
+    floats = graph.element_type(node.input[0]) == TensorProto.FLOAT
+    return (node.input[0], axis) if floats and axis in (1, 3) and (shape is None or len(shape) == 4) else None
+
+
 def _read_labels(path: Path, partial: Interface, result: Any) -> Interface:
     height, width = partial.size
     squeezed = result.shape in ((1, height, width), (1, 1, height, width), (1, height, width, 1), (height, width))

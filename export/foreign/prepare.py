@@ -21,16 +21,19 @@ def prepare(path: Path, model: onnx.ModelProto, interface: Interface, batch: int
     Args:
         path: named in errors.
         model: as read.
-        interface: its size, and the one output that is kept.
+        interface: its size, and the one tensor that becomes its output.
         batch: N; ``None`` is open.
 
     Raises:
         InputError: the batch is fixed in the file and another is wanted, or the size does not go through the network.
     """
+    from onnx import TensorProto, helper
+
     prepared = type(model)()
     prepared.CopyFrom(model)
     graph = prepared.graph
     _strip(prepared)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
     weights = {entry.name for entry in graph.initializer}
     images = next(value for value in graph.input if value.name not in weights)
     dims = images.type.tensor_type.shape.dim
@@ -45,10 +48,9 @@ def prepare(path: Path, model: onnx.ModelProto, interface: Interface, batch: int
             dim.dim_param = "batch"
         else:
             dim.dim_value = side
-    kept = next(value for value in graph.output if value.name == interface.output)
-    kept.type.tensor_type.ClearField("shape")
     del graph.output[:], graph.value_info[:]
-    graph.output.append(kept)
+    kind = TensorProto.FLOAT if interface.kind == "scores" else kinds[interface.output]
+    graph.output.append(helper.make_tensor_value_info(interface.output, kind, None))
     try:
         infer_types(prepared)
         fold_constants(prepared)

@@ -7,6 +7,7 @@ be equal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from fptk.calibration.onnx_cpu import open_cpu_session
 from fptk.core.dataset import UInt8Array
 from fptk.export.foreign.file import Interface
-from fptk.export.foreign.session import FileSession, feed, full_scores, labels_of
+from fptk.export.foreign.session import feed, full_scores, labels_of
 from fptk.export.onnx import INPUT_NAME
 
 if TYPE_CHECKING:
@@ -55,19 +56,19 @@ class Proof:
     """Compares graphs with the file that they come from.
 
     Args:
-        session: the file.
-        interface: how the file is fed and read.
+        raw: the network's own output for each image.
+        interface: how it is fed and read.
         images: uint8 (N, H, W, 3).
     """
 
-    def __init__(self, session: FileSession, interface: Interface, images: UInt8Array) -> None:
+    def __init__(self, raw: Sequence[npt.NDArray[Any]], interface: Interface, images: UInt8Array) -> None:
         self.interface, self.images = interface, images
-        self._raw = [session.raw(image[None]) for image in images]
+        self._raw = raw
         self._largest = max(float(np.abs(raw).max(initial=0)) for raw in self._raw) or 1.0
 
     def network(self, name: str, summary: str, model: onnx.ModelProto, interface: Interface) -> RewriteRecord:
         """Compare the output of a rewritten network with the file's, without ONNX Runtime's own rewrites."""
-        session = self._open(model, optimized=False)
+        session = open_cpu_session(model.SerializeToString(), optimized=False)
         error, turned, wrong = 0.0, 0, 0
         for image, raw in zip(self.images, self._raw, strict=True):
             (found,) = session.run([interface.output], {interface.input: feed(image[None], interface)})
@@ -84,16 +85,13 @@ class Proof:
 
     def labels(self, name: str, summary: str, model: onnx.ModelProto, batch: int | None) -> RewriteRecord:
         """Compare the labels of a whole graph with those of the file."""
-        session = self._open(model, optimized=True)
+        session = open_cpu_session(model.SerializeToString())
         parts = [self.images] if batch is None else [image[None] for image in self.images]
         labels = np.concatenate([session.run(None, {INPUT_NAME: part})[0] for part in parts])
         counts = [self._compare(raw, each) for raw, each in zip(self._raw, labels, strict=True)]
         wrong = sum(each[1] for each in counts)
         objection = f"it turns {wrong} pixels that are no ties" if wrong else ""
         return self._record(name, summary, None, sum(each[0] for each in counts), objection)
-
-    def _open(self, model: onnx.ModelProto, *, optimized: bool) -> Any:
-        return open_cpu_session(model.SerializeToString(), optimized=optimized)
 
     def _compare(self, raw: npt.NDArray[Any], labels: UInt8Array) -> tuple[int, int]:
         """Pixels of one image whose label is another than the file's, and those of them that are no ties."""

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, sha256_file, sha256_json
+from fptk.core.progress import Listener
 from fptk.core.session import Session
 from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.foreign.description import read_description
-from fptk.export.foreign.file import count_parameters, read_interface, read_network
+from fptk.export.foreign.file import count_parameters, read_interface, read_network, scores_behind
 from fptk.export.foreign.prepare import prepare
 from fptk.export.foreign.proof import Proof, RewriteRecord
 from fptk.export.foreign.rewrites import LABEL_MAP, REWRITES, Work
-from fptk.export.foreign.session import FileSession
+from fptk.export.foreign.session import FileSession, feed, labels_of
 from fptk.export.foreign.wrapper import PLAIN, wrap
 from fptk.export.network_source import GraphRequest, NetworkCard, NetworkSource
 from fptk.export.onnx_external import external_data
-from fptk.models.engine_form import EngineForm
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +72,7 @@ class OnnxSource(NetworkSource):
         if request.graph == "original":
             model, records = self._unchanged(proof, request.batch)
         else:
-            model, records = self._rewritten(proof, request.form, request.batch)
+            model, records = self._rewritten(proof, request)
         metadata = metadata_of(Identity(self.card.model, request.graph, self.checkpoint_sha256, self.card.preprocess))
         onnx.helper.set_model_props(model, metadata)
         with atomic_file(path) as temporary:
@@ -76,15 +81,32 @@ class OnnxSource(NetworkSource):
             "file": self.path.name,
             "reference": REFERENCE,
             "rewrites": [record.model_dump(mode="json") for record in records],
-            "notes": [record.told for record in records],
         }
 
     def _proof(self, request: GraphRequest) -> Proof:
-        """The file on the images of the request, run once."""
+        """The network on the images of the request, run once."""
         if self._proven is None:
+            images = request.images()
             with self._file_session() as session:
-                self._proven = Proof(session, self.interface, request.images())
+                raw = [session.raw(image[None]) for image in images]
+            self._proven = self._proof_by_scores(images, raw) or Proof(raw, self.interface, images)
         return self._proven
+
+    def _proof_by_scores(self, images: UInt8Array, labels: Sequence[npt.NDArray[Any]]) -> Proof | None:
+        """The scores of a file that ends in an argmax, if it is true that its labels are theirs."""
+        found = scores_behind(self.model, self.interface.output) if self.interface.kind == "labels" else None
+        if found is None:
+            return None
+        interface = replace(self.interface, output=found[0], kind="scores", class_axis=found[1])
+        model = prepare(self.path, self.model, interface, 1)
+        session = open_cpu_session(model.SerializeToString(), optimized=False)
+        raw = [session.run(None, {interface.input: feed(image[None], interface)})[0] for image in images]
+        interface = replace(interface, shape=raw[0].shape)
+        same = (
+            np.array_equal(labels_of(scores, interface), labels_of(each, self.interface))
+            for scores, each in zip(raw, labels, strict=True)
+        )
+        return Proof(raw, interface, images) if interface.is_full_size and all(same) else None
 
     def _unchanged(self, proof: Proof, batch: int | None) -> tuple[onnx.ModelProto, list[RewriteRecord]]:
         """The network as its file has it, between pixels and labels.
@@ -92,7 +114,7 @@ class OnnxSource(NetworkSource):
         Raises:
             InputError: even so the labels are not those of the file.
         """
-        model = wrap(prepare(self.path, self.model, self.interface, batch), self.interface, PLAIN, batch)
+        model = wrap(prepare(self.path, self.model, proof.interface, batch), proof.interface, PLAIN, batch)
         record = proof.labels("wrapper", "pixels in front of the network and labels behind it", model, batch)
         if not record.kept:
             raise InputError(
@@ -101,32 +123,31 @@ class OnnxSource(NetworkSource):
             )
         return model, [record]
 
-    def _rewritten(
-        self, proof: Proof, form: EngineForm, batch: int | None
-    ) -> tuple[onnx.ModelProto, list[RewriteRecord]]:
+    def _rewritten(self, proof: Proof, request: GraphRequest) -> tuple[onnx.ModelProto, list[RewriteRecord]]:
         """The network with every rewrite that holds on it, in the form of an engine."""
-        work, records = self._work(proof, batch)
-        record = None
-        for label_map in dict.fromkeys((form.label_map, "plain")):
-            tried = replace(form, label_map=label_map)
-            model = wrap(work.model, work.interface, tried, batch)
+        batch, say = request.batch, request.listener.say
+        work, records = self._work(proof, batch, request.listener)
+        for label_map in dict.fromkeys((request.form.label_map, "plain")):
+            model = wrap(work.model, work.interface, replace(request.form, label_map=label_map), batch)
             record = proof.labels(LABEL_MAP, f"upsampling and argmax in the form '{label_map}'", model, batch)
             records = [*records, record]
+            say(f"  {record.told}")
             if record.kept:
                 return model, records
         model, last = self._unchanged(proof, batch)
         return model, [*records, *last]
 
-    def _work(self, proof: Proof, batch: int | None) -> tuple[Work, list[RewriteRecord]]:
+    def _work(self, proof: Proof, batch: int | None, listener: Listener) -> tuple[Work, list[RewriteRecord]]:
         """The network after the rewrites that no engine's form has a part in; made once for each batch."""
         if batch not in self._works:
-            work = Work(prepare(self.path, self.model, self.interface, batch), self.interface)
+            work = Work(prepare(self.path, self.model, proof.interface, batch), proof.interface)
             records = []
             for name, (summary, rewrite) in REWRITES.items():
                 trial = work.copy()
                 if rewrite(trial):
                     record = proof.network(name, summary, trial.model, trial.interface)
                     records.append(record)
+                    listener.say(f"  {record.told}")
                     work = trial if record.kept else work
             self._works[batch] = work, records
         return self._works[batch]
