@@ -20,6 +20,7 @@ from fptk.core.files import kind_of, sha256_file, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
+from fptk.core.session import Session
 from fptk.data import image_file, open_calibration
 from fptk.data.identity import check_files
 from fptk.data.splits import Subset, limit, refuse_overlap
@@ -59,7 +60,7 @@ class ExportInputs:
     def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
         self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
         self.network, self.card = load_checkpoint(source.weights)
-        self.spec = self.card.preprocess
+        self.spec, self.classes = self.card.preprocess, self.card.class_set
         if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
         self.dataset = self._evaluation_set()
@@ -88,10 +89,8 @@ class ExportInputs:
     @cached_property
     def reference(self) -> Scores:
         """Scores of the network itself, in PyTorch and FP32."""
-        from fptk.models.torch_session import TorchSession
-
         assert self.dataset is not None
-        with TorchSession(self.network, self.spec) as session:
+        with self._torch_session() as session:
             return evaluate(session, self.dataset, listener=self.listener)
 
     @cached_property
@@ -108,7 +107,8 @@ class ExportInputs:
         samples = [part[index] for index in range(len(part))]
         pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
         golden = GoldenImages(self.golden.images, self.golden.labels)
-        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels), golden)
+        masks = [sample.mask for sample in samples]
+        return MatrixImages(pixels, masks, self._reference_labels(pixels), golden, self.classes)
 
     @cached_property
     def golden(self) -> GoldenSet:
@@ -117,11 +117,9 @@ class ExportInputs:
         Raises:
             InputError: evaluation images are asked for, and there are none or too few.
         """
-        from fptk.models.torch_session import TorchSession
-
         if self.plan.golden_data and self.dataset is None:
             raise InputError("--golden data takes evaluation images, and there are none; give --data DIR")
-        with TorchSession(self.network, self.spec) as session:
+        with self._torch_session() as session:
             return make_golden(session, self.plan.golden, self.dataset if self.plan.golden_data else None)
 
     @cached_property
@@ -130,10 +128,14 @@ class ExportInputs:
         write_golden(self.golden, self.scratch)
         return self.scratch / GOLDEN_FOLDER
 
-    def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
+    def _torch_session(self) -> Session:
+        """The network itself, in PyTorch and FP32."""
         from fptk.models.torch_session import TorchSession
 
-        with TorchSession(self.network, self.spec) as session:
+        return TorchSession(self.network, self.spec, classes=self.classes)
+
+    def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
+        with self._torch_session() as session:
             return np.concatenate([session(image[None]) for image in pixels])
 
     @cached_property
@@ -213,7 +215,16 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            metadata = metadata_of(Identity(self.card.model, self.plan.graph, self.checkpoint_sha256, self.spec))
+            metadata = metadata_of(
+                Identity(
+                    self.card.model,
+                    self.plan.graph,
+                    self.checkpoint_sha256,
+                    self.spec,
+                    self.classes.names,
+                    self.classes.palette,
+                )
+            )
             module = serving_module(self.network, self.spec, self.plan.graph, target.form)
             export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
         return path
