@@ -61,9 +61,9 @@ class ExportInputs:
 
     def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
         self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
-        self.network = open_network(source)
+        self.network = open_network(source, plan.data)
         self.card = self.network.card
-        self.spec = self.card.preprocess
+        self.spec, self.classes = self.card.preprocess, self.card.classes
         self._graph_records: dict[str, dict[str, Any]] = {}
         if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
@@ -111,7 +111,8 @@ class ExportInputs:
         samples = [part[index] for index in range(len(part))]
         pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
         golden = GoldenImages(self.golden.images, self.golden.labels)
-        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels), golden)
+        masks = [sample.mask for sample in samples]
+        return MatrixImages(pixels, masks, self._reference_labels(pixels), golden, self.classes)
 
     @cached_property
     def golden(self) -> GoldenSet:

@@ -40,6 +40,8 @@ def manifest(
         options=card.options,
         parameters=card.num_parameters,
         macs=count_macs(inputs.onnx(target)) if batch else None,
+        classes=inputs.classes.names,
+        palette=inputs.classes.palette,
         preprocess=spec,
         preprocess_sha256=spec.sha256,
         input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(batch, *spec.size, 3)),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
+from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.models.engine_form import EngineForm
 
 if TYPE_CHECKING:
@@ -28,6 +30,13 @@ class NetworkCard:
     """What its name leaves open: options of a network of fptk's, the description of an ONNX file."""
     num_parameters: int
     preprocess: PreprocessSpec
+    classes: ClassSet
+    """What its labels mean."""
+
+    def metadata(self, graph: Graph, checkpoint_sha256: str) -> dict[str, str]:
+        """What a graph of the network says about itself."""
+        names, palette = self.classes.names, self.classes.palette
+        return metadata_of(Identity(self.model, graph, checkpoint_sha256, self.preprocess, names, palette))
 
 
 @dataclass(frozen=True)

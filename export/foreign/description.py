@@ -8,22 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fptk.core.classes import KNOWN, MAX_CLASSES, ClassSet, check_names
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of
 from fptk.core.preprocess import PreprocessSpec
+from fptk.core.yaml_reader import parse_yaml, read_text
 from fptk.models.checkpoint import first_fault
-from fptk.recipes.yaml_reader import parse_yaml, read_text
 
 FILE = "network.yaml"
 """Name of the description, in the folder of the ONNX file."""
-
-MOST_CLASSES = 256
-"""A label map holds one byte a pixel."""
 
 Triple = tuple[float, float, float]
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["rgb", "bgr"]
 Upsampling = Literal["bilinear", "align-corners"]
+Names = Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -52,8 +51,8 @@ class NetworkDescription(BaseModel):
     """Name of the tensor of scores or labels, where the file has several outputs."""
     upsampling: Upsampling = "bilinear"
     """How scores are brought to the size of the images, where the network leaves that to its caller."""
-    classes: tuple[Text, ...] | None = None
-    """Names of the classes in the order of the labels."""
+    classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] | Literal["celebamask", "lapa", "helen"] | Names | None = None
+    """Names of the classes in the order of the labels, or a list that ships; a number takes the names of the data."""
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -65,20 +64,6 @@ class NetworkDescription(BaseModel):
     def _square(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        """A number of classes names them ``class_0`` and so on; ``celebamask`` means fptk's own."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = tuple(f"class_{index}" for index in range(min(value, MOST_CLASSES + 1)))
-        elif value == "celebamask":
-            from fptk.core.classes import CLASSES
-
-            value = CLASSES
-        if isinstance(value, Sequence) and not isinstance(value, str) and not 2 <= len(value) <= MOST_CLASSES:
-            raise ValueError(f"2 to {MOST_CLASSES} classes fit into a label map")
-        return value
-
     @model_validator(mode="after")
     def _one_normalization(self) -> NetworkDescription:
         given = [name for name in ("mean", "std") if getattr(self, name) is not None]
@@ -88,9 +73,29 @@ class NetworkDescription(BaseModel):
             raise ValueError(f"{given[0]} is given alone; mean and std belong together")
         if self.std and min(self.std) <= 0:
             raise ValueError("std must be positive")
-        if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError("two classes have the same name")
+        if isinstance(self.classes, tuple):
+            check_names(self.classes)
         return self
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes there are; ``None`` where nothing is said of them."""
+        if self.classes is None or isinstance(self.classes, int):
+            return self.classes
+        return len(KNOWN[self.classes] if isinstance(self.classes, str) else self.classes)
+
+    def class_set(self, data: ClassSet | None) -> ClassSet:
+        """What the labels mean.
+
+        Args:
+            data: classes of the data at hand, whose names a mere number of classes takes where it is theirs.
+        """
+        if isinstance(self.classes, str):
+            return KNOWN[self.classes]
+        if isinstance(self.classes, tuple):
+            return next((each for each in KNOWN.values() if each.names == self.classes), ClassSet(names=self.classes))
+        count = self.classes or 0
+        return data if data and len(data) == count else ClassSet(names=[f"class_{index}" for index in range(count)])
 
     def spec(self, size: tuple[int, int]) -> PreprocessSpec:
         """Preprocessing of images of this height and width.

@@ -241,7 +241,7 @@ def _check_said(path: Path, description: NetworkDescription, pixels: str) -> Non
     if description.mean is None and description.normalization is None and pixels == "float32":
         missing.append("mean and std (or normalization: inside)")
     if description.classes is None:
-        missing.append("classes (their names, how many, or celebamask)")
+        missing.append("classes (their names, celebamask, or how many)")
     if missing:
         raise InputError(_missing(path, missing))
     if description.mean is not None and pixels == "uint8":
@@ -320,7 +320,7 @@ def _read_labels(path: Path, partial: Interface, result: Any) -> Interface:
 
 
 def _read_scores(path: Path, partial: Interface, result: Any, description: NetworkDescription) -> Interface:
-    classes = len(description.classes or ())
+    classes = description.num_classes
     shape = tuple(result.shape)
     if len(shape) != 4 or max(shape[1:]) < 2:
         kind = "a classifier, it seems: " if len(shape) == 2 else ""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
@@ -25,11 +26,14 @@ class FileSession(Session):
         path: the ONNX file.
         interface: how it is fed and read.
         spec: preprocessing of the images.
+        classes: what its labels mean.
         threads: CPU threads of one inference; ``None`` for all cores.
     """
 
-    def __init__(self, path: Path, interface: Interface, spec: PreprocessSpec, threads: int | None = None) -> None:
-        super().__init__("onnx file fp32", spec)
+    def __init__(
+        self, path: Path, interface: Interface, spec: PreprocessSpec, classes: ClassSet, threads: int | None = None
+    ) -> None:
+        super().__init__("onnx file fp32", spec, classes)
         self._path, self._interface = path, interface
         self._session: Any = open_cpu_session(path, threads=threads, optimized=False)
 

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.calibration.onnx_cpu import open_cpu_session
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, sha256_file, sha256_json
 from fptk.core.progress import Listener
 from fptk.core.session import Session
-from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.foreign.description import read_description
 from fptk.export.foreign.file import count_parameters, read_interface, read_network, scores_behind
 from fptk.export.foreign.prepare import prepare
@@ -39,12 +39,13 @@ class OnnxSource(NetworkSource):
     Args:
         path: the file.
         given: fields of its description that go before those of ``network.yaml`` beside it.
+        data: classes of the data at hand, whose names a mere number of classes takes.
 
     Raises:
         InputError: the file or its description cannot be used; see :mod:`fptk.export.foreign.file`.
     """
 
-    def __init__(self, path: Path, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, given: Mapping[str, Any] | None = None, data: ClassSet | None = None) -> None:
         self.path = path
         self.model = read_network(path)
         self.description = read_description(path, given or {})
@@ -54,6 +55,7 @@ class OnnxSource(NetworkSource):
             options=self.description.model_dump(mode="json", exclude={"name"}, exclude_none=True),
             num_parameters=count_parameters(self.model),
             preprocess=self.description.spec(self.interface.size),
+            classes=self.description.class_set(data),
         )
         self.checkpoint_sha256 = _sha256(path)
         self._proven: Proof | None = None
@@ -63,7 +65,7 @@ class OnnxSource(NetworkSource):
         return self._file_session(threads)
 
     def _file_session(self, threads: int | None = None) -> FileSession:
-        return FileSession(self.path, self.interface, self.card.preprocess, threads)
+        return FileSession(self.path, self.interface, self.card.preprocess, self.card.classes, threads)
 
     def write_onnx(self, path: Path, request: GraphRequest) -> dict[str, Any]:
         import onnx
@@ -73,8 +75,7 @@ class OnnxSource(NetworkSource):
             model, records = self._unchanged(proof, request.batch)
         else:
             model, records = self._rewritten(proof, request)
-        metadata = metadata_of(Identity(self.card.model, request.graph, self.checkpoint_sha256, self.card.preprocess))
-        onnx.helper.set_model_props(model, metadata)
+        onnx.helper.set_model_props(model, self.card.metadata(request.graph, self.checkpoint_sha256))
         with atomic_file(path) as temporary:
             onnx.save(model, str(temporary))
         return {

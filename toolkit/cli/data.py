@@ -42,10 +42,11 @@ def command() -> None:
 def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     """Read every file of a data set and report counts, class frequencies and faults.
 
-    DIR is a data set root (with train/, val/, test/) or one split. Ends with exit code 2 where a fault would stop a
-    training: an image without mask, a damaged file, a mask of another size, a label above 18. What was counted of each
-    face is kept in the user's cache folder, so that a training that needs it (class weights, rare-class sampling,
-    whitening) need not count again.
+    DIR is a data set root (with train/, val/, test/), one split, or a list of pairs. What its masks hold stands in its
+    classes.yaml; without one they hold the 19 classes of CelebAMask-HQ. Ends with exit code 2 where a fault would
+    stop a training: an image without mask, a damaged file, a mask of another size, a label of no class. What was
+    counted of each face is kept in the user's cache folder, so that a training that needs it (class weights,
+    rare-class sampling, whitening) need not count again.
     """
     from fptk.core.console import TERMINAL
     from fptk.core.errors import InputError
@@ -177,16 +178,15 @@ def _print_tables(result: Inspection) -> None:
 def _class_table(result: Inspection) -> object:
     from rich.table import Table
 
-    from fptk.core.classes import CLASSES
-
     table = Table(title="share of pixels / share of images", title_justify="left")
     table.add_column("class")
     for split in result.splits:
         table.add_column(f"{split} pixels", justify="right")
         table.add_column(f"{split} images", justify="right")
-    for label, name in enumerate(CLASSES):
+    reports = list(result.splits.values())
+    for label, name in enumerate(reports[0].classes.names):
         cells: list[str] = []
-        for report in result.splits.values():
+        for report in reports:
             cells += [f"{report.pixel_share[label]:.3%}", f"{report.image_share[label]:.1%}"]
         table.add_row(f"{label} {name}", *cells)
     return table

@@ -156,7 +156,7 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    matrix, borders = ConfusionMatrix(keep_images=rounds is not None), BorderCount()
+    matrix, borders = ConfusionMatrix(dataset.classes, keep_images=rounds is not None), BorderCount(dataset.classes)
     with session:
         values = []
         for sample, labels in predictions(session, dataset, listener=TERMINAL):
@@ -165,7 +165,7 @@ def command(
                 borders.add(sample.mask, labels)
         scores = matrix.scores()
         extras = Extras(
-            bootstrap(matrix.images, rounds) if rounds and matrix.images else None,
+            bootstrap(matrix.images, rounds, classes=dataset.classes) if rounds and matrix.images else None,
             borders.report(matrix.counts) if wants_errors else None,
         )
         if str(json_path) != "-":

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fptk.core.classes import CLASSES, flat_palette
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, make_folder, read_json, write_json, writing
@@ -175,7 +175,7 @@ def compose_mask(annotations: Path, number: int) -> UInt8Array:
     folder = annotations / str(number // FACES_PER_FOLDER)
     mask: UInt8Array | None = None
     parts = _parts_in(folder, _changed(folder))
-    for label, part in enumerate(CLASSES[1:], start=1):
+    for label, part in enumerate(CELEBAMASK.names[1:], start=1):
         names = parts.get(f"{number:05d}_{part}", [])
         if not names:
             continue
@@ -329,7 +329,7 @@ def _convert_face(source: Path, out: Path, size: int, face: Face) -> str | None:
 
 def _save_mask(path: Path, mask: UInt8Array) -> None:
     picture = Image.fromarray(mask)
-    picture.putpalette(flat_palette())
+    picture.putpalette(CELEBAMASK.flat_palette())
     with atomic_file(path) as temporary:
         picture.save(temporary)
 

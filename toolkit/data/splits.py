@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fptk.core.classes import check_same
 from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.core.errors import InputError
 from fptk.core.files import open_regular, reason_of
@@ -48,6 +49,7 @@ class Subset:
         self.dataset = dataset
         self.indices = tuple(int(index) for index in indices)
         self.name = name or dataset.name
+        self.classes = dataset.classes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -76,6 +78,7 @@ class ConcatDataset:
 
     Raises:
         ValueError: no data set was given.
+        InputError: two of them have other classes.
     """
 
     def __init__(self, datasets: Sequence[FaceParsingDataset], name: str | None = None) -> None:
@@ -83,6 +86,9 @@ class ConcatDataset:
             raise ValueError("ConcatDataset needs at least one data set")
         self.datasets = tuple(datasets)
         self.name = name or " + ".join(dataset.name for dataset in datasets)
+        self.classes = datasets[0].classes
+        for other in datasets[1:]:
+            check_same(self.classes, datasets[0].name, other.classes, other.name)
         self._ends = tuple(accumulate(len(dataset) for dataset in datasets))
         counts = Counter(key_of(member, i) for member in datasets for i in range(len(member)))
         self._prefixed = any(count > 1 for count in counts.values())

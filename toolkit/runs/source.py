@@ -151,7 +151,7 @@ def torch_session(weights: Path, threads: int | None = None) -> Session:
     from fptk.models.checkpoint import load_checkpoint
 
     network, card = load_checkpoint(weights)
-    return TorchSession(network, card.preprocess, threads=threads)
+    return TorchSession(network, card.preprocess, threads=threads, classes=card.class_set)
 
 
 def run_of(bundle: Path) -> ModelSource | None:

@@ -222,7 +222,9 @@ def _measure_memory(contenders: list[_Contender], threads: int, listener: Listen
         bundle = contender.bundle
         assert bundle.engine is not None
         engine, hint = contender.folder / bundle.engine, bundle.precision_hint
-        command = engine_command(bundle.target, engine, bundle.preprocess, threads=threads, precision_hint=hint)
+        command = engine_command(
+            bundle.target, engine, bundle.preprocess, bundle.class_set, threads=threads, precision_hint=hint
+        )
         contender.peak_bytes = peak_memory(command)
 
 

@@ -86,9 +86,9 @@ def predict_all(
             continue
         labels = predict(session, image)
         if style == "labels":
-            save_labels(labels, result_of(path, folder), command=COMMAND)
+            save_labels(labels, result_of(path, folder), command=COMMAND, classes=session.classes)
         else:
-            save_overlay(image, labels, result_of(path, folder), command=COMMAND)
+            save_overlay(image, labels, result_of(path, folder), command=COMMAND, classes=session.classes)
         yield path, None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import Sample
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.synthetic.faces import SyntheticFaces
@@ -66,7 +67,7 @@ def test_one_warp_is_the_cpus(faces: list[Sample], pixels: Resident, name: str, 
     layout = lay_out(pixels, [Pick(index, drawn) for index in range(len(faces))], size)
     batch = warp_batch(pixels, layout, SPEC)
     for index, face in enumerate(faces):
-        want = warp(face, drawn, size, SPEC)
+        want = warp(face, drawn, size, SPEC, CELEBAMASK)
         differs = batch.masks[index].numpy() != want.mask
         assert differs.mean() < 0.001
         assert not (differs & ~border(want.mask)).any()
