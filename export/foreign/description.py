@@ -22,7 +22,6 @@ Triple = tuple[float, float, float]
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["rgb", "bgr"]
 Upsampling = Literal["bilinear", "align-corners"]
-Names = Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -51,7 +50,7 @@ class NetworkDescription(BaseModel):
     """Name of the tensor of scores or labels, where the file has several outputs."""
     upsampling: Upsampling = "bilinear"
     """How scores are brought to the size of the images, where the network leaves that to its caller."""
-    classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] | Literal["celebamask", "lapa", "helen"] | Names | None = None
+    classes: int | str | tuple[str, ...] | None = None
     """Names of the classes in the order of the labels, or a list that ships; a number takes the names of the data."""
 
     @field_validator("mean", "std", mode="before")
@@ -64,6 +63,22 @@ class NetworkDescription(BaseModel):
     def _square(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _check_classes(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value in KNOWN):
+            return value
+        names = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+        number = isinstance(value, int) and not isinstance(value, bool)
+        if not names and not number:
+            raise ValueError(f"give the names of the classes, how many there are, or one of: {', '.join(KNOWN)}")
+        count = len(value) if names else value
+        if not 2 <= count <= MAX_CLASSES:
+            raise ValueError(f"there are {count} of them; 2 to {MAX_CLASSES} fit into a label map")
+        if names:
+            check_names(value)
+        return value
+
     @model_validator(mode="after")
     def _one_normalization(self) -> NetworkDescription:
         given = [name for name in ("mean", "std") if getattr(self, name) is not None]
@@ -73,8 +88,6 @@ class NetworkDescription(BaseModel):
             raise ValueError(f"{given[0]} is given alone; mean and std belong together")
         if self.std and min(self.std) <= 0:
             raise ValueError("std must be positive")
-        if isinstance(self.classes, tuple):
-            check_names(self.classes)
         return self
 
     @property
