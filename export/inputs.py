@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from fptk.benchmarks.processors import GoldenImages, MatrixImages
-from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
+from fptk.calibration.calibration_set import DEFAULT_POOL, CalibrationSet, select_calibration_set
 from fptk.calibration.images import CalibrationStream
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
+from fptk.core.classes import CELEBAMASK, check_same
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
@@ -23,6 +24,7 @@ from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
 from fptk.data import image_file, open_calibration
 from fptk.data.identity import check_files
+from fptk.data.photographs import Photographs, PredictedMasks, holds_photographs
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.export.golden import FOLDER as GOLDEN_FOLDER
@@ -39,6 +41,10 @@ FAULT_IMAGES = 4
 
 PROOF_IMAGES = 4
 """Evaluation images, or drawn faces where there are none, that rewrites of a foreign graph are proven on."""
+
+
+POOL_OF_PREDICTED = 4
+"""Photographs without masks that are labelled for each one that is chosen."""
 
 
 def content_sha256(dataset: FaceParsingDataset) -> str:
@@ -138,9 +144,22 @@ class ExportInputs:
 
     @cached_property
     def _calibration_data(self) -> FaceParsingDataset:
+        """Where calibration images are chosen from; its masks are predicted ones where there are no others."""
+        dataset = self._calibration_images()
+        if isinstance(dataset, Photographs) or (isinstance(dataset, SyntheticFaces) and not self._draws_our_classes):
+            self.listener.say(f"the network itself labels {dataset.name}, to tell which classes each image shows")
+            return PredictedMasks(dataset, self._torch_session())
+        check_same(self.classes, "the network", dataset.classes, f"the calibration data {dataset.name}")
+        return dataset
+
+    @property
+    def _draws_our_classes(self) -> bool:
+        return self.classes.difference(CELEBAMASK) is None
+
+    def _calibration_images(self) -> FaceParsingDataset:
         data = self.plan.calib
         if data is not None and data.is_dir():
-            return open_calibration(data)
+            return Photographs(data, self.classes) if holds_photographs(data) else open_calibration(data)
         dataset = self.source.training_set(self.plan.data)
         if dataset is None and data is None:
             self.listener.say(
@@ -158,7 +177,11 @@ class ExportInputs:
         if calib is not None and calib.is_file():
             chosen = CalibrationSet.from_list(calib, dataset)
         else:
-            chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
+            # A predicted mask costs an inference, so fewer of them are looked at.
+            count = self.plan.calib_size
+            pool = POOL_OF_PREDICTED * count if isinstance(dataset, PredictedMasks) else DEFAULT_POOL
+            strategy = self.plan.calib_strategy
+            chosen = select_calibration_set(dataset, count, strategy=strategy, pool=pool, listener=self.listener)
         images = Subset(dataset, [image.index for image in chosen.images])
         check_files(images, workers=usable_cores(), listener=self.listener)
         if self.dataset is not None:

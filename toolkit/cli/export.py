@@ -54,7 +54,11 @@ class GoldenType(click.ParamType):  # type: ignore[type-arg]
 )
 @data_option
 @images_option
-@click.option("--calib", type=PathType, help="Calibration images: a folder, or a file that lists training images.")
+@click.option(
+    "--calib",
+    type=PathType,
+    help="Calibration images: a data set, a folder of photographs without masks, or a file that lists training images.",
+)
 @click.option(
     "--calib-size", type=click.IntRange(1, MAX_IMAGES), help="Calibration images to choose. Default: the recipe's."
 )

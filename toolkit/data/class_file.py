@@ -184,6 +184,8 @@ def class_file_text(classes: ClassSet, comments: dict[int, str] | None = None) -
         comment = (comments or {}).get(label)
         lines.append(f"  - {{{', '.join(parts)}}}{f'  # {comment}' if comment else ''}")
     lines.append(f"ignore: {'null' if classes.ignore is None else classes.ignore}")
+    if list(classes.swap_pairs) == pairs_by_name(list(classes.names)):
+        return "\n".join([*lines, ""])
     pairs = [f"[{_quoted(classes.names[left])}, {_quoted(classes.names[right])}]" for left, right in classes.swap_pairs]
     return "\n".join([*lines, f"flip: [{', '.join(pairs)}]", ""])
 

@@ -18,6 +18,7 @@ from fptk.core.files import open_regular, reason_of
 from fptk.core.progress import SILENT, Listener
 from fptk.data.folders import FolderDataset
 from fptk.data.layouts import Split, Splits, find_splits
+from fptk.data.photographs import Photographs, PredictedMasks
 from fptk.data.pixels import equal_images
 
 VAL_FRACTION = 0.1
@@ -177,18 +178,20 @@ def key_of(dataset: FaceParsingDataset, index: int) -> str:
 
 
 def image_file(dataset: FaceParsingDataset, index: int) -> Path | None:
-    """The image file of a sample, looked up through subsets and concatenations; None where there is none."""
+    """The image file of a sample, looked up through what wraps it; None where there is none."""
     member, inner = innermost(dataset, index)
-    return member.image_path(inner) if isinstance(member, FolderDataset) else None
+    return member.image_path(inner) if isinstance(member, FolderDataset | Photographs) else None
 
 
 def innermost(dataset: FaceParsingDataset, index: int) -> tuple[FaceParsingDataset, int]:
-    """The data set that a sample comes from, through subsets and concatenations, and its index there."""
+    """The data set that a sample comes from, through what wraps it, and its index there."""
     if isinstance(dataset, Subset):
         return innermost(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
         member, inner = dataset.locate(index)
         return innermost(dataset.datasets[member], inner)
+    if isinstance(dataset, PredictedMasks):
+        return innermost(dataset.dataset, index)
     return dataset, index
 
 

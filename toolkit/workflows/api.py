@@ -168,8 +168,8 @@ def build(
         targets: names of engines, e.g. ``openvino``; ``all`` for every one that builds on this host.
         precisions: ``fp32``, ``bf16``, ``fp16``, ``int8``; each is built by the targets that have it.
         data: evaluation data; ``None`` takes the validation images of the run.
-        calibration: folder of calibration images, or a list of training images; ``None`` chooses from the training
-            images of the run.
+        calibration: data set or folder of photographs without masks to calibrate on, or a list of training images;
+            ``None`` chooses from the training images of the run.
         gate: what an engine may lose; left out, the recipe's; ``None`` builds without judging.
         out: folder that gets ``bundles/`` and ``rejected/``; ``None`` is the run's own folder.
         options: by target, values of its options, e.g. ``{"openvino": {"cpu": "vnni"}}``.
