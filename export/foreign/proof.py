@@ -45,6 +45,11 @@ class RewriteRecord(BaseModel):
     """Pixels that got another label: ties, where it was kept."""
 
     @property
+    def objection(self) -> str:
+        """Why it was dropped."""
+        return self.summary.removeprefix("dropped: ")
+
+    @property
     def told(self) -> str:
         """One line for people."""
         error = "" if self.relative_error is None else f", scores off by {self.relative_error:.1e} of the largest"

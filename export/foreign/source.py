@@ -119,7 +119,7 @@ class OnnxSource(NetworkSource):
         record = proof.labels("wrapper", "pixels in front of the network and labels behind it", model, batch)
         if not record.kept:
             raise InputError(
-                f"{self.path} does not give the same labels twice: {record.summary} (opset, type or size is read "
+                f"{self.path} does not give the same labels twice: {record.objection} (opset, type or size is read "
                 "otherwise than it was written); export it again"
             )
         return model, [record]

@@ -18,10 +18,11 @@ def is_bundle(model: Path) -> bool:
 
 
 def open_model(model: Path | None, threads: int | None = None) -> tuple[Session, ModelSource | None]:
-    """The engine of a bundle, or a network in PyTorch FP32.
+    """The engine of a bundle, or a network in FP32: in PyTorch, or an ONNX file in ONNX Runtime.
 
     Args:
-        model: bundle folder, run folder or checkpoint; ``None`` for the newest run, or else the shipped weights.
+        model: bundle folder, run folder, checkpoint or ONNX file; ``None`` for the newest run, or else the shipped
+            weights.
         threads: CPU threads of one inference; ``None`` for all cores.
 
     Returns:
@@ -36,4 +37,17 @@ def open_model(model: Path | None, threads: int | None = None) -> tuple[Session,
     if model is not None and kind_of(model, "model") == "folder" and not RunFolder(model).card.exists():
         raise InputError(f"{model} is neither a bundle (no {MANIFEST}) nor a run (no {RunFolder(model).card.name})")
     source = find_source(model)
-    return torch_session(source.weights, threads), source
+    return network_session(source, threads), source
+
+
+def network_session(source: ModelSource, threads: int | None = None) -> Session:
+    """The reference of a network: itself in PyTorch FP32, or an ONNX file as it is in ONNX Runtime.
+
+    Raises:
+        InputError: it is not usable, or torch is not installed.
+    """
+    if source.is_onnx:
+        from fptk.export.sources import open_network
+
+        return open_network(source).session(threads)
+    return torch_session(source.weights, threads)
