@@ -235,6 +235,8 @@ class _Gate:
         if sha256 not in self._networks:
             source = self._source(sha256)
             session = _itself(source) if source else None
+            if session:
+                session.classes = bundle.class_set
             self._networks[sha256] = self._score(session) if session else None
         return self._networks[sha256]
 
