@@ -1,7 +1,7 @@
 """``WebSession``: an engine as a browser runs it, in ONNX Runtime Web's WebAssembly, by Node.js in a child process.
 
-Node.js and Chromium share their JavaScript engine, so the same WebAssembly computes the same labels. What a bundle holds
-is data here: the code that runs is fptk's own and that of the user's cache (:mod:`fptk.export.web.runtime`).
+Node.js and Chromium share their JavaScript engine, so the same WebAssembly computes the same labels. What a bundle
+holds is data here: the code that runs is fptk's own and that of the user's cache (:mod:`fptk.export.web.runtime`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WebSession(Session):
             raise InputError(f"engine {path} does not exist")
         self._path = path
         self._ms: float | None = None
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         program = resources.files(__package__) / "session.mjs"
         with resources.as_file(program) as script:
             self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""``fptk serve``: a folder of files on this machine alone, with the headers that a browser wants before it gives threads.
+"""``fptk serve``: a folder of files for browsers on this machine, with the headers that they give threads for.
 
 WebAssembly threads share memory, and browsers allow that only to pages that are isolated from others
 (https://web.dev/articles/coop-coep).
@@ -116,7 +116,7 @@ def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
         )
 
     def handler(*arguments: Any) -> _Handler:
-        return _Handler(*arguments, directory=str(folder))
+        return _Handler(*arguments, directory=str(folder.resolve()))
 
     try:
         return _Server((HOST, port), handler)

@@ -2,7 +2,7 @@
 
 import { check } from "./check.js";
 import { areasOf, drawMask, drawOverlay } from "./drawing.js";
-import { Engine, hasWebGpu, threadsHere } from "./engine.js";
+import { Engine, hasWebGpu } from "./engine.js";
 import { openCamera, PictureError, pixelsOf, readPicture } from "./picture.js";
 
 const LARGEST_SHOWN = 1280; // pixels of the canvas on the page; what is saved has the photograph's own size
@@ -36,12 +36,6 @@ const inWords = (error) => (error instanceof PictureError ? error.message : `Tha
 
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
-function backendName() {
-  if (state.backend === "webgpu") return BACKENDS.webgpu;
-  const threads = state.engine?.threads ?? 1;
-  return `${BACKENDS.wasm}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
-}
-
 // Engines
 
 /** Open an engine on a backend and check it. On WebGPU it is taken only if the check passes. */
@@ -54,7 +48,7 @@ async function choose(record, backend) {
     const found = await check(state.description, record, engine, (done, all) =>
       verdict("busy", `Checking this browser: sample ${done} of ${all}…`),
     );
-    note(record, backend, found.text);
+    note(`${record.name} on ${BACKENDS[backend]}. ${found.text}`);
     if (!found.ok && backend === "webgpu") throw new Error(found.text);
     state.engine?.close();
     Object.assign(state, { engine, record, backend, found });
@@ -69,14 +63,14 @@ async function choose(record, backend) {
   verdict(state.found.ok ? "good" : "bad", state.found.text);
   $("engine").value = String(state.description.engines.indexOf(state.record));
   $("backend").value = state.backend;
-  $("backend-name").textContent = backendName();
+  $("threads").textContent = state.backend === "wasm" ? String(state.engine.threads) : "–";
   enable(true);
 }
 
-/** Keep what a check found where a person can read it later. */
-function note(record, backend, text) {
+/** Keep a finding where a person can read it later. */
+function note(text) {
   const line = document.createElement("p");
-  line.textContent = `${record.name}, ${BACKENDS[backend]}. ${text}`;
+  line.textContent = text;
   $("checks").append(line);
 }
 
@@ -336,11 +330,10 @@ async function start() {
   const description = (state.description = await answer.json());
   $("lead").textContent =
     `${description.model} gives every pixel one of ${description.classes.length} classes. Your pictures stay on this device.`;
-  $("footer").textContent = `Engine by fptk ${description.fptk}, run by ONNX Runtime Web ${description.runtime}. ${description.license}.`;
-  $("checks").textContent =
-    "It labels the pictures that came with the engine, and compares every pixel with what PyTorch gave in FP32.";
-  if (threadsHere() === 1 && !self.crossOriginIsolated) {
-    note({ name: "Threads" }, "wasm", "This server doesn't isolate the page, so one thread is used. fptk serve does.");
+  $("footer").textContent = `Engine by fptk ${description.fptk}, run by ONNX Runtime Web ${description.runtime}. Samples: ${description.license}.`;
+  note("It labels the pictures that came with the engine, and compares every pixel with what PyTorch gave in FP32.");
+  if (!self.crossOriginIsolated) {
+    note("The server of this page sends no isolation headers, so WebAssembly has one thread. fptk serve sends them.");
   }
   listClasses();
   listSamples();

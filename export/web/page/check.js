@@ -85,7 +85,7 @@ export async function check(description, engineRecord, engine, tell) {
   const faults = shortfalls(description, limits, samples, photograph);
   const text = faults.length
     ? `Not verified in this browser: ${faults.join("; ")}.`
-    : `Verified in this browser: ${percent(samples.share)} of the golden pixels as in PyTorch, ` +
-      `at least ${percent(limits.pixels)} expected.`;
+    : `Verified in this browser: ${percent(samples.share)} of the golden pixels as in PyTorch ` +
+      `(at least ${percent(limits.pixels)}).`;
   return { ok: !faults.length, text, samples: samples.share, photograph: photograph.share };
 }

@@ -3,7 +3,7 @@
 const MOST_THREADS = 8; // more gain nothing on a network of this size
 
 /** Threads that WebAssembly may use here: one where the server doesn't isolate the page. */
-export function threadsHere() {
+function threadsHere() {
   return self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
 }
 
