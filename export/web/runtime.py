@@ -173,7 +173,7 @@ def _extract(archive: Path, folder: Path) -> None:
     """Write the files of a package that are needed into ``folder``."""
     with tarfile.open(archive) as source:
         for member in source:
-            name = PurePosixPath(member.name).relative_to("package")
+            name = PurePosixPath(member.name.removeprefix("package/"))
             content = source.extractfile(member) if member.isfile() and _is_needed(folder.name, name) else None
             if content is not None:
                 path = folder / name
