@@ -18,6 +18,7 @@ from fptk.core.session import Session
 from fptk.export.targets.base import BuildRequest, BuildResult, Probe, Target, TargetOptions, settings_of
 from fptk.export.web.page import FP32_BESIDE, write_page
 from fptk.export.web.runtime import VERSION, find_node, node_version, runtime_folder, runtime_remedy
+from fptk.models.engine_form import EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.sensitivity import Sensitivity
@@ -49,6 +50,9 @@ class WebTarget(Target):
     name: ClassVar[str] = "web"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
     options: ClassVar[type[TargetOptions]] = WebOptions
+    form: ClassVar[EngineForm] = EngineForm(label_map="mixed_cells", norm_apart=True)
+    """Attention in one piece: tiles gain nothing in WebAssembly, and cutting them takes more buffers in one step than
+    WebGPU has to give."""
 
     def probe(self) -> Probe:
         versions = {"onnxruntime-web": VERSION}

@@ -46,7 +46,8 @@ async function main() {
   const ort = await import(pathToFileURL(runtime));
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = Number(threads);
-  const session = await ort.InferenceSession.create(await readFile(model), { executionProviders: ["wasm"] });
+  const options = { executionProviders: ["wasm"], logSeverityLevel: 3 }; // errors only
+  const session = await ort.InferenceSession.create(await readFile(model), options);
   const shapes = (tensors) => tensors.map(({ name, type, shape }) => ({ name, type, shape }));
   const opened = {
     threads: ort.env.wasm.numThreads,

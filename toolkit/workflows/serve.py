@@ -11,7 +11,7 @@ import http
 import http.server
 import urllib.parse
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of
@@ -49,7 +49,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     server_version = "fptk"
     sys_version = ""
     protocol_version = "HTTP/1.1"
-    extensions_map: ClassVar[dict[str, str]] = TYPES
+    extensions_map = TYPES
 
     def __init__(self, *arguments: Any, directory: str) -> None:
         self._root = Path(directory).resolve()

@@ -48,8 +48,8 @@ async function choose(record, backend) {
     const found = await check(state.description, record, engine, (done, all) =>
       verdict("busy", `Checking this browser: sample ${done} of ${all}…`),
     );
-    note(`${record.name} on ${BACKENDS[backend]}. ${found.text}`);
     if (!found.ok && backend === "webgpu") throw new Error(found.text);
+    note(`${record.name} on ${BACKENDS[backend]}. ${found.text}`);
     state.engine?.close();
     Object.assign(state, { engine, record, backend, found });
   } catch (error) {
@@ -58,7 +58,8 @@ async function choose(record, backend) {
       verdict("bad", `This browser cannot run the engine: ${error.message}`);
       throw error;
     }
-    say(`${record.name} on ${BACKENDS[backend]} is not used: ${error.message}`);
+    note(`${record.name} on ${BACKENDS[backend]} is not used. ${error.message}`);
+    say(`${record.name} does not work on ${BACKENDS[backend]} in this browser, so it is not used. The reason stands below the classes.`);
   }
   verdict(state.found.ok ? "good" : "bad", state.found.text);
   $("engine").value = String(state.description.engines.indexOf(state.record));
@@ -331,7 +332,7 @@ async function start() {
   $("lead").textContent =
     `${description.model} gives every pixel one of ${description.classes.length} classes. Your pictures stay on this device.`;
   $("footer").textContent = `Engine by fptk ${description.fptk}, run by ONNX Runtime Web ${description.runtime}. Samples: ${description.license}.`;
-  note("It labels the pictures that came with the engine, and compares every pixel with what PyTorch gave in FP32.");
+  note("It labels the pictures that came with the engine, and compares every pixel with what PyTorch gave in FP32. WebGPU is used only where it passes this check too.");
   if (!self.crossOriginIsolated) {
     note("The server of this page sends no isolation headers, so WebAssembly has one thread. fptk serve sends them.");
   }

@@ -5,6 +5,8 @@ import { resizeImage, resizeLabels } from "./resize.js";
 const ORT = new URL("./ort/", import.meta.url);
 const MODULES = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 
+const ERRORS = 3; // ONNX Runtime's level: that some nodes stay on the CPU is no news for a visitor
+
 let ort, session, page;
 
 /** Load ONNX Runtime and the engine. */
@@ -17,7 +19,7 @@ async function open({ engine, backend, threads, description }) {
   const answer = await fetch(engine);
   if (!answer.ok) throw new Error(`${engine} cannot be read: ${answer.status} ${answer.statusText}`);
   const model = new Uint8Array(await answer.arrayBuffer());
-  session = await ort.InferenceSession.create(model, { executionProviders: [backend] });
+  session = await ort.InferenceSession.create(model, { executionProviders: [backend], logSeverityLevel: ERRORS });
   return { result: { threads: backend === "wasm" ? ort.env.wasm.numThreads : 1 } };
 }
 

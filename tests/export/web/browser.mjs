@@ -1,23 +1,24 @@
 // Drives the page of a web bundle in headless Chromium and prints what it found as one line of JSON.
-// node browser.mjs PLAYWRIGHT CHROMIUM ADDRESS STEPS, the steps being a JSON list of [name, ...arguments].
+// node browser.mjs PLAYWRIGHT CHROMIUM ADDRESS STEPS [FLAGS]. STEPS is a JSON list of [name, ...arguments], FLAGS one of
+// Chromium's own flags.
 
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const [playwright, chromium, address, steps] = process.argv.slice(2);
+const [playwright, chromium, address, steps, flags] = process.argv.slice(2);
 const { chromium: launcher } = createRequire(join(playwright, "package.json"))("playwright-core");
 const READY = 240_000; // ms; a loaded machine takes its time
 
 const found = { console: [], requests: [], results: [] };
 const browser = await launcher.launch({
   executablePath: chromium,
-  args: ["--no-sandbox", "--force-color-profile=srgb", "--enable-unsafe-swiftshader"],
+  args: ["--no-sandbox", ...JSON.parse(flags ?? "[]")],
 });
 const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, acceptDownloads: true });
 const page = await context.newPage();
 page.setDefaultTimeout(READY);
 page.on("console", (message) => {
-  if (["error", "warning"].includes(message.type())) found.console.push(message.text());
+  if (message.type() === "error") found.console.push(message.text());
 });
 page.on("pageerror", (error) => found.console.push(String(error)));
 page.on("request", (request) => found.requests.push(request.url()));
@@ -42,14 +43,16 @@ const STEPS = {
     return {
       verdict: await text("verdict"),
       state: await page.locator("#verdict").getAttribute("data-state"),
-      backend: await text("threads"),
+      threads: await text("threads"),
+      cores: await page.evaluate(() => navigator.hardwareConcurrency),
       network: await text("time-network"),
       engines: await page.locator("#engine option").allTextContents(),
       backends: await page.locator("#backend option").allTextContents(),
     };
   },
-  /** Labels of a picture at its own size, as the page computes them, in base64. */
+  /** The mask that the page saves of a picture, beside it. */
   async labels(file) {
+    await page.evaluate(() => document.getElementById("canvas").setAttribute("aria-label", ""));
     await page.locator("#file").setInputFiles(file);
     await page.waitForFunction((name) => document.getElementById("canvas").ariaLabel?.startsWith(name), file.split("/").at(-1));
     const [download] = await Promise.all([page.waitForEvent("download"), page.locator("#save-mask").click()]);
@@ -67,13 +70,14 @@ const STEPS = {
     await page.locator("#message").waitFor({ state: "visible" });
     return await text("message");
   },
-  async choose(id, label) {
-    await page.locator(`#${id}`).selectOption({ label });
+  async choose(id, start) {
+    const labels = await page.locator(`#${id} option`).allTextContents();
+    await page.locator(`#${id}`).selectOption({ label: labels.find((label) => label.startsWith(start)) });
     await page.waitForFunction(() => !document.getElementById("engine").disabled);
     const message = page.locator("#message");
     return {
       verdict: await text("verdict"),
-      backend: await text("threads"),
+      threads: await text("threads"),
       message: (await message.isVisible()) ? await message.textContent() : "",
       chosen: await page.locator(`#${id} option:checked`).textContent(),
     };
