@@ -26,7 +26,8 @@ from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
 from fptk.core.evaluation import predict
-from fptk.core.preprocess import read_image, read_mask
+from fptk.core.masks import read_mask
+from fptk.core.preprocess import read_image
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import checked_bundle, open_bundle, read_bundle
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
