@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,29 +18,30 @@ from fptk.core.classes import CELEBAMASK, check_same
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
-from fptk.core.files import kind_of, sha256_file, sha256_json
+from fptk.core.files import kind_of, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
-from fptk.core.session import Session
 from fptk.data import image_file, open_calibration
 from fptk.data.class_file import class_set_of
 from fptk.data.identity import check_files
 from fptk.data.photographs import Photographs, PredictedMasks, holds_photographs
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
-from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.golden import FOLDER as GOLDEN_FOLDER
 from fptk.export.golden import GoldenSet, make_golden, write_golden
-from fptk.export.onnx import export_onnx, serving_module
+from fptk.export.network_source import GraphRequest
 from fptk.export.plan import ExportPlan
+from fptk.export.sources import open_network
 from fptk.export.targets.base import Target, TargetOptions
-from fptk.models.checkpoint import load_checkpoint
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource
 
 FAULT_IMAGES = 4
 """Calibration images that an INT8 engine is compared with its own graph on."""
+
+PROOF_IMAGES = 4
+"""Evaluation images, or drawn faces where there are none, that rewrites of a foreign graph are proven on."""
 
 
 POOL_OF_PREDICTED = 4
@@ -66,8 +68,10 @@ class ExportInputs:
 
     def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
         self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
-        self.network, self.card = load_checkpoint(source.weights)
-        self.spec, self.classes = self.card.preprocess, self.card.class_set
+        self.network = open_network(source, plan.data)
+        self.card = self.network.card
+        self.spec, self.classes = self.card.preprocess, self.card.classes
+        self._graph_records: dict[str, dict[str, Any]] = {}
         kind = None if plan.calib is None else kind_of(plan.calib, "calibration data")
         if plan.calib is not None and kind not in ("file", "folder"):
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
@@ -86,10 +90,10 @@ class ExportInputs:
         check_files(dataset, workers=usable_cores(), listener=self.listener)
         return dataset
 
-    @cached_property
+    @property
     def checkpoint_sha256(self) -> str:
         """Hash of the weights' file."""
-        return sha256_file(self.source.weights)
+        return self.network.checkpoint_sha256
 
     @cached_property
     def dataset_sha256(self) -> str:
@@ -99,9 +103,9 @@ class ExportInputs:
 
     @cached_property
     def reference(self) -> Scores:
-        """Scores of the network itself, in PyTorch and FP32."""
+        """Scores of the network itself, in FP32."""
         assert self.dataset is not None
-        with self._torch_session() as session:
+        with self.network.session() as session:
             return evaluate(session, self.dataset, listener=self.listener)
 
     @cached_property
@@ -130,7 +134,7 @@ class ExportInputs:
         """
         if self.plan.golden_data and self.dataset is None:
             raise InputError("--golden data takes evaluation images, and there are none; give --data DIR")
-        with self._torch_session() as session:
+        with self.network.session() as session:
             return make_golden(session, self.plan.golden, self.dataset if self.plan.golden_data else None)
 
     @cached_property
@@ -139,14 +143,8 @@ class ExportInputs:
         write_golden(self.golden, self.scratch)
         return self.scratch / GOLDEN_FOLDER
 
-    def _torch_session(self) -> Session:
-        """The network itself, in PyTorch and FP32."""
-        from fptk.models.torch_session import TorchSession
-
-        return TorchSession(self.network, self.spec, classes=self.classes)
-
     def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
-        with self._torch_session() as session:
+        with self.network.session() as session:
             return np.concatenate([session(image[None]) for image in pixels])
 
     @cached_property
@@ -155,7 +153,7 @@ class ExportInputs:
         dataset = self._calibration_images()
         if isinstance(dataset, Photographs) or (isinstance(dataset, SyntheticFaces) and not self._draws_our_classes):
             self.listener.say(f"the network itself labels {dataset.name}, to tell which classes each image shows")
-            return PredictedMasks(dataset, self._torch_session())
+            return PredictedMasks(dataset, self.network.session())
         return dataset
 
     @property
@@ -242,19 +240,22 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            metadata = metadata_of(
-                Identity(
-                    self.card.model,
-                    self.plan.graph,
-                    self.checkpoint_sha256,
-                    self.spec,
-                    self.classes.names,
-                    self.classes.palette,
-                )
-            )
-            module = serving_module(self.network, self.spec, self.plan.graph, target.form)
-            export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
+            batch, listener = self.batch(target), self.listener
+            request = GraphRequest(target.form, self.plan.graph, batch, lambda: self._proof_images, listener)
+            self._graph_records[target.name] = self.network.write_onnx(path, request)
         return path
+
+    def graph_record(self, target: Target) -> dict[str, Any]:
+        """What a bundle of the target keeps of how its FP32 graph was made; empty where there is nothing to tell."""
+        self.onnx(target)
+        return self._graph_records[target.name]
+
+    @cached_property
+    def _proof_images(self) -> UInt8Array:
+        """The images that rewrites of a graph are proven on, uint8 (N, H, W, 3)."""
+        faces = self.dataset or SyntheticFaces(PROOF_IMAGES, self.spec.size)
+        part = limit(faces, PROOF_IMAGES)
+        return np.stack([self.spec.apply(part[index].image) for index in range(len(part))])
 
 
 def _coverage(chosen: CalibrationSet) -> str:

@@ -28,6 +28,8 @@ def manifest(
     """
     target, precision, built, spec, card = attempt.target, attempt.precision, attempt.built, inputs.spec, inputs.card
     batch = inputs.batch(target)
+    if made := inputs.graph_record(target):
+        built.record.details["graph"] = made
     return Bundle(
         created=datetime.now(UTC),
         target=target.name,

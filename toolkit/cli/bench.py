@@ -157,13 +157,13 @@ def command(
 
 
 def is_network(*models: Path) -> bool:
-    """Whether one network was given (a run folder or checkpoint), or nothing, which means the newest run."""
+    """Whether one network was given (a run folder, checkpoint or ONNX file), or nothing: the newest run."""
     from fptk.core.files import kind_of
     from fptk.runs.folder import RunFolder
 
     if len(models) != 1:
         return not models
-    return models[0].suffix == ".safetensors" or kind_of(RunFolder(models[0]).card, "run card") is not None
+    return models[0].suffix in (".safetensors", ".onnx") or kind_of(RunFolder(models[0]).card, "run card") is not None
 
 
 def refuse_beside_rewrites() -> None:
