@@ -48,6 +48,7 @@ from fptk.export.openvino.operations import refuse_custom_operations
 from fptk.export.programs import INFER
 from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
+from fptk.export.web import INDEX, PAGE
 from fptk.models.checkpoint import first_fault
 
 MANIFEST = "fptk.json"
@@ -326,11 +327,11 @@ class Bundle(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the engine: of all files but the manifest, the golden samples and ``infer.py``."""
+        """Bytes of the engine: of all files but the manifest, the golden samples, ``infer.py`` and a page."""
         return sum(
             record.bytes
             for name, record in self.files.items()
-            if name != INFER and not name.startswith(f"{GOLDEN_FOLDER}/")
+            if name not in (INFER, INDEX) and not name.startswith((f"{GOLDEN_FOLDER}/", f"{PAGE}/"))
         )
 
 

@@ -22,7 +22,7 @@ from fptk.core.files import replace_folder, temporary_folder
 from fptk.core.precision import Precision
 from fptk.core.progress import SILENT, Listener
 from fptk.export.attempt import Attempt, EngineBrokenError, Folders, attempt
-from fptk.export.bundle import Bundle, check_replaceable, write_manifest
+from fptk.export.bundle import Bundle, check_replaceable, record_files, write_manifest
 from fptk.export.inputs import ExportInputs
 from fptk.export.manifest import manifest
 from fptk.export.plan import ExportPlan
@@ -118,6 +118,8 @@ class _Exporter:
             if chosen.built.files:
                 write_infer(target.name, chosen.folder)
             bundle = manifest(self.inputs, chosen, *prove(self.inputs, chosen))
+            if target.complete(chosen.folder, bundle.model_dump(mode="json", by_alias=True)):
+                bundle.files = record_files(chosen.folder)
             write_manifest(bundle, chosen.folder)
             accepted, rejected = _homes(self.plan)
             final = (rejected if bundle.verdict is Decision.REFUSED else accepted) / name

@@ -23,6 +23,7 @@ from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
 from fptk.data import image_file, open_calibration
+from fptk.data.class_file import class_set_of
 from fptk.data.identity import check_files
 from fptk.data.photographs import Photographs, PredictedMasks, holds_photographs
 from fptk.data.splits import Subset, limit, refuse_overlap
@@ -71,8 +72,11 @@ class ExportInputs:
         self.card = self.network.card
         self.spec, self.classes = self.card.preprocess, self.card.classes
         self._graph_records: dict[str, dict[str, Any]] = {}
-        if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
+        kind = None if plan.calib is None else kind_of(plan.calib, "calibration data")
+        if plan.calib is not None and kind not in ("file", "folder"):
             raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
+        if plan.calib is not None and kind == "folder" and not holds_photographs(plan.calib):
+            check_same(self.classes, "the network", class_set_of(plan.calib), f"the calibration data {plan.calib}")
         self.dataset = self._evaluation_set()
 
     def _evaluation_set(self) -> FaceParsingDataset | None:
@@ -81,6 +85,7 @@ class ExportInputs:
         if found is None:
             self.listener.say("no evaluation data: engines are built, not judged; give --data DIR to judge them")
             return None
+        check_same(self.classes, "the network", found.classes, f"the evaluation data {found.name}")
         dataset = limit(found, self.plan.eval_images)
         check_files(dataset, workers=usable_cores(), listener=self.listener)
         return dataset
@@ -148,8 +153,7 @@ class ExportInputs:
         dataset = self._calibration_images()
         if isinstance(dataset, Photographs) or (isinstance(dataset, SyntheticFaces) and not self._draws_our_classes):
             self.listener.say(f"the network itself labels {dataset.name}, to tell which classes each image shows")
-            return PredictedMasks(dataset, self._torch_session())
-        check_same(self.classes, "the network", dataset.classes, f"the calibration data {dataset.name}")
+            return PredictedMasks(dataset, self.network.session())
         return dataset
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -220,6 +220,18 @@ class Target(ABC):
             TargetUnavailableError: this host cannot; files worth keeping were left in ``request.folder`` and are named.
             InputError: the ONNX file or an option is not what the engine takes.
         """
+
+    def complete(self, folder: Path, manifest: Mapping[str, Any]) -> bool:
+        """Write into a bundle what can only be written once everything about its engine is known.
+
+        Args:
+            folder: holds the engine, proven, and the golden samples.
+            manifest: what ``fptk.json`` says up to here.
+
+        Returns:
+            Whether anything was written.
+        """
+        return False
 
     def cannot_compute(self, precision: Precision) -> str | None:
         """Why this host has no arithmetic for one of :attr:`precisions`, in one line; ``None`` where it has."""

@@ -166,6 +166,7 @@ def test_an_export_leaves_samples_limits_and_latency(
     read_golden(bundle.folder, golden, bundle.preprocess, bundle.class_set)
 
 
+@pytest.mark.slow
 def test_samples_from_data_need_data(checkpoint: Path, fptk: Callable[..., Any], tmp_path: Path) -> None:
     done = fptk("export", checkpoint, "--target", "onnx", "--fp32", "--golden", "data", "--out", tmp_path)
     assert done.code == 2

@@ -29,6 +29,7 @@ COMMANDS = (
     "export",
     "check",
     "verify",
+    "serve",
     "bench",
     "profile",
     "eval",

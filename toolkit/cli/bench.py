@@ -214,7 +214,9 @@ def write_rewrites(document: Path, source: ModelSource, threads: int | None, rou
     network, card = load_checkpoint(source.weights)
     plan = LatencyPlan(rounds=rounds or source.recipe.bench.rounds, calls=source.recipe.bench.calls)
     cores = threads or usable_cores()
-    table = measure_rewrites(network, card.preprocess, threads=cores, plan=plan, listener=TERMINAL)
+    table = measure_rewrites(
+        network, card.preprocess, threads=cores, plan=plan, classes=card.class_set, listener=TERMINAL
+    )
     text = markdown(table, invocation())
     write_text(document, text, option="--rewrites")
     out.print_lines(text, soft_wrap=True)

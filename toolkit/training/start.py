@@ -139,9 +139,9 @@ def _begin(run: RunFolder, lock: RunLock, recipe: Recipe, data: Sequence[Path], 
 
 def _take_up(run: RunFolder, data: Sequence[Path], identity: Identity | None, classes: ClassSet) -> None:
     """Check that the faces and their classes are still the run's own, and note where they lie now."""
-    run.check_same(run.data_difference(data, identity))
     began = ClassSet(names=run.read().get("classes") or CELEBAMASK.names)
     check_same(began, f"the training in {run.path}", classes, "its data")
+    run.check_same(run.data_difference(data, identity))
     run.sweep()
     run.move_data(data)
 

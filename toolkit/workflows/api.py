@@ -137,7 +137,7 @@ def predict(session: Session, image: UInt8Array | AnyPath) -> UInt8Array:
         image: uint8 (H, W, 3) RGB, or the path of an image file.
 
     Returns:
-        Labels, uint8 (H, W), values 0-18: indices into ``fptk.core.classes.CLASSES``.
+        Labels, uint8 (H, W): indices into ``session.classes.names``.
 
     Raises:
         InputError: the file is no image.

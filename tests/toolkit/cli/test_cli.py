@@ -267,6 +267,7 @@ def test_fallback_repairs_what_its_first_candidate_breaks(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_no_fallback_ends_with_the_first_candidate(
     checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +400,10 @@ class TestBadInput:
         return Path(shutil.copytree(faces_folder, tmp_path / "faces"))
 
 
-@pytest.mark.parametrize(("target", "size", "words"), [("onnx", "64k", "no space left"), ("openvino", "8m", "MB free")])
+@pytest.mark.parametrize(
+    ("target", "size", "words"),
+    [("onnx", "64k", "no space left"), pytest.param("openvino", "8m", "MB free", marks=pytest.mark.slow)],
+)
 def test_full_disk_is_one_line_and_leaves_nothing(
     target: str, size: str, words: str, fptk: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -409,6 +413,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(
         assert not any(path.is_file() for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_bundles_may_lie_on_another_disk(fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
     """And a second export takes the place of the first there."""
     (tmp_path / "out").mkdir()
