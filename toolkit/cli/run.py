@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.option("--recipe", default="microsegformer", show_default=True, help="Name of a shipped recipe, or a YAML file.")
-@click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
+@click.option(
+    "--data",
+    multiple=True,
+    type=PathType,
+    help="Data set folder, or list of pairs (repeatable). Default: synthetic faces.",
+)
 @click.option("--target", "targets", multiple=True, help="Engine to build for (repeatable). Default: the recipe's.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe (repeatable)."
