@@ -77,9 +77,9 @@ class ExportInputs:
 
     def _check_calibration(self, calib: Path | None) -> None:
         """Refuse calibration data that cannot be the network's, before any work."""
-        kind = None if calib is None else kind_of(calib, "calibration data")
         if calib is None:
             return
+        kind = kind_of(calib, "calibration data")
         if kind not in ("file", "folder"):
             raise InputError(f"--calib {calib} is neither a folder of images nor a file that lists them")
         if _is_data_set(calib) and not (kind == "folder" and holds_photographs(calib)):
