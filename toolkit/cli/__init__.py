@@ -35,6 +35,7 @@ COMMANDS = (
     "predict",
     "run",
     "demo",
+    "report",
     "ablate",
     "doctor",
     "data",
