@@ -146,5 +146,5 @@ def _check_out(path: Path, material: Material, overwrite: bool) -> None:
         return
     with writing(path), open_regular(path) as handle:
         start = handle.read(_SEARCHED)
-    if start and MARK.encode() not in start:
+    if MARK.encode() not in start:
         raise InputError(f"{path} exists and is no report of fptk; choose another --out, or add --overwrite")
