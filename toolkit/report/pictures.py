@@ -12,8 +12,8 @@ from PIL import Image
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import resize_labels
 
-LONGEST_MAP, LONGEST_PHOTO = 512, 320
-"""Pixels of the longer side, at most."""
+LONGEST_MAP, LONGEST_PHOTO, LONGEST_DIFFERENCE = 512, 320, 256
+"""Pixels of the longer side, about at most."""
 
 Color = tuple[int, int, int]
 
@@ -46,7 +46,7 @@ def difference_picture(
     """Where two label maps differ, and with a truth which of them is right there.
 
     Args:
-        candidate: uint8 (H, W), e.g. of the INT8 engine.
+        candidate: uint8 (H, W), e.g. of the INT8 engine. A pixel of a shrunk picture shows any difference in it.
         baseline: the same of the FP32 engine; its class borders are drawn to show the face.
         truth: uint8 (H, W); ``None`` shows every difference as :data:`LOST`.
 
@@ -61,7 +61,7 @@ def difference_picture(
         picture[differs] = _OTHER
         picture[differs & (baseline == truth)] = _LOST
         picture[differs & (candidate == truth)] = _WON
-    return _palette_png(_shrunk(picture), (GROUND, BORDER, LOST, WON, OTHER))
+    return _palette_png(_pooled(picture), (GROUND, BORDER, LOST, WON, OTHER))
 
 
 def photograph(image: UInt8Array) -> tuple[str, tuple[int, int]]:
@@ -84,6 +84,17 @@ def _shrunk(labels: UInt8Array) -> UInt8Array:
     height, width = labels.shape
     scale = min(1.0, LONGEST_MAP / max(height, width))
     return resize_labels(labels, (max(1, round(scale * height)), max(1, round(scale * width))))
+
+
+def _pooled(picture: UInt8Array) -> UInt8Array:
+    """Shrunk to about :data:`LONGEST_DIFFERENCE` pixels; each takes the highest value that it covers, so that a
+    difference of one pixel is still to be seen."""
+    step = max(1, round(max(picture.shape) / LONGEST_DIFFERENCE))
+    height, width = (-(-side // step) for side in picture.shape)
+    padded = np.zeros((height * step, width * step), np.uint8)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    pooled: UInt8Array = padded.reshape(height, step, width, step).max(axis=(1, 3))
+    return pooled
 
 
 def _palette_png(indices: UInt8Array, palette: Sequence[Color]) -> tuple[str, tuple[int, int]]:

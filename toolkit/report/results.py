@@ -37,7 +37,8 @@ def headline(material: Material) -> tuple[str, Tone]:
     if refused:
         return f"{_count(refused, total)} lost too much accuracy", "bad"
     if passed == total:
-        return ("The engine kept its accuracy" if total == 1 else f"All {total} engines kept their accuracy"), "good"
+        all_of = {1: "The engine kept its", 2: "Both engines kept their"}
+        return f"{all_of.get(total, f'All {total} engines kept their')} accuracy", "good"
     if passed:
         return f"{_count(passed, total)} kept {'its' if passed == 1 else 'their'} accuracy, none was refused", "good"
     return "No engine has been judged yet", ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fptk.report.faces import NothingToLabelError, label_faces
 from fptk.report.pictures import BORDER, GROUND, LOST, OTHER, WON, difference_picture
@@ -128,11 +131,6 @@ def test_an_engine_that_does_not_load_is_left_out_with_its_reason(
 
 
 def test_a_difference_says_who_is_right() -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
     baseline = np.zeros((4, 4), np.uint8)
     candidate, truth = baseline.copy(), baseline.copy()
     candidate[0] = (1, 1, 1, 0)
@@ -146,3 +144,13 @@ def test_a_difference_says_who_is_right() -> None:
     assert [tuple(pixel) for pixel in pixels[0]] == [LOST, WON, OTHER, GROUND]
     assert {tuple(pixel) for pixel in pixels[2]} == {BORDER}
     assert {tuple(pixel) for pixel in pixels[3]} == {GROUND}
+
+
+def test_a_difference_of_one_pixel_is_seen_in_a_small_picture() -> None:
+    large = np.zeros((1000, 700), np.uint8)
+    other = large.copy()
+    other[501, 333] = 1
+    source, size = difference_picture(other, large, None)
+    assert max(size) <= 256
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as picture:
+        assert [tuple(color) for _, color in sorted(picture.convert("RGB").getcolors())] == [LOST, GROUND]
