@@ -67,6 +67,8 @@ class Row:
     """What was in flight while throughput was measured; ``None`` for latency."""
     photo: PhotoSplit | None = None
     """The stages of a photograph of the size in the conditions."""
+    calls_ms: tuple[float, ...] = ()
+    """Milliseconds of every timed call, or of every request where several were in flight, in order."""
 
     @property
     def label(self) -> str:

@@ -72,12 +72,18 @@ class ExportInputs:
         self.card = self.network.card
         self.spec, self.classes = self.card.preprocess, self.card.classes
         self._graph_records: dict[str, dict[str, Any]] = {}
-        kind = None if plan.calib is None else kind_of(plan.calib, "calibration data")
-        if plan.calib is not None and kind not in ("file", "folder"):
-            raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
-        if plan.calib is not None and kind == "folder" and not holds_photographs(plan.calib):
-            check_same(self.classes, "the network", class_set_of(plan.calib), f"the calibration data {plan.calib}")
+        self._check_calibration(plan.calib)
         self.dataset = self._evaluation_set()
+
+    def _check_calibration(self, calib: Path | None) -> None:
+        """Refuse calibration data that cannot be the network's, before any work."""
+        if calib is None:
+            return
+        kind = kind_of(calib, "calibration data")
+        if kind not in ("file", "folder"):
+            raise InputError(f"--calib {calib} is neither a folder of images nor a file that lists them")
+        if _is_data_set(calib) and not (kind == "folder" and holds_photographs(calib)):
+            check_same(self.classes, "the network", class_set_of(calib), f"the calibration data {calib}")
 
     def _evaluation_set(self) -> FaceParsingDataset | None:
         """The evaluation images, every file of them looked at."""
@@ -162,8 +168,9 @@ class ExportInputs:
 
     def _calibration_images(self) -> FaceParsingDataset:
         data = self.plan.calib
-        if data is not None and data.is_dir():
-            return Photographs(data, self.classes) if holds_photographs(data) else open_calibration(data)
+        if data is not None and _is_data_set(data):
+            unlabelled = data.is_dir() and holds_photographs(data)
+            return Photographs(data, self.classes) if unlabelled else open_calibration(data)
         dataset = self.source.training_set(self.plan.data)
         if dataset is None and data is None:
             self.listener.say(
@@ -178,7 +185,7 @@ class ExportInputs:
     def calibration_set(self) -> CalibrationSet:
         """The images that INT8 ranges are measured on; none of them is an evaluation image."""
         dataset, calib = self._calibration_data, self.plan.calib
-        if calib is not None and calib.is_file():
+        if calib is not None and not _is_data_set(calib):
             chosen = CalibrationSet.from_list(calib, dataset)
         else:
             # A predicted mask costs an inference, so fewer of them are looked at.
@@ -256,6 +263,11 @@ class ExportInputs:
         faces = self.dataset or SyntheticFaces(PROOF_IMAGES, self.spec.size)
         part = limit(faces, PROOF_IMAGES)
         return np.stack([self.spec.apply(part[index].image) for index in range(len(part))])
+
+
+def _is_data_set(calib: Path) -> bool:
+    """Whether ``--calib`` holds images itself: a folder, or a list of pairs. Other files name training images."""
+    return calib.is_dir() or calib.suffix.lower() == ".csv"
 
 
 def _coverage(chosen: CalibrationSet) -> str:

@@ -57,7 +57,8 @@ class GoldenType(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--calib",
     type=PathType,
-    help="Calibration images: a data set, a folder of photographs without masks, or a file that lists training images.",
+    help="Calibration images: a data set, a folder of photographs without masks, a list of pairs (.csv), or a file "
+    "that lists training images.",
 )
 @click.option(
     "--calib-size", type=click.IntRange(1, MAX_IMAGES), help="Calibration images to choose. Default: the recipe's."

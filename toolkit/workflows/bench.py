@@ -283,6 +283,7 @@ def _row(contender: _Contender, rate: float | None) -> Row:
         note=contender.note,
         concurrency=throughput.concurrency if throughput else None,
         photo=contender.measured.photo,
+        calls_ms=tuple(round(float(each), 4) for each in latency.milliseconds) if latency else (),
         **_accuracy(contender),
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fptk.cli import COMMANDS
 from fptk.core.version import __version__
 from fptk.export.bundle import read_bundle
 
@@ -44,7 +45,12 @@ def assert_one_line(finished: object, code: int, *words: str) -> None:
 
 
 def test_version(fptk: Command) -> None:
-    assert fptk("--version").out.strip() == f"fptk, version {__version__}"
+    """The first line is fptk's own; the others are of what computes."""
+    from importlib import metadata
+
+    first, *others = fptk("--version").out.splitlines()
+    assert first == f"fptk, version {__version__}"
+    assert f"onnxruntime {metadata.version('onnxruntime')}" in others
 
 
 def test_help_lists_every_command_and_starts_fast() -> None:
@@ -53,7 +59,7 @@ def test_help_lists_every_command_and_starts_fast() -> None:
     done = subprocess.run([sys.executable, "-m", "fptk", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    for name in ("train", "export", "check", "bench", "profile", "eval", "predict", "run", "demo", "doctor", "data"):
+    for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
     assert seconds < 0.5
 
@@ -66,6 +72,20 @@ def test_doctor_reports_every_target(fptk: Command) -> None:
         assert (probe["can_build"] and probe["can_run"]) or (probe["reason"] and probe["remedy"])
     assert report["tools"]["fptk"] == __version__
     assert "isa" in report["host"]
+    told = {each["what"]: (each["problem"], each["remedy"]) for each in report["problems"]}
+    for name, probe in report["targets"].items():
+        assert told.get(f"target {name}") == ((probe["reason"], probe["remedy"]) if probe["reason"] else None)
+
+
+def test_doctor_says_which_command_brings_a_missing_package(fptk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy>=1", 'torch>=2.6; extra == "train"', "fptk-nowhere>=1; extra == 'train'", 'no-such; extra == "dev"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    problems = json.loads(fptk("doctor", "--json", "-").out)["problems"]
+    train = [each for each in problems if each["remedy"] == "pip install 'fptk[train]'"]
+    assert [each["problem"] for each in train] == ["not installed: fptk-nowhere"]
+    printed = fptk("doctor").out
+    assert "not installed: fptk-nowhere" in printed
+    assert "to mend: pip install 'fptk[train]'" in printed
 
 
 def test_export_leaves_whole_bundles(exported: Path, checkpoint: Path) -> None:
