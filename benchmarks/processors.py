@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fptk.core.agreement import LabelAgreement, compare_labels
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.cpu import INSTRUCTION_SETS, Family, InstructionSet, cpu_family, cpu_model, host_instruction_sets
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
@@ -149,6 +150,8 @@ class MatrixImages:
     reference: UInt8Array
     """Labels of the FP32 reference, uint8 (N, H, W)."""
     golden: GoldenImages | None = None
+    classes: ClassSet = CELEBAMASK
+    """What the labels mean."""
     """Labelled by each row too, and not judged."""
 
 
@@ -172,7 +175,7 @@ def measure_processors(
             figures = place.obstacle or _measured(request, images, folder, place.environment)
             row = {"instruction_set": place.name, "family": place.family, "promised": place.family in request.promised}
             rows.append(ProcessorRow(**row, **figures))
-    reference = _mean_miou(images.reference, images.masks)
+    reference = _mean_miou(images.reference, images.masks, images.classes)
     if limits is not None:
         rows = mark_failed(rows, reference, limits)
     return ProcessorMatrix(
@@ -259,9 +262,9 @@ def _measured(
     return {
         "status": "measured",
         "agreement": float((labels == images.reference).mean()),
-        "mean_miou": _mean_miou(labels, images.masks),
+        "mean_miou": _mean_miou(labels, images.masks, images.classes),
         "milliseconds": float(json.loads(done.stdout.splitlines()[-1])["milliseconds"]),
-        "golden": compare_labels([*golden], [*images.golden.reference]) if images.golden else None,
+        "golden": _compared(golden, images),
     }
 
 
@@ -287,14 +290,20 @@ def label_images(session: Session, images: Path, labels: Path) -> dict[str, Any]
     return {"milliseconds": statistics.median(times)}
 
 
-def _mean_miou(labels: UInt8Array, masks: Sequence[UInt8Array]) -> float:
+def _compared(labels: UInt8Array, images: MatrixImages) -> LabelAgreement | None:
+    reference = images.golden
+    return compare_labels([*labels], [*reference.reference], images.classes) if reference else None
+
+
+def _mean_miou(labels: UInt8Array, masks: Sequence[UInt8Array], classes: ClassSet) -> float:
     values = []
     for label, mask in zip(labels, masks, strict=True):
-        matrix = ConfusionMatrix()
+        matrix = ConfusionMatrix(classes)
         matrix.add(mask, resize_labels(label, (mask.shape[0], mask.shape[1])))
         present = [score.iou for score in matrix.scores().per_class.values() if score.pixels and score.iou is not None]
-        values.append(statistics.fmean(present))
-    return statistics.fmean(values)
+        if present:
+            values.append(statistics.fmean(present))
+    return statistics.fmean(values) if values else 0.0
 
 
 def _figures(row: ProcessorRow) -> str:

@@ -55,7 +55,8 @@ class Row:
     same_machine: bool = False
     """Whether a verdict from the manifest is from this machine and this version of the engine."""
     reference: str | None = None
-    """What accuracy and verdict are relative to: ``manifest``, ``pytorch fp32``, or the name of an FP32 engine."""
+    """What accuracy and verdict are relative to: ``manifest``, the network itself (``pytorch fp32``, ``onnx file
+    fp32``), or the name of an FP32 engine."""
     judged_classes: tuple[str, ...] = ()
     """Classes that the verdict stands on."""
     unjudged_classes: tuple[str, ...] = ()
@@ -66,6 +67,8 @@ class Row:
     """What was in flight while throughput was measured; ``None`` for latency."""
     photo: PhotoSplit | None = None
     """The stages of a photograph of the size in the conditions."""
+    calls_ms: tuple[float, ...] = ()
+    """Milliseconds of every timed call, or of every request where several were in flight, in order."""
 
     @property
     def label(self) -> str:
@@ -85,8 +88,9 @@ class BenchReport:
     host: dict[str, Any]
     conditions: dict[str, Any]
     reference: dict[str, Any] | None
-    """``miou`` and ``f1`` of PyTorch FP32, with ``accuracy`` and ``measured_on`` as in :class:`Row` (and
-    ``same_machine`` where they are the manifest's); ``None`` where the rows know several, or none."""
+    """``miou`` and ``f1`` of the network itself, whose ``name`` is ``pytorch`` or ``onnx file``, with ``accuracy`` and
+    ``measured_on`` as in :class:`Row` (and ``same_machine`` where they are the manifest's); ``None`` where the rows are
+    of several networks, or none is known."""
     rows: list[Row]
 
     @property

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fptk.calibration.images import ImageStream
-from fptk.core.classes import CLASSES, NUM_CLASSES
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import read_json, sha256_json, write_json
@@ -164,7 +163,7 @@ class CalibrationSet(BaseModel):
             chosen.append(candidate)
         if not chosen:
             raise InputError(f"{path} names no image; write one sample key a line")
-        return _describe(dataset.name, chosen, "list", 0)
+        return _describe(dataset, chosen, "list", 0)
 
 
 def load_calibration_set(path: Path) -> CalibrationSet:
@@ -214,13 +213,13 @@ def select_calibration_set(
         raise InputError(f"data set {dataset.name} is empty: there is nothing to calibrate on")
     order = list(range(len(dataset)))
     random.Random(seed).shuffle(order)
-    need = _Need(min_images_per_class, min_pixels) if strategy == "coverage" else None
+    need = _Need(min_images_per_class, min_pixels, len(dataset.classes)) if strategy == "coverage" else None
     candidates = _read_candidates(dataset, order, count, pool, need, listener)
     chosen = _greedy(candidates, count, need) if need else []
     taken = {candidate.index for candidate in chosen}
     chosen += [candidate for candidate in candidates if candidate.index not in taken][: count - len(chosen)]
     minimum = ClassCoverage(images=min_images_per_class, pixels=min_pixels) if need else None
-    return _describe(dataset.name, chosen, strategy, seed, minimum)
+    return _describe(dataset, chosen, strategy, seed, minimum)
 
 
 @dataclass(frozen=True)
@@ -229,12 +228,13 @@ class _Candidate:
     key: str
     sha256: str
     pixels: npt.NDArray[np.int64]
-    """int64 (19,), pixels per class."""
+    """int64 (C,), pixels per class."""
 
     @classmethod
     def read(cls, dataset: FaceParsingDataset, index: int) -> _Candidate:
         sample = dataset[index]
-        pixels = np.bincount(sample.mask.ravel(), minlength=NUM_CLASSES).astype(np.int64)
+        count = len(dataset.classes)
+        pixels = np.bincount(sample.mask.ravel(), minlength=count)[:count].astype(np.int64)
         return cls(index, sample.key, dataset.content_hash(index), pixels)
 
 
@@ -244,17 +244,18 @@ class _Need:
 
     min_images: int
     min_pixels: int
+    classes: int
 
     def __post_init__(self) -> None:
-        self.images = np.full(NUM_CLASSES, self.min_images, np.int64)
-        self.pixels = np.full(NUM_CLASSES, self.min_pixels, np.int64)
+        self.images = np.full(self.classes, self.min_images, np.int64)
+        self.pixels = np.full(self.classes, self.min_pixels, np.int64)
 
     def add(self, pixels: npt.NDArray[np.int64]) -> None:
         self.images = np.maximum(0, self.images - (pixels > 0))
         self.pixels = np.maximum(0, self.pixels - pixels)
 
     def gain(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Share of the lack that each candidate, int64 (M, 19), would fill: float64 (M,)."""
+        """Share of the lack that each candidate, int64 (M, C), would fill: float64 (M,)."""
         images = np.minimum(self.images, pixels > 0) / max(1, self.min_images)
         return np.asarray((images + np.minimum(self.pixels, pixels) / max(1, self.min_pixels)).sum(axis=1))
 
@@ -274,7 +275,7 @@ def _read_candidates(
     wanted = min(len(order), max(count, pool) if need else count)
     limit = min(len(order), 2 * wanted)
     seen: set[str] = set()
-    available = _Need(need.min_images, need.min_pixels) if need else None
+    available = _Need(need.min_images, need.min_pixels, need.classes) if need else None
     candidates: list[_Candidate] = []
     with listener.counting("choosing calibration images", wanted) as update:
         for done, index in enumerate(order[: limit if available else len(order)], start=1):
@@ -307,7 +308,7 @@ def _greedy(candidates: Sequence[_Candidate], count: int, need: _Need) -> list[_
 
 
 def _describe(
-    name: str,
+    dataset: FaceParsingDataset,
     chosen: Sequence[_Candidate],
     strategy: Literal["coverage", "random", "list"],
     seed: int,
@@ -315,14 +316,14 @@ def _describe(
 ) -> CalibrationSet:
     pixels = np.stack([candidate.pixels for candidate in chosen])
     return CalibrationSet(
-        dataset=name,
+        dataset=dataset.name,
         strategy=strategy,
         seed=seed,
         minimum=minimum,
         images=tuple(CalibrationImage(index=c.index, key=c.key, sha256=c.sha256) for c in chosen),
         coverage={
-            CLASSES[i]: ClassCoverage(images=int((pixels[:, i] > 0).sum()), pixels=int(pixels[:, i].sum()))
-            for i in range(NUM_CLASSES)
+            name: ClassCoverage(images=int((pixels[:, i] > 0).sum()), pixels=int(pixels[:, i].sum()))
+            for i, name in enumerate(dataset.classes.names)
         },
     )
 

@@ -15,6 +15,7 @@ def open_cpu_session(
     float_only: bool = False,
     arena: bool = True,
     profile: Path | None = None,
+    optimized: bool = True,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
@@ -25,6 +26,7 @@ def open_cpu_session(
             its kernels made no mistake.
         arena: keep freed memory for the next run: faster, but the peak of the largest run is kept for good.
         profile: folder that ONNX Runtime writes its node timings into when the profiling ends.
+        optimized: let ONNX Runtime fuse and fold nodes; without, it computes each as the file states it.
 
     Raises:
         TargetUnavailableError: onnxruntime is not installed.
@@ -37,6 +39,8 @@ def open_cpu_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads:
         options.intra_op_num_threads = threads
     if float_only:

@@ -75,20 +75,29 @@ def load_float_model(path: Path) -> onnx.ModelProto:
     model = load_model(path)
     import onnx
 
-    passes, fold_constants = common_passes(), _package("onnxscript.optimizer").fold_constants
     try:
         onnx.checker.check_model(model)
         infer_types(model)
     except Exception as error:  # as above
         raise _unreadable(path, str(error).splitlines()[0]) from error
     refuse_quantized(model, str(path))
+    fold_constants(model)
+    return model
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Make a constant of every tensor that does not depend on the input, in place.
+
+    Raises:
+        InputError: ``onnx_ir`` or ``onnxscript`` is not installed.
+    """
+    passes, fold = common_passes(), _package("onnxscript.optimizer").fold_constants
     apply(
         model,
-        partial(fold_constants, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT),
+        partial(fold, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.RemoveUnusedNodesPass(),
     )
-    return model
 
 
 def _unreadable(path: Path, why: str) -> InputError:

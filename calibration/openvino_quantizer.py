@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fptk.calibration.images import ImageStream
 from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
 from fptk.calibration.report import FloatLayer, QuantReport
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.cpu import FAMILIES, Family
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError, missing_package
@@ -133,6 +134,7 @@ def quantize_openvino_with_accuracy_control(
     settings: OpenVinoQuantSettings | None = None,
     *,
     calibration_sha256: str | None = None,
+    classes: ClassSet = CELEBAMASK,
 ) -> tuple[Any, QuantReport]:
     """Quantize, then let NNCF put layers back to float, the costliest first, until mIoU is within the allowed drop.
 
@@ -146,6 +148,7 @@ def quantize_openvino_with_accuracy_control(
         max_miou_drop: allowed drop of mIoU against the float model, in points.
         settings: how; ``None`` is the default.
         calibration_sha256: hash of the calibration list, for the report.
+        classes: what the truth's labels mean.
 
     Raises:
         InputError: as for :func:`quantize_openvino`.
@@ -163,7 +166,7 @@ def quantize_openvino_with_accuracy_control(
             model.clone(),
             nncf.Dataset(source),
             nncf.Dataset(_Pairs(validation), lambda pair: pair[0]),
-            lambda compiled, pairs: (_miou(compiled, pairs), None),
+            lambda compiled, pairs: (_miou(compiled, pairs, classes), None),
             max_drop=max_miou_drop / 100,
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=settings.max_images,
@@ -359,9 +362,9 @@ class _Pairs:
         return self._length
 
 
-def _miou(compiled: Any, pairs: Iterable[tuple[UInt8Array, UInt8Array]]) -> float:
+def _miou(compiled: Any, pairs: Iterable[tuple[UInt8Array, UInt8Array]], classes: ClassSet) -> float:
     """Mean IoU of a compiled model, 0-1."""
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(classes)
     for image, truth in pairs:
         matrix.add(truth, compiled(image)[0][0])
     return matrix.scores().miou

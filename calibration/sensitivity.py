@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from fptk.core.progress import SILENT, Listener
 
 if TYPE_CHECKING:
     import onnx
+    from matplotlib.axes import Axes
 
 Float32 = npt.NDArray[np.float32]
 
@@ -162,14 +163,22 @@ def draw_sensitivity(ranking: Sensitivity, title: str, path: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.
     """
-    rows = ranking.rows[::-1]
-    with chart(path, (8, 1 + 0.22 * len(rows)), "export") as figure:
+    with chart(path, (8, 1 + 0.22 * len(ranking.rows)), "export") as figure:
         axes = figure.subplots()
-        bars = axes.barh([row.group for row in rows], [row.snr_db for row in rows])
-        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
-        axes.tick_params(axis="y", labelsize=7)
-        axes.set(title=title, xlabel="SNR of the logits with this group alone in INT8, dB")
-        axes.margins(x=0.08, y=0.01)
+        plot_sensitivity(axes, ranking.rows)
+        axes.set_title(title)
+
+
+def plot_sensitivity(
+    axes: Axes, rows: Sequence[GroupSensitivity], name: Callable[[str], str] = str, color: str | None = None
+) -> None:
+    """Draw a bar per layer group, the first on top; ``name`` turns a group into its label."""
+    bars = axes.barh(range(len(rows)), [row.snr_db for row in rows], color=color)
+    axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+    axes.set_yticks(range(len(rows)), [name(row.group) for row in rows], size=7)
+    axes.set_xlabel("SNR of the logits with this group alone in INT8, dB")
+    axes.margins(x=0.08, y=0.01)
+    axes.invert_yaxis()
 
 
 class _Reference:

@@ -193,6 +193,7 @@ def _agreement(
         simulation = target.simulate(built.files[0], inputs.spec, threads=inputs.plan.threads)
         if simulation is None:
             return None
+        simulation.classes = inputs.classes
         with simulation, _load(inputs, target, built) as engine:
             return measure_agreement(engine(images), simulation(images), reference)
     except InputError as error:
@@ -200,7 +201,10 @@ def _agreement(
 
 
 def _load(inputs: ExportInputs, target: Target, built: BuildResult) -> Session:
-    return target.load(built.files[0], inputs.spec, threads=inputs.plan.threads, precision_hint=built.precision_hint)
+    threads, hint = inputs.plan.threads, built.precision_hint
+    session = target.load(built.files[0], inputs.spec, threads=threads, precision_hint=hint)
+    session.classes = inputs.classes
+    return session
 
 
 def _judge(inputs: ExportInputs, done: Attempt) -> tuple[Evaluation | None, Verdict | None]:
@@ -245,7 +249,9 @@ def open_engine(inputs: ExportInputs, done: Attempt) -> tuple[Session, str | Non
         # A GPU's int8 sums do not saturate, and some processors' do: the file's own arithmetic tells what it computes.
         exact = done.precision is Precision.INT8
         threads = inputs.plan.threads
-        return OnnxRuntimeSession(done.folder / graph, inputs.spec, threads=threads, float_only=exact), "onnxruntime"
+        session = OnnxRuntimeSession(done.folder / graph, inputs.spec, threads=threads, float_only=exact)
+        session.classes = inputs.classes
+        return session, "onnxruntime"
     try:
         return _load(inputs, done.target, done.built), None
     except InputError as error:
@@ -260,7 +266,9 @@ def _matrix(inputs: ExportInputs, done: Attempt) -> ProcessorMatrix | None:
     hint, threads = done.built.precision_hint, plan.threads
     request = MatrixRequest(
         name=f"{target.name} {done.precision}",
-        command=engine_command(target.name, done.built.files[0], inputs.spec, threads=threads, precision_hint=hint),
+        command=engine_command(
+            target.name, done.built.files[0], inputs.spec, inputs.classes, threads=threads, precision_hint=hint
+        ),
         isa_variable=target.isa_variable,
         promised=promised_families(target.promise(done.precision, inputs.options(target)) or "any"),
         needs_bf16=hint == "bf16",

@@ -30,11 +30,12 @@ from fptk.benchmarks.processors import ProcessorMatrix
 from fptk.benchmarks.quick import LatencyFigures
 from fptk.calibration.gate import BuilderRefusal, Decision, Verdict
 from fptk.calibration.kernel_faults import KernelFault
-from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK, ClassSet, check_names
 from fptk.core.cpu import Cpu
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, open_regular, read_json, reason_of, sha256_file, write_text
 from fptk.core.metrics import MEANS, Scores
+from fptk.core.palette import Color
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
@@ -48,7 +49,7 @@ from fptk.export.programs import INFER
 from fptk.export.record import BuildRecord
 from fptk.export.targets.registry import get_target
 from fptk.export.web import INDEX, PAGE
-from fptk.models.checkpoint import check_classes, first_fault
+from fptk.models.checkpoint import first_fault
 
 MANIFEST = "fptk.json"
 OWN_FILES = "a bundle holds its own files: copy it with cp -rL"
@@ -69,7 +70,6 @@ _ON_DISK = {"original": "naive"}
 """Names of graphs as the manifest has them, where they differ."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 def _inside(name: str) -> str:
@@ -166,9 +166,9 @@ class Bundle(BaseModel):
     """Learnable numbers of the network."""
     macs: NonNegativeInt | None = None
     """Multiply-adds of one image through the exported graph; ``None`` where they were not counted."""
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = CELEBAMASK.names
     """Names of the labels, in order."""
-    palette: tuple[tuple[Channel, Channel, Channel], ...] = PALETTE
+    palette: tuple[Color, ...] = CELEBAMASK.palette
     """Color of each label, RGB."""
     preprocess: PreprocessSpec
     """What an image goes through before the engine, and the normalization inside it."""
@@ -215,7 +215,7 @@ class Bundle(BaseModel):
     @field_validator("classes")
     @classmethod
     def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        check_classes(classes)
+        check_names(classes)
         return classes
 
     _folder: Path | None = PrivateAttr(default=None)
@@ -252,8 +252,7 @@ class Bundle(BaseModel):
                 raise ValueError(f"{what} is {tensor.dtype} {list(tensor.shape)}; expected uint8 [N, {_sides(sides)}]")
         if self.input.shape[0] != self.output.shape[0]:
             raise ValueError(f"input is of batch {self.input.shape[0]}, output of batch {self.output.shape[0]}")
-        if len(self.palette) != len(self.classes):
-            raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        ClassSet(names=self.classes, palette=self.palette)
         if self.engine is None and not (self.unavailable or self.verdict == "refused"):
             raise ValueError("engine is null, and neither unavailable nor gate says why")
         if self.engine is not None and self.engine not in self.files:
@@ -315,6 +314,11 @@ class Bundle(BaseModel):
         """The same bundle, known to lie in ``folder``."""
         self._folder = folder
         return self
+
+    @property
+    def class_set(self) -> ClassSet:
+        """What the labels mean."""
+        return ClassSet(names=self.classes, palette=self.palette)
 
     @property
     def identity(self) -> Identity:
@@ -431,7 +435,7 @@ def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Se
     session = get_target(bundle.target).load(
         folder / str(bundle.engine), bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint
     )
-    session.name = bundle.label
+    session.name, session.classes = bundle.label, bundle.class_set
     return bundle, session
 
 

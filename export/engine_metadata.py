@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK
 from fptk.core.errors import InputError
 from fptk.core.files import open_regular
 from fptk.core.preprocess import PreprocessSpec
@@ -38,8 +38,8 @@ class Identity:
     checkpoint_sha256: str
     """Hash of the file that the weights came from."""
     preprocess: PreprocessSpec
-    classes: tuple[str, ...] = CLASSES
-    palette: tuple[tuple[int, ...], ...] = PALETTE
+    classes: tuple[str, ...] = CELEBAMASK.names
+    palette: tuple[tuple[int, ...], ...] = CELEBAMASK.palette
 
 
 def metadata_of(identity: Identity) -> dict[str, str]:

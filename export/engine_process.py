@@ -11,24 +11,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fptk.benchmarks.own_process import answer
+from fptk.core.classes import ClassSet
 from fptk.core.errors import TargetUnavailableError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.registry import get_target
 
 
 def engine_command(
-    target: str, engine: Path, spec: PreprocessSpec, *, threads: int | None, precision_hint: str | None = None
+    target: str,
+    engine: Path,
+    spec: PreprocessSpec,
+    classes: ClassSet,
+    *,
+    threads: int | None,
+    precision_hint: str | None = None,
 ) -> list[str]:
     """The command line that loads an engine; a task is still to be added.
 
     Args:
         target: name in the registry.
         engine, spec, threads, precision_hint: as for :meth:`fptk.export.targets.base.Target.load`.
+        classes: what its labels mean.
     """
     request = {
         "target": target,
         "engine": str(engine),
         "spec": spec.model_dump(mode="json"),
+        "classes": classes.names,
         "options": {"threads": threads, "precision_hint": precision_hint},
     }
     return [sys.executable, "-m", "fptk.export.engine_process", json.dumps(request)]
@@ -40,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     spec = PreprocessSpec.model_validate(request["spec"])
     try:
         with get_target(request["target"]).load(Path(request["engine"]), spec, **request["options"]) as session:
+            session.classes = ClassSet(names=request["classes"])
             sys.stdout.write(answer(session, task) + "\n")
     except TargetUnavailableError as error:
         sys.stderr.write(f"{error}\n")

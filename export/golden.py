@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.benchmarks.processors import ProcessorMatrix
 from fptk.core.agreement import LabelAgreement
-from fptk.core.classes import flat_palette
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import predict
+from fptk.core.masks import read_mask
 from fptk.core.precision import Precision
-from fptk.core.preprocess import PreprocessSpec, read_image, read_mask
+from fptk.core.preprocess import PreprocessSpec, read_image
 from fptk.core.session import Session
 from fptk.data.splits import evenly_spaced
 from fptk.data.synthetic.faces import SyntheticFaces, draw_face
@@ -114,6 +115,8 @@ class GoldenSet:
     """uint8 (h, w, 3) RGB, larger than the engine's size and of another aspect ratio."""
     photograph_labels: UInt8Array
     """uint8 (h, w): labelled at the engine's size, brought to the photograph's."""
+    classes: ClassSet
+    """What the labels mean."""
 
 
 def _stems(samples: int) -> Iterator[str]:
@@ -153,7 +156,7 @@ def make_golden(reference: Session, count: int, dataset: FaceParsingDataset | No
         images = np.stack([spec.apply(dataset[index].image) for index in _richest(dataset, count)])
     photograph = draw_face(SEED, PHOTOGRAPH_INDEX, photograph_size(spec))[0]
     labels = np.concatenate([reference(image[None]) for image in images])
-    return GoldenSet(source, terms, images, labels, photograph, predict(reference, photograph))
+    return GoldenSet(source, terms, images, labels, photograph, predict(reference, photograph), reference.classes)
 
 
 def _richest(dataset: FaceParsingDataset, count: int) -> list[int]:
@@ -174,18 +177,18 @@ def write_golden(golden: GoldenSet, folder: Path) -> None:
         # Level 1 takes a quarter of the time and a sixth more space: the grain hardly compresses.
         Image.fromarray(image).save(folder / image_name, compress_level=1)
         picture = Image.fromarray(labels)
-        picture.putpalette(flat_palette())
+        picture.putpalette(golden.classes.flat_palette())
         picture.save(folder / labels_name)
 
 
-def read_golden(folder: Path, record: GoldenRecord, spec: PreprocessSpec) -> GoldenSet:
+def read_golden(folder: Path, record: GoldenRecord, spec: PreprocessSpec, classes: ClassSet) -> GoldenSet:
     """Read the samples of a bundle whose files were checked.
 
     Raises:
         InputError: a file is no picture of its kind, or of another size than the engine or its counterpart.
     """
     found = [
-        (read_image(folder / image), read_mask(folder / labels))
+        (read_image(folder / image), read_mask(folder / labels, classes))
         for image, labels in map(_names, _stems(record.samples))
     ]
     for stem, (image, labels) in zip(_stems(record.samples), found, strict=True):
@@ -197,7 +200,7 @@ def read_golden(folder: Path, record: GoldenRecord, spec: PreprocessSpec) -> Gol
             )
     *samples, (photograph, photograph_labels) = found
     images, labels = (np.stack(parts) for parts in zip(*samples, strict=True))
-    return GoldenSet(record.source, record.license, images, labels, photograph, photograph_labels)
+    return GoldenSet(record.source, record.license, images, labels, photograph, photograph_labels, classes)
 
 
 def label_golden(session: Session, golden: GoldenSet) -> tuple[list[UInt8Array], UInt8Array]:

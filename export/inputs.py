@@ -6,36 +6,46 @@ import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fptk.benchmarks.processors import GoldenImages, MatrixImages
-from fptk.calibration.calibration_set import CalibrationSet, select_calibration_set
+from fptk.calibration.calibration_set import DEFAULT_POOL, CalibrationSet, select_calibration_set
 from fptk.calibration.images import CalibrationStream
 from fptk.calibration.sensitivity import Sensitivity, SensitivityPlan, measure_sensitivity
+from fptk.core.classes import CELEBAMASK, check_same
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate
-from fptk.core.files import kind_of, sha256_file, sha256_json
+from fptk.core.files import kind_of, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
 from fptk.core.progress import SILENT, Listener, track
 from fptk.data import image_file, open_calibration
+from fptk.data.class_file import class_set_of
 from fptk.data.identity import check_files
+from fptk.data.photographs import Photographs, PredictedMasks, holds_photographs
 from fptk.data.splits import Subset, limit, refuse_overlap
 from fptk.data.synthetic.faces import SyntheticFaces
-from fptk.export.engine_metadata import Identity, metadata_of
 from fptk.export.golden import FOLDER as GOLDEN_FOLDER
 from fptk.export.golden import GoldenSet, make_golden, write_golden
-from fptk.export.onnx import export_onnx, serving_module
+from fptk.export.network_source import GraphRequest
 from fptk.export.plan import ExportPlan
+from fptk.export.sources import open_network
 from fptk.export.targets.base import Target, TargetOptions
-from fptk.models.checkpoint import load_checkpoint
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource
 
 FAULT_IMAGES = 4
 """Calibration images that an INT8 engine is compared with its own graph on."""
+
+PROOF_IMAGES = 4
+"""Evaluation images, or drawn faces where there are none, that rewrites of a foreign graph are proven on."""
+
+
+POOL_OF_PREDICTED = 4
+"""Photographs without masks that are labelled for each one that is chosen."""
 
 
 def content_sha256(dataset: FaceParsingDataset) -> str:
@@ -58,11 +68,22 @@ class ExportInputs:
 
     def __init__(self, source: ModelSource, plan: ExportPlan, scratch: Path, listener: Listener = SILENT) -> None:
         self.source, self.plan, self.scratch, self.listener = source, plan, scratch, listener
-        self.network, self.card = load_checkpoint(source.weights)
-        self.spec = self.card.preprocess
-        if plan.calib is not None and kind_of(plan.calib, "calibration data") not in ("file", "folder"):
-            raise InputError(f"--calib {plan.calib} is neither a folder of images nor a file that lists them")
+        self.network = open_network(source, plan.data)
+        self.card = self.network.card
+        self.spec, self.classes = self.card.preprocess, self.card.classes
+        self._graph_records: dict[str, dict[str, Any]] = {}
+        self._check_calibration(plan.calib)
         self.dataset = self._evaluation_set()
+
+    def _check_calibration(self, calib: Path | None) -> None:
+        """Refuse calibration data that cannot be the network's, before any work."""
+        if calib is None:
+            return
+        kind = kind_of(calib, "calibration data")
+        if kind not in ("file", "folder"):
+            raise InputError(f"--calib {calib} is neither a folder of images nor a file that lists them")
+        if _is_data_set(calib) and not (kind == "folder" and holds_photographs(calib)):
+            check_same(self.classes, "the network", class_set_of(calib), f"the calibration data {calib}")
 
     def _evaluation_set(self) -> FaceParsingDataset | None:
         """The evaluation images, every file of them looked at."""
@@ -70,14 +91,15 @@ class ExportInputs:
         if found is None:
             self.listener.say("no evaluation data: engines are built, not judged; give --data DIR to judge them")
             return None
+        check_same(self.classes, "the network", found.classes, f"the evaluation data {found.name}")
         dataset = limit(found, self.plan.eval_images)
         check_files(dataset, workers=usable_cores(), listener=self.listener)
         return dataset
 
-    @cached_property
+    @property
     def checkpoint_sha256(self) -> str:
         """Hash of the weights' file."""
-        return sha256_file(self.source.weights)
+        return self.network.checkpoint_sha256
 
     @cached_property
     def dataset_sha256(self) -> str:
@@ -87,11 +109,9 @@ class ExportInputs:
 
     @cached_property
     def reference(self) -> Scores:
-        """Scores of the network itself, in PyTorch and FP32."""
-        from fptk.models.torch_session import TorchSession
-
+        """Scores of the network itself, in FP32."""
         assert self.dataset is not None
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return evaluate(session, self.dataset, listener=self.listener)
 
     @cached_property
@@ -108,7 +128,8 @@ class ExportInputs:
         samples = [part[index] for index in range(len(part))]
         pixels = np.stack([self.spec.apply(sample.image) for sample in samples])
         golden = GoldenImages(self.golden.images, self.golden.labels)
-        return MatrixImages(pixels, [sample.mask for sample in samples], self._reference_labels(pixels), golden)
+        masks = [sample.mask for sample in samples]
+        return MatrixImages(pixels, masks, self._reference_labels(pixels), golden, self.classes)
 
     @cached_property
     def golden(self) -> GoldenSet:
@@ -117,11 +138,9 @@ class ExportInputs:
         Raises:
             InputError: evaluation images are asked for, and there are none or too few.
         """
-        from fptk.models.torch_session import TorchSession
-
         if self.plan.golden_data and self.dataset is None:
             raise InputError("--golden data takes evaluation images, and there are none; give --data DIR")
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return make_golden(session, self.plan.golden, self.dataset if self.plan.golden_data else None)
 
     @cached_property
@@ -131,16 +150,27 @@ class ExportInputs:
         return self.scratch / GOLDEN_FOLDER
 
     def _reference_labels(self, pixels: UInt8Array) -> UInt8Array:
-        from fptk.models.torch_session import TorchSession
-
-        with TorchSession(self.network, self.spec) as session:
+        with self.network.session() as session:
             return np.concatenate([session(image[None]) for image in pixels])
 
     @cached_property
     def _calibration_data(self) -> FaceParsingDataset:
+        """Where calibration images are chosen from; its masks are predicted ones where there are no others."""
+        dataset = self._calibration_images()
+        if isinstance(dataset, Photographs) or (isinstance(dataset, SyntheticFaces) and not self._draws_our_classes):
+            self.listener.say(f"the network itself labels {dataset.name}, to tell which classes each image shows")
+            return PredictedMasks(dataset, self.network.session())
+        return dataset
+
+    @property
+    def _draws_our_classes(self) -> bool:
+        return self.classes.difference(CELEBAMASK) is None
+
+    def _calibration_images(self) -> FaceParsingDataset:
         data = self.plan.calib
-        if data is not None and data.is_dir():
-            return open_calibration(data)
+        if data is not None and _is_data_set(data):
+            unlabelled = data.is_dir() and holds_photographs(data)
+            return Photographs(data, self.classes) if unlabelled else open_calibration(data)
         dataset = self.source.training_set(self.plan.data)
         if dataset is None and data is None:
             self.listener.say(
@@ -155,10 +185,14 @@ class ExportInputs:
     def calibration_set(self) -> CalibrationSet:
         """The images that INT8 ranges are measured on; none of them is an evaluation image."""
         dataset, calib = self._calibration_data, self.plan.calib
-        if calib is not None and calib.is_file():
+        if calib is not None and not _is_data_set(calib):
             chosen = CalibrationSet.from_list(calib, dataset)
         else:
-            chosen = select_calibration_set(dataset, self.plan.calib_size, strategy=self.plan.calib_strategy)
+            # A predicted mask costs an inference, so fewer of them are looked at.
+            count = self.plan.calib_size
+            pool = POOL_OF_PREDICTED * count if isinstance(dataset, PredictedMasks) else DEFAULT_POOL
+            strategy = self.plan.calib_strategy
+            chosen = select_calibration_set(dataset, count, strategy=strategy, pool=pool, listener=self.listener)
         images = Subset(dataset, [image.index for image in chosen.images])
         check_files(images, workers=usable_cores(), listener=self.listener)
         if self.dataset is not None:
@@ -213,10 +247,27 @@ class ExportInputs:
         """The FP32 graph for one target, exported once."""
         path = self.scratch / f"{target.name}.onnx"
         if not path.is_file():
-            metadata = metadata_of(Identity(self.card.model, self.plan.graph, self.checkpoint_sha256, self.spec))
-            module = serving_module(self.network, self.spec, self.plan.graph, target.form)
-            export_onnx(module, path, self.spec, metadata=metadata, batch=self.batch(target))
+            batch, listener = self.batch(target), self.listener
+            request = GraphRequest(target.form, self.plan.graph, batch, lambda: self._proof_images, listener)
+            self._graph_records[target.name] = self.network.write_onnx(path, request)
         return path
+
+    def graph_record(self, target: Target) -> dict[str, Any]:
+        """What a bundle of the target keeps of how its FP32 graph was made; empty where there is nothing to tell."""
+        self.onnx(target)
+        return self._graph_records[target.name]
+
+    @cached_property
+    def _proof_images(self) -> UInt8Array:
+        """The images that rewrites of a graph are proven on, uint8 (N, H, W, 3)."""
+        faces = self.dataset or SyntheticFaces(PROOF_IMAGES, self.spec.size)
+        part = limit(faces, PROOF_IMAGES)
+        return np.stack([self.spec.apply(part[index].image) for index in range(len(part))])
+
+
+def _is_data_set(calib: Path) -> bool:
+    """Whether ``--calib`` holds images itself: a folder, or a list of pairs. Other files name training images."""
+    return calib.is_dir() or calib.suffix.lower() == ".csv"
 
 
 def _coverage(chosen: CalibrationSet) -> str:

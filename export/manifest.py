@@ -28,6 +28,8 @@ def manifest(
     """
     target, precision, built, spec, card = attempt.target, attempt.precision, attempt.built, inputs.spec, inputs.card
     batch = inputs.batch(target)
+    if made := inputs.graph_record(target):
+        built.record.details["graph"] = made
     return Bundle(
         created=datetime.now(UTC),
         target=target.name,
@@ -38,6 +40,8 @@ def manifest(
         options=card.options,
         parameters=card.num_parameters,
         macs=count_macs(inputs.onnx(target)) if batch else None,
+        classes=inputs.classes.names,
+        palette=inputs.classes.palette,
         preprocess=spec,
         preprocess_sha256=spec.sha256,
         input=TensorRecord(name=INPUT_NAME, dtype="uint8", shape=(batch, *spec.size, 3)),

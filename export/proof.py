@@ -36,7 +36,7 @@ def prove(inputs: ExportInputs, done: Attempt) -> tuple[GoldenRecord, LatencyFig
         labels, photograph_labels = label_golden(session, golden)
         if simulated_by is None and (done.gate is None or done.gate.passed):
             latency = time_quickly(session, golden.images[0], threads=threads, listener=inputs.listener)
-    agreement = compare_labels(labels, [*golden.labels])
+    agreement = compare_labels(labels, [*golden.labels], golden.classes)
     photograph = float((photograph_labels == golden.photograph_labels).mean())
     proven = {
         "agreement": agreement,

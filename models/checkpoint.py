@@ -6,16 +6,17 @@ The card is JSON under the metadata key ``fptk`` and is written beside the file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from fptk.core.classes import CLASSES
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES, ClassSet
 from fptk.core.errors import InputError, missing_package
 from fptk.core.files import atomic_file, open_regular, parse_json, reason_of, write_text
+from fptk.core.palette import Color
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.version import __version__
 from fptk.models.registry import create_model
@@ -45,7 +46,12 @@ class CheckpointCard(BaseModel):
     num_parameters: int
     preprocess: PreprocessSpec
     """Preprocessing that the weights were trained with; its size is the one they are meant to run at."""
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = CELEBAMASK.names
+    """Names of the labels, in order."""
+    palette: tuple[Color, ...] = ()
+    """RGB colour of each label; those of CelebAMask-HQ, or drawn ones, where the card is older."""
+    swap_pairs: tuple[tuple[int, int], ...] = ()
+    """Labels that a horizontal flip exchanges; those of CelebAMask-HQ where the card is older."""
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
@@ -62,24 +68,20 @@ class CheckpointCard(BaseModel):
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """UTC, ISO 8601."""
 
-    @field_validator("classes")
-    @classmethod
-    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        check_classes(classes)
-        return classes
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        count = len(self.class_set)
+        built = self.options.get("num_classes", NUM_CLASSES)
+        if built != count:
+            raise ValueError(f"the network has {built!r} classes, and the card names {count}")
+        return self
 
-
-def check_classes(classes: Sequence[str]) -> None:
-    """Check that labels mean what fptk's own mean.
-
-    Raises:
-        ValueError: a name or the number of classes differs; the message is one line.
-    """
-    for index, (found, expected) in enumerate(zip(classes, CLASSES, strict=False)):
-        if found != expected:
-            raise ValueError(f"class {index} is '{found[:40]}', fptk's is '{expected}'")
-    if len(classes) != len(CLASSES):
-        raise ValueError(f"there are {len(classes)} classes, fptk has {len(CLASSES)}")
+    @property
+    def class_set(self) -> ClassSet:
+        """What the labels mean."""
+        if not self.palette and self.classes == CELEBAMASK.names:
+            return CELEBAMASK
+        return ClassSet(names=self.classes, palette=self.palette, swap_pairs=self.swap_pairs)
 
 
 def first_fault(error: ValidationError) -> str:
@@ -146,8 +148,17 @@ def _create(card: CheckpointCard, path: Path) -> FaceParsingNetwork:
         ) from error
 
 
-def load_weights(model: FaceParsingNetwork, path: Path) -> CheckpointCard:
-    """Copy the weights of ``path`` into ``model`` (a warm start) and return their card; the mode is left as it is.
+def load_weights(model: FaceParsingNetwork, path: Path, classes: ClassSet = CELEBAMASK) -> tuple[str, ...]:
+    """Copy the weights of ``path`` into ``model`` (a warm start); the mode is left as it is.
+
+    Args:
+        model: where they go.
+        path: the checkpoint.
+        classes: what the labels of ``model`` mean. Where the checkpoint's mean something else, the tensors whose shape
+            depends on the number of classes are left as they are.
+
+    Returns:
+        Names of the tensors that were left as they are.
 
     Raises:
         InputError: as :func:`load_checkpoint`, or ``path`` holds another network.
@@ -155,8 +166,27 @@ def load_weights(model: FaceParsingNetwork, path: Path) -> CheckpointCard:
     card = read_card(path)
     if card.model != model.name:
         raise InputError(f"checkpoint {path} holds {card.model}, expected {model.name}; give weights of that model")
-    _load_tensors(model, card, path)
-    return card
+    if card.class_set.difference(classes) is None:
+        _load_tensors(model, card, path)
+        return ()
+    donor, left = load_checkpoint(path)[0], class_tensors(card)
+    tensors = {key: tensor for key, tensor in donor.state_dict().items() if key not in left}
+    _check_fit({key: tensor for key, tensor in model.state_dict().items() if key not in left}, tensors, card, path)
+    model.load_state_dict(tensors, strict=False)
+    return left
+
+
+def class_tensors(card: CheckpointCard) -> tuple[str, ...]:
+    """Names of the tensors of a network whose shape depends on its number of classes."""
+    import torch
+
+    count = len(card.classes)
+    with torch.device("meta"):
+        shapes = [
+            {key: tensor.shape for key, tensor in create_model(card.model, **options).state_dict().items()}
+            for options in ({**card.options, "num_classes": each} for each in (count, count % NUM_CLASSES + 1))
+        ]
+    return tuple(key for key, shape in shapes[0].items() if shapes[1][key] != shape)
 
 
 def read_card(path: Path) -> CheckpointCard:

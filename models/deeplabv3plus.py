@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fptk.core.classes import NUM_CLASSES
 from fptk.models.blocks import ConvBN, resize
-from fptk.models.network import FaceParsingNetwork, init_weights
+from fptk.models.network import FaceParsingNetwork, check_num_classes, init_weights
 
 ENCODER = ((32, 64), (64, 128), (192, 256))
 """Channels of the two convolutions of each encoder stage; a stage halves the size at its end."""
@@ -58,13 +58,21 @@ class DeepLabV3Plus(FaceParsingNetwork):
     follow the image.
 
     The pyramid's BatchNorm on the image's mean sees one value per image: a training step needs two images.
+
+    Args:
+        num_classes: length of the class list, 1 to 255.
+
+    Raises:
+        InputError: ``num_classes`` has another value.
     """
 
     min_training_batch: ClassVar[int] = 2
     deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
-    def __init__(self) -> None:
-        super().__init__("deeplabv3plus", {}, nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, 2, 2))
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        check_num_classes(num_classes)
+        upsample = nn.ConvTranspose2d(num_classes, num_classes, 2, 2)
+        super().__init__("deeplabv3plus", {"num_classes": num_classes}, upsample)
         inputs = (3, *(last for _, last in ENCODER[:-1]))
         self.encoder = nn.ModuleList(
             nn.Sequential(ConvBN(before, first, 3, bias=True), ConvBN(first, last, 3, bias=True))
@@ -75,11 +83,11 @@ class DeepLabV3Plus(FaceParsingNetwork):
         self.decoder = nn.Sequential(
             ConvBN(PYRAMID + SKIP, DECODER, 3, bias=True), ConvBN(DECODER, DECODER, 3, bias=True)
         )
-        self.classifier = nn.Conv2d(DECODER, NUM_CLASSES, 1)
+        self.classifier = nn.Conv2d(DECODER, num_classes, 1)
         self.apply(init_weights)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits at stride 2, (B, 19, H / 2, W / 2), of float (B, 3, H, W)."""
+        """Logits at stride 2, (B, C, H / 2, W / 2), of float (B, 3, H, W)."""
         maps, x = [], images
         for stage in self.encoder:
             x = F.max_pool2d(stage(x), 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fptk.core.classes import NUM_CLASSES
 from fptk.models.blocks import BilinearUpsample, ConvBN, Dropout, resize
-from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights
+from fptk.models.network import FaceParsingNetwork, check_dropout, check_num_classes, init_weights
 
 DOWNSAMPLE = (32, 48, 64)
 """Channels of learning to downsample, at strides 2, 4, 8."""
@@ -92,17 +92,20 @@ class FastSCNN(FaceParsingNetwork):
 
     Args:
         dropout: probability in [0, 1) of the dropout before the classifier.
+        num_classes: length of the class list, 1 to 255.
 
     Raises:
-        InputError: ``dropout`` has another value.
+        InputError: an option has another value.
     """
 
     min_training_batch: ClassVar[int] = 2
     deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.1, num_classes: int = NUM_CLASSES) -> None:
         check_dropout(dropout)
-        super().__init__("fastscnn", {"dropout": float(dropout)}, BilinearUpsample(8))
+        check_num_classes(num_classes)
+        options = {"dropout": float(dropout), "num_classes": num_classes}
+        super().__init__("fastscnn", options, BilinearUpsample(8))
         first, second, early = DOWNSAMPLE
         self.downsample = nn.Sequential(
             ConvBN(3, first, 3, stride=2), separable(first, second, 2), separable(second, early, 2)
@@ -111,11 +114,11 @@ class FastSCNN(FaceParsingNetwork):
         self.pyramid: nn.Module = PyramidPooling(BOTTLENECKS[-1][0])
         self.fusion = FeatureFusion(early, BOTTLENECKS[-1][0], FUSION)
         self.head = nn.Sequential(separable(FUSION, FUSION), separable(FUSION, FUSION), Dropout(float(dropout)))
-        self.classifier = nn.Conv2d(FUSION, NUM_CLASSES, 1)
+        self.classifier = nn.Conv2d(FUSION, num_classes, 1)
         self.apply(init_weights)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits at stride 8, (B, 19, H / 8, W / 8), of float (B, 3, H, W)."""
+        """Logits at stride 8, (B, C, H / 8, W / 8), of float (B, 3, H, W)."""
         early = self.downsample(images)
         deep = self.pyramid(self.features(early))
         logits: Tensor = self.classifier(self.head(self.fusion(early, deep)))

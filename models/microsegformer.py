@@ -16,7 +16,7 @@ from fptk.core.classes import NUM_CLASSES
 from fptk.core.errors import InputError
 from fptk.models.blocks import BilinearUpsample, Dropout, TransformerStage, resize, to_nchw, to_nhwc
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
-from fptk.models.network import FaceParsingNetwork, check_dropout, init_weights
+from fptk.models.network import FaceParsingNetwork, check_dropout, check_num_classes, init_weights
 
 CHANNELS = (32, 64, 128, 192)
 """Channels of each stage."""
@@ -164,12 +164,13 @@ class Decoder(nn.Module):
 
 
 class MicroSegFormer(FaceParsingNetwork):
-    """MicroSegFormer for the 19 classes of CelebAMask-HQ.
+    """MicroSegFormer; its sizes are those for the 19 classes of CelebAMask-HQ.
 
     Args:
         lmsa: ``"compact"`` (1,747,923 parameters), ``"multiscale"`` (1,818,579) or ``None`` (1,721,939); see
             :mod:`fptk.models.lmsa` for why there are two.
         dropout: probability in [0, 1) of the dropout after the decoder's GELU.
+        num_classes: length of the class list, 1 to 255.
 
     Raises:
         InputError: an option has another value.
@@ -177,16 +178,18 @@ class MicroSegFormer(FaceParsingNetwork):
 
     deploy_form: ClassVar[str] = "fptk.models.deploy.microsegformer:MicroSegFormerForm"
 
-    def __init__(self, lmsa: str | None = "compact", dropout: float = 0.15) -> None:
+    def __init__(self, lmsa: str | None = "compact", dropout: float = 0.15, num_classes: int = NUM_CLASSES) -> None:
         if lmsa is not None and lmsa not in LMSA_FORMS:
             raise InputError(f"lmsa '{lmsa}' is unknown; choose one of: {', '.join(LMSA_FORMS)}, None")
         check_dropout(dropout)
-        super().__init__("microsegformer", {"lmsa": lmsa, "dropout": float(dropout)}, BilinearUpsample(4))
+        check_num_classes(num_classes)
+        options = {"lmsa": lmsa, "dropout": float(dropout), "num_classes": num_classes}
+        super().__init__("microsegformer", options, BilinearUpsample(4))
         self._as_written = False
         self.stages = nn.ModuleList(Stage(index) for index in range(len(CHANNELS)))
         self.decoder = Decoder(float(dropout))
         self.lmsa: nn.Module | None = LMSA_FORMS[lmsa](EMBEDDING) if lmsa else None
-        self.classifier = nn.Conv2d(EMBEDDING, NUM_CLASSES, 1)
+        self.classifier = nn.Conv2d(EMBEDDING, num_classes, 1)
         self.apply(init_weights)
 
     def original(self) -> Self:
@@ -210,12 +213,12 @@ class MicroSegFormer(FaceParsingNetwork):
         return fused if self.lmsa is None else self.lmsa(fused)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits at stride 4, (B, 19, H / 4, W / 4), of float (B, 3, H, W)."""
+        """Logits at stride 4, (B, C, H / 4, W / 4), of float (B, 3, H, W)."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits, (B, 19, H, W), of float (B, 3, H, W).
+        """Logits, (B, C, H, W), of float (B, 3, H, W).
 
         A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one: this network classifies
         at stride 4 and upsamples 19 channels instead of 128; :meth:`original` does not.

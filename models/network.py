@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from fptk.core.classes import MAX_CLASSES
 from fptk.core.errors import InputError
 from fptk.core.preprocess import check_size
 
@@ -17,7 +18,7 @@ class FaceParsingNetwork(nn.Module):
     """Base of the registry's networks.
 
     ``logits = network(images)``: images float32 (B, 3, H, W), normalised, H and W multiples of 32; logits float32
-    (B, 19, H, W), unbounded. A subclass overrides :meth:`coarse`; what stands between it and the logits is
+    (B, C, H, W) of C classes, unbounded. A subclass overrides :meth:`coarse`; what stands between it and the logits is
     ``upsample``.
 
     Args:
@@ -50,7 +51,7 @@ class FaceParsingNetwork(nn.Module):
             images: float (B, 3, H, W), normalised per channel.
 
         Returns:
-            float (B, 19, H, W).
+            float (B, C, H, W).
 
         Raises:
             InputError: H or W is no positive multiple of 32, or B is below :attr:`min_training_batch` in training mode.
@@ -64,7 +65,7 @@ class FaceParsingNetwork(nn.Module):
         return self.logits(images)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits, (B, 19, H, W), of images whose size was checked."""
+        """Logits, (B, C, H, W), of images whose size was checked."""
         logits: Tensor = self.upsample(self.coarse(images))
         return logits
 
@@ -76,8 +77,18 @@ class FaceParsingNetwork(nn.Module):
         return copy.deepcopy(self)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits before ``upsample``, (B, 19, h, w), of images whose size was checked."""
+        """Logits before ``upsample``, (B, C, h, w), of images whose size was checked."""
         raise TypeError(f"{type(self).__name__} does not define coarse()")
+
+
+def check_num_classes(num_classes: object) -> None:
+    """Check an option that is the number of classes.
+
+    Raises:
+        InputError: it is no whole number from 1 to 255.
+    """
+    if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
+        raise InputError(f"num_classes {num_classes!r} is no whole number from 1 to {MAX_CLASSES}")
 
 
 def check_dropout(dropout: object) -> None:

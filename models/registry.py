@@ -58,7 +58,7 @@ def create_model(name: str = "microsegformer", **options: Any) -> FaceParsingNet
 
     Returns:
         The network in training mode; forward takes float32 (B, 3, H, W), normalised, H and W multiples of 32, and
-        returns logits float32 (B, 19, H, W).
+        returns logits float32 (B, C, H, W).
 
     Raises:
         InputError: unknown name, option or value; two packages register the name; another package's network cannot be

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fptk.core.classes import NUM_CLASSES
 from fptk.core.errors import InputError
 from fptk.models.blocks import BilinearUpsample, ConvBN, TransformerStage, resize, to_nchw, to_nhwc
-from fptk.models.network import FaceParsingNetwork, init_weights
+from fptk.models.network import FaceParsingNetwork, check_num_classes, init_weights
 
 CHANNELS = (16, 32, 128, 192)
 """Channels of each stage, at strides 4, 8, 16, 32."""
@@ -131,27 +131,29 @@ class SegFormer(FaceParsingNetwork):
     Args:
         head: ``"bilinear"`` upsamples the logits by four (1,975,683 parameters); ``"transpose"`` by a transposed
             convolution 19 to 19 of kernel and stride 4 (1,981,478).
+        num_classes: length of the class list, 1 to 255.
 
     Raises:
-        InputError: ``head`` has another value.
+        InputError: an option has another value.
     """
 
     deploy_form: ClassVar[str] = "fptk.models.deploy.segformer:SegFormerForm"
 
-    def __init__(self, head: str = "bilinear") -> None:
+    def __init__(self, head: str = "bilinear", num_classes: int = NUM_CLASSES) -> None:
         if head not in HEAD_FORMS:
             raise InputError(f"head '{head}' is unknown; choose one of: {', '.join(HEAD_FORMS)}")
+        check_num_classes(num_classes)
         upsample: nn.Module = BilinearUpsample(SCALE)
         if head == "transpose":
-            upsample = nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, SCALE, SCALE)
-        super().__init__("segformer", {"head": head}, upsample)
+            upsample = nn.ConvTranspose2d(num_classes, num_classes, SCALE, SCALE)
+        super().__init__("segformer", {"head": head, "num_classes": num_classes}, upsample)
         self.stages = nn.ModuleList(Stage(index) for index in range(len(CHANNELS)))
         self.decoder = Decoder()
-        self.classifier = nn.Conv2d(EMBEDDING, NUM_CLASSES, 1)
+        self.classifier = nn.Conv2d(EMBEDDING, num_classes, 1)
         self.apply(init_weights)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits at stride 4, (B, 19, H / 4, W / 4), of float (B, 3, H, W)."""
+        """Logits at stride 4, (B, C, H / 4, W / 4), of float (B, 3, H, W)."""
         maps, x = [], images.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
             x = stage(x)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 
 
 class TorchSession(Session):
-    """Runs a network that takes normalised float32 (N, 3, H, W) and returns logits (N, 19, H, W).
+    """Runs a network that takes normalised float32 (N, 3, H, W) and returns logits (N, C, H, W).
 
     Args:
         model: moved to ``device``; evaluated in evaluation mode and put back into the mode it was in.
@@ -22,6 +23,7 @@ class TorchSession(Session):
         name: what a table calls it.
         device: where torch runs it.
         threads: CPU threads during a call; ``None`` leaves torch's own setting.
+        classes: what its labels mean.
     """
 
     def __init__(
@@ -31,8 +33,9 @@ class TorchSession(Session):
         name: str = "pytorch fp32",
         device: str = "cpu",
         threads: int | None = None,
+        classes: ClassSet = CELEBAMASK,
     ) -> None:
-        super().__init__(name, spec)
+        super().__init__(name, spec, classes)
         self._device = torch.device(device)
         self._model = model.to(self._device)
         self._threads = threads
@@ -40,7 +43,7 @@ class TorchSession(Session):
         self._std = torch.tensor(spec.std, device=self._device)
 
     def logits(self, images: UInt8Array) -> Tensor:
-        """What the network gives before the labels are taken from it: float (N, 19, H, W) on its device.
+        """What the network gives before the labels are taken from it: float (N, C, H, W) on its device.
 
         Args:
             images: uint8 (N, H, W, 3) RGB, (H, W) = ``spec.size``.
@@ -57,7 +60,7 @@ class TorchSession(Session):
 
 
 def label_maps(logits: Tensor) -> UInt8Array:
-    """The likeliest class of each pixel, uint8 (N, H, W), of logits or probabilities (N, 19, H, W)."""
+    """The likeliest class of each pixel, uint8 (N, H, W), of logits or probabilities (N, C, H, W)."""
     labels: UInt8Array = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     return labels
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fptk.core.classes import swap_table
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.preprocess import SIZE_MULTIPLE
 from fptk.core.session import Session
@@ -38,19 +38,20 @@ class AveragedViews(nn.Module):
     """The mean of a network's softmax probabilities over views of the image.
 
     Args:
-        network: normalised float32 (N, 3, H, W) to logits (N, 19, H, W), for any H and W that are multiples of 32.
+        network: normalised float32 (N, 3, H, W) to logits (N, C, H, W), for any H and W that are multiples of 32.
         views: names of :data:`VIEWS`; none for the plain image alone.
+        classes: what its channels mean.
     """
 
-    def __init__(self, network: nn.Module, views: Sequence[str] = ()) -> None:
+    def __init__(self, network: nn.Module, views: Sequence[str] = (), classes: ClassSet = CELEBAMASK) -> None:
         super().__init__()
         self.network = network
         self.flips = (False, True) if "flip" in views else (False,)
         self.scales = (1.0, *SCALES) if "scale" in views else (1.0,)
-        self.register_buffer("swap", torch.tensor(swap_table()), persistent=False)
+        self.register_buffer("swap", torch.tensor(classes.swap_table()[: len(classes)]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities, float32 (N, 19, H, W), of normalised float32 (N, 3, H, W)."""
+        """Probabilities, float32 (N, C, H, W), of normalised float32 (N, 3, H, W)."""
         total = x.new_zeros(())
         for scale in self.scales:
             resized = _resized(x, _scaled(x.shape[2:], scale))
@@ -96,7 +97,7 @@ class GuidedBorders(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Smoothed probabilities, float32 (N, 19, H, W); they add up to 1, and may leave 0-1 a little at edges."""
+        """Smoothed probabilities, float32 (N, C, H, W); they add up to 1, and may leave 0-1 a little at edges."""
         guide = (x * self.get_buffer("std") + self.get_buffer("mean")).mean(dim=1, keepdim=True)
         return guided_filter(guide, self.probabilities(x), self.radius, self.epsilon)
 
@@ -134,11 +135,11 @@ def augmented_session(
     """
     network, card = load_checkpoint(weights)
     spec = card.preprocess
-    wrapped: nn.Module = AveragedViews(network, views)
+    wrapped: nn.Module = AveragedViews(network, views, card.class_set)
     if refine:
         wrapped = GuidedBorders(wrapped, spec.mean, spec.std)
     name = " + ".join(["pytorch fp32", *views, *([refine] if refine else [])])
-    return TorchSession(wrapped.eval(), spec, name, threads=threads)
+    return TorchSession(wrapped.eval(), spec, name, threads=threads, classes=card.class_set)
 
 
 class TimedSession(Session):
@@ -149,7 +150,7 @@ class TimedSession(Session):
     """
 
     def __init__(self, inner: Session) -> None:
-        super().__init__(inner.name, inner.spec)
+        super().__init__(inner.name, inner.spec, inner.classes)
         self._inner = inner
         self.seconds: list[float] = []
         """One entry a call."""

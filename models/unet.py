@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fptk.core.classes import NUM_CLASSES
-from fptk.models.network import FaceParsingNetwork, init_weights
+from fptk.models.network import FaceParsingNetwork, check_num_classes, init_weights
 
 CHANNELS = (16, 32, 64, 128)
 """Channels of each encoder stage, at strides 1, 2, 4, 8."""
@@ -50,22 +50,29 @@ class UNet(FaceParsingNetwork):
 
     The count is that of convolutions with bias and without BatchNorm, 2x2 transposed convolutions with bias that halve
     the channels, and a 1x1 head; halving the size is 2x2 max-pooling, which has no parameters.
+
+    Args:
+        num_classes: length of the class list, 1 to 255.
+
+    Raises:
+        InputError: ``num_classes`` has another value.
     """
 
     deploy_form: ClassVar[str] = "fptk.models.deploy.convolutional:ConvolutionalForm"
 
-    def __init__(self) -> None:
-        super().__init__("unet", {}, nn.Identity())
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        check_num_classes(num_classes)
+        super().__init__("unet", {"num_classes": num_classes}, nn.Identity())
         inputs = (3, *CHANNELS[:-1])
         self.encoder = nn.ModuleList(double_conv(*pair) for pair in zip(inputs, CHANNELS, strict=True))
         self.bottleneck = double_conv(CHANNELS[-1], BOTTLENECK)
         deeper = (BOTTLENECK, *CHANNELS[:0:-1])
         self.decoder = nn.ModuleList(Up(*pair) for pair in zip(deeper, CHANNELS[::-1], strict=True))
-        self.classifier = nn.Conv2d(CHANNELS[0], NUM_CLASSES, 1)
+        self.classifier = nn.Conv2d(CHANNELS[0], num_classes, 1)
         self.apply(init_weights)
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Logits, (B, 19, H, W), of float (B, 3, H, W): this network classifies at full size."""
+        """Logits, (B, C, H, W), of float (B, 3, H, W): this network classifies at full size."""
         maps, x = [], images
         for stage in self.encoder:
             maps.append(stage(x))

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("training", "export"),
     ("workflows",),
+    ("report",),
     ("cli",),
 )
 """Rooms by floor, lowest first. A room imports from the floors below its own; rooms of one floor know nothing of each

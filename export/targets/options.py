@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from fptk.core.describe import field_docs, type_text, value_text
 from fptk.core.errors import InputError
+from fptk.core.yaml_reader import parse_yaml
 from fptk.export.targets.base import Target
 from fptk.export.targets.registry import get_target
-from fptk.recipes.yaml_reader import parse_yaml
 
 INTERNAL = frozenset({"name"})
 """Fields of quantizer settings that are no options: what a table calls them."""

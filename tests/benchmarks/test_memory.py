@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fptk.benchmarks.memory import peak_memory
+from fptk.core.classes import CELEBAMASK
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.engine_process import engine_command
 
@@ -88,5 +89,5 @@ def test_memory_grows_with_the_image(checkpoint: Path, tmp_path: Path) -> None:
     for side in (256, 512):
         spec = PreprocessSpec(size=(side, side))
         path = export_onnx(serving_module(network, spec, "original", "onnxruntime"), tmp_path / f"{side}.onnx", spec)
-        peaks.append(peak_memory(engine_command("onnx", path, spec, threads=1)) or 0)
+        peaks.append(peak_memory(engine_command("onnx", path, spec, CELEBAMASK, threads=1)) or 0)
     assert peaks[1] > 2 * peaks[0] > 0

@@ -19,6 +19,7 @@ from fptk.benchmarks.processors import (
     mark_failed,
     measure_processors,
 )
+from fptk.core.classes import CELEBAMASK
 from fptk.core.cpu import FAMILIES, INSTRUCTION_SETS, ISA_VARIABLE, cpu_family, host_instruction_sets
 from fptk.core.dataset import UInt8Array
 from fptk.core.precision import Precision
@@ -63,9 +64,9 @@ def measured(graph: Path, images: UInt8Array, tmp_path: Path) -> tuple[MatrixReq
     pytest.importorskip("openvino", reason="openvino is not installed")
     target = get_target("openvino")
     engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
-    with target.load(engine, SPEC, threads=1) as session:
+    with target.load(engine, SPEC, CELEBAMASK, threads=1) as session:
         labels = session(images[:2])
-    command = engine_command("openvino", engine, SPEC, threads=1, precision_hint="f32")
+    command = engine_command("openvino", engine, SPEC, CELEBAMASK, threads=1, precision_hint="f32")
     request = MatrixRequest("openvino fp32", command, ISA_VARIABLE, FAMILIES, threads=1)
     return request, MatrixImages(images[:2], list(labels), labels)
 
@@ -112,7 +113,7 @@ def test_an_engine_that_cannot_be_told_is_measured_on_this_processor_alone(
 ) -> None:
     engine = get_target("onnx").build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
     labels = np.zeros((2, 64, 64), np.uint8)
-    command = engine_command("onnx", engine, SPEC, threads=1)
+    command = engine_command("onnx", engine, SPEC, CELEBAMASK, threads=1)
     request = MatrixRequest("onnx fp32", command, None, FAMILIES, threads=1)
     matrix = measure_processors(request, MatrixImages(images[:2], list(labels), labels), None)
     *told, native = matrix.rows

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.calibration.onnx_cpu import open_cpu_session
-from fptk.core.classes import NUM_CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES
 from fptk.core.dataset import Sample, UInt8Array
 from fptk.core.metrics import ConfusionMatrix, Scores
 from fptk.core.progress import Listener, Update
@@ -27,6 +27,8 @@ class Faces:
         samples: its images and masks.
         name: its name.
     """
+
+    classes = CELEBAMASK
 
     def __init__(self, samples: Sequence[Sample], name: str = "faces") -> None:
         self.name = name
@@ -49,7 +51,7 @@ def striped(seed: int, classes: Sequence[int], noise: float = 6.0) -> Sample:
     rng = np.random.default_rng(seed)
     rows = np.array(classes, np.uint8)[np.arange(SIZE) * len(classes) // SIZE]
     mask = np.repeat(rows[:, None], SIZE, axis=1)
-    image = np.array(PALETTE)[mask] + rng.normal(0, noise, (SIZE, SIZE, 3))
+    image = np.array(CELEBAMASK.palette)[mask] + rng.normal(0, noise, (SIZE, SIZE, 3))
     return Sample(np.clip(image, 0, 255).astype(np.uint8), mask, f"face-{seed}")
 
 
@@ -61,7 +63,7 @@ def nearest_color_network(tmp: Path) -> Path:
     """
     from onnx import helper
 
-    colors = np.array(PALETTE, np.float32)
+    colors = np.array(CELEBAMASK.palette, np.float32)
     weight = np.zeros((6 * NUM_CLASSES, 3, 1, 1), np.float32)
     bias = np.zeros(6 * NUM_CLASSES, np.float32)
     classify = np.zeros((NUM_CLASSES, 6 * NUM_CLASSES, 1, 1), np.float32)

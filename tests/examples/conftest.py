@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import fptk as api
-from fptk.core.classes import PALETTE
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.evaluation import predict
 from fptk.core.preprocess import read_image
@@ -60,7 +60,7 @@ def labels_of_fptk(bundle: Path, photo: Path) -> UInt8Array:
 
 def labels_of_mask(path: Path) -> UInt8Array:
     """The classes of a picture in their colors."""
-    codes = [red << 16 | green << 8 | blue for red, green, blue in PALETTE]
+    codes = [red << 16 | green << 8 | blue for red, green, blue in CELEBAMASK.palette]
     with Image.open(path) as mask:
         colors = np.asarray(mask.convert("RGB")).astype(np.int64)
     pixels = colors[..., 0] << 16 | colors[..., 1] << 8 | colors[..., 2]

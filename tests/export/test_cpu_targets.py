@@ -120,6 +120,7 @@ def test_load_refuses_a_damaged_file_and_another_size(name: str, graph: Path, tm
         target.load(artifact.files[0], SPEC)
 
 
+@pytest.mark.slow
 def test_open_batch_takes_any_number_of_images(
     checkpoint: Path, images: UInt8Array, reference: UInt8Array, tmp_path: Path
 ) -> None:

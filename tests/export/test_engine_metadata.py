@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import fptk as api
-from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK, CLASSES
 from fptk.core.errors import InputError
 from fptk.core.files import sha256_file
 from fptk.core.preprocess import PreprocessSpec
@@ -45,7 +45,7 @@ def test_an_engine_says_what_its_labels_and_images_are(copied: tuple[Path, str])
     folder, engine = copied
     found, manifest = read_metadata(folder / engine), checked_bundle(folder)
     assert tuple(json.loads(found["fptk.classes"])) == CLASSES
-    assert [tuple(color) for color in json.loads(found["fptk.palette"])] == list(PALETTE)
+    assert [tuple(color) for color in json.loads(found["fptk.palette"])] == list(CELEBAMASK.palette)
     assert PreprocessSpec.model_validate_json(found["fptk.preprocess"]) == manifest.preprocess
     assert found["fptk.checkpoint_sha256"] == manifest.checkpoint_sha256
 

@@ -77,7 +77,8 @@ def quantized_layer(folder: Path, containing: str) -> str:
     return next(name for name in quantizer.quantised if containing in name.lower())
 
 
-@pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_a_layer_that_this_processor_computes_wrongly_stays_float(
     target: str,
     fptk: Command,

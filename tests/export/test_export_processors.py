@@ -186,7 +186,8 @@ def test_the_matrix_is_printed_and_kept(export: Command, tmp_path: Path) -> None
     assert read_bundle(tmp_path / "bundles" / "openvino-fp32").processors is None
 
 
-@pytest.mark.parametrize(("cpu", "code"), [("any", 4), pytest.param("vnni", 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("cpu", "code"), [("any", 4), ("vnni", 0)])
 def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
     cpu: str, code: int, export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_an_engine_that_is_wrong_on_a_promised_instruction_set_is_refused(
         assert any({"AVX2", "30.00", "refused"} <= set(line.split()) for line in finished.out.splitlines())
 
 
+@pytest.mark.slow
 def test_a_graph_with_a_form_that_is_wrong_somewhere_is_refused_with_its_layer(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fptk.benchmarks.processors import ProcessorMatrix, ProcessorRow
 from fptk.core.agreement import LabelAgreement, compare_labels
-from fptk.core.classes import NUM_CLASSES
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.precision import Precision
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_again_bit_for_bit(red: Session, tmp_path: Path)
     golden = make_golden(red, 2)
     write_golden(golden, tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} == set(RECORD.files)
-    again = read_golden(tmp_path, RECORD, SPEC)
+    again = read_golden(tmp_path, RECORD, SPEC, CELEBAMASK)
     for name in ("images", "labels", "photograph", "photograph_labels"):
         assert np.array_equal(getattr(again, name), getattr(golden, name))
     assert golden.license == FREE
@@ -91,7 +91,7 @@ def test_a_sample_of_another_size_is_named(name: str, red: Session, tmp_path: Pa
     with Image.open(path) as image:
         image.resize((32, 48), Image.Resampling.NEAREST).save(path)
     with pytest.raises(InputError, match="expected"):
-        read_golden(tmp_path, RECORD, SPEC)
+        read_golden(tmp_path, RECORD, SPEC, CELEBAMASK)
 
 
 def agreement(pixels: float, **classes: float) -> LabelAgreement:
@@ -163,9 +163,10 @@ def test_an_export_leaves_samples_limits_and_latency(
     assert latency is not None
     assert 0 < latency.p50_ms <= latency.p90_ms
     assert latency.calls >= 5
-    read_golden(bundle.folder, golden, bundle.preprocess)
+    read_golden(bundle.folder, golden, bundle.preprocess, bundle.class_set)
 
 
+@pytest.mark.slow
 def test_samples_from_data_need_data(checkpoint: Path, fptk: Callable[..., Any], tmp_path: Path) -> None:
     done = fptk("export", checkpoint, "--target", "onnx", "--fp32", "--golden", "data", "--out", tmp_path)
     assert done.code == 2

@@ -65,6 +65,7 @@ def tiny(tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_it_is_exported_measured_and_explained(tiny: Any, checkpoint: Path, faces_folder: Path, tmp_path: Path) -> None:
     options = ("--target", "tiny", "--fp32", "--data", faces_folder, "-o", "effort=3", "--out", "out")
     exported = tiny("export", checkpoint, *options)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fptk.cli import eval as eval_command
-from fptk.core.classes import SWAP_PAIRS
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.models.tta import VIEWS, AveragedViews, GuidedBorders, TimedSession, augmented_session, guided_filter
 
@@ -52,7 +52,7 @@ def test_mirrored_view_is_swapped_back() -> None:
     plain = LeftAndRight()(eyes()).softmax(1)
     averaged = AveragedViews(LeftAndRight(), ["flip"])(eyes())
     torch.testing.assert_close(averaged, plain)
-    assert {int(label) for label in averaged.argmax(1).unique()} == {0, *SWAP_PAIRS[0]}
+    assert {int(label) for label in averaged.argmax(1).unique()} == {0, *CELEBAMASK.swap_pairs[0]}
 
 
 def test_no_view_is_the_network_alone() -> None:

@@ -36,7 +36,9 @@ COMMANDS = (
     "predict",
     "run",
     "demo",
+    "report",
     "ablate",
+    "models",
     "doctor",
     "data",
 )
@@ -61,8 +63,28 @@ class LazyGroup(click.Group):
         return command
 
 
+def _print_versions(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    """Callback of ``--version``: fptk's own, and those of the packages that decide what an engine computes."""
+    if not asked or context.resilient_parsing:
+        return
+    from fptk.core.host import tool_versions
+
+    click.echo(f"fptk, version {__version__}")
+    for name, version in tool_versions().items():
+        if name != "fptk":
+            click.echo(f"{name} {version}")
+    context.exit()
+
+
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="fptk")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Print the versions of fptk and of the engines that are installed.",
+)
 def cli() -> None:
     """Train a face-parsing network, quantise it, build its engines, and prove that they kept its accuracy.
 

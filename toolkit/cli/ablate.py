@@ -19,7 +19,12 @@ from fptk.cli.options import (
 
 @click.command("ablate")
 @click.argument("table")
-@click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
+@click.option(
+    "--data",
+    multiple=True,
+    type=PathType,
+    help="Data set folder, or list of pairs (repeatable). Default: synthetic faces.",
+)
 @click.option(
     "--train-images", type=click.IntRange(1, MAX_IMAGES), help="Training images, evenly spaced over the training set."
 )

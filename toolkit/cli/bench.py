@@ -157,13 +157,13 @@ def command(
 
 
 def is_network(*models: Path) -> bool:
-    """Whether one network was given (a run folder or checkpoint), or nothing, which means the newest run."""
+    """Whether one network was given (a run folder, checkpoint or ONNX file), or nothing: the newest run."""
     from fptk.core.files import kind_of
     from fptk.runs.folder import RunFolder
 
     if len(models) != 1:
         return not models
-    return models[0].suffix == ".safetensors" or kind_of(RunFolder(models[0]).card, "run card") is not None
+    return models[0].suffix in (".safetensors", ".onnx") or kind_of(RunFolder(models[0]).card, "run card") is not None
 
 
 def refuse_beside_rewrites() -> None:
@@ -214,7 +214,9 @@ def write_rewrites(document: Path, source: ModelSource, threads: int | None, rou
     network, card = load_checkpoint(source.weights)
     plan = LatencyPlan(rounds=rounds or source.recipe.bench.rounds, calls=source.recipe.bench.calls)
     cores = threads or usable_cores()
-    table = measure_rewrites(network, card.preprocess, threads=cores, plan=plan, listener=TERMINAL)
+    table = measure_rewrites(
+        network, card.preprocess, threads=cores, plan=plan, classes=card.class_set, listener=TERMINAL
+    )
     text = markdown(table, invocation())
     write_text(document, text, option="--rewrites")
     out.print_lines(text, soft_wrap=True)

@@ -38,7 +38,7 @@ def render(report: BenchReport) -> Table:
     if report.reference:
         mark = MARKS.get(report.reference["accuracy"], "")
         miou, f1 = (_points(report.reference[name], mark) for name in ("miou", "f1"))
-        table.add_row("pytorch", "fp32", miou, f1, *[""] * 7, "reference")
+        table.add_row(report.reference.get("name", "pytorch"), "fp32", miou, f1, *[""] * 7, "reference")
     for row in report.rows:
         mark = MARKS.get(row.accuracy, "")
         accuracy = [_points(row.miou, mark), _points(row.f1, mark), _points(row.delta_miou, mark, signed=True)]
@@ -84,7 +84,9 @@ def _caption(report: BenchReport) -> Iterator[str]:
     ]
     if report.reference and report.reference["accuracy"] == "manifest":
         known = report.reference
-        manifest.insert(0, ("pytorch fp32", _place(known["measured_on"], known["same_machine"], report)))
+        manifest.insert(
+            0, (f"{known.get('name', 'pytorch')} fp32", _place(known["measured_on"], known["same_machine"], report))
+        )
     yield from _grouped(f"{MARKS['manifest']} from the manifest, measured on", manifest)
     simulated = [
         (label, _place(row.measured_on, row.same_machine, report)) for label, row in rows if row.accuracy == "simulated"

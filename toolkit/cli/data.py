@@ -42,10 +42,11 @@ def command() -> None:
 def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     """Read every file of a data set and report counts, class frequencies and faults.
 
-    DIR is a data set root (with train/, val/, test/) or one split. Ends with exit code 2 where a fault would stop a
-    training: an image without mask, a damaged file, a mask of another size, a label above 18. What was counted of each
-    face is kept in the user's cache folder, so that a training that needs it (class weights, rare-class sampling,
-    whitening) need not count again.
+    DIR is a data set root (with train/, val/, test/), one split, or a list of pairs. What its masks hold stands in its
+    classes.yaml; without one they hold the 19 classes of CelebAMask-HQ. Ends with exit code 2 where a fault would
+    stop a training: an image without mask, a damaged file, a mask of another size, a label of no class. What was
+    counted of each face is kept in the user's cache folder, so that a training that needs it (class weights,
+    rare-class sampling, whitening) need not count again.
     """
     from fptk.core.console import TERMINAL
     from fptk.core.errors import InputError
@@ -66,6 +67,31 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
 
 
 @command.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Write it there instead of to stdout.")
+@_jobs
+def classes(folder: Path, out: Path | None, jobs: int | None) -> None:
+    """Propose a classes.yaml for a data set, from what its masks hold.
+
+    DIR is a data set root, one of its splits, or a list of pairs. Each value or colour of the masks becomes a class
+    with a made-up name, and its share of the pixels stands behind it: look at a few masks, write the names, and save
+    the text as classes.yaml at the root of the data set. A file that is there is not replaced.
+    """
+    from fptk.core.console import TERMINAL
+    from fptk.core.errors import InputError
+    from fptk.core.files import kind_of, write_text
+    from fptk.data.propose import propose
+
+    if out is not None and kind_of(out, "--out") is not None:
+        raise InputError(f"--out {out} exists; name a file that does not, and compare the two")
+    text = propose(folder, jobs=jobs, listener=TERMINAL)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(out, text, option="--out")
+
+
+@command.command()
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option(
@@ -81,21 +107,24 @@ def inspect(folder: Path, json_file: Path | None, jobs: int | None) -> None:
     type=click.IntRange(32, MAX_SIZE),
     default=512,
     show_default=True,
-    help="Side of images and masks in pixels.",
+    help="Side of images and masks in pixels; the longest one that LaPa's and Helen's keep.",
 )
 @_jobs
 def convert(source: Path, out: Path, splits_text: str, size: int, jobs: int | None) -> None:
-    """Convert the original CelebAMask-HQ release to index masks with the official split.
+    """Convert CelebAMask-HQ, LaPa or Helen to index masks with the official split.
 
-    SRC holds CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and CelebA-HQ-to-CelebA-mapping.txt. A run that was stopped
+    SRC is the original release: CelebAMask-HQ with CelebA-HQ-img/, CelebAMask-HQ-mask-anno/ and
+    CelebA-HQ-to-CelebA-mapping.txt; LaPa with train/images/ and train/labels/; or Helen with images/, labels/,
+    exemplars.txt, tuning.txt and testing.txt. Pictures of CelebAMask-HQ become squares, the others keep their aspect
+    ratio. A run that was stopped
     goes on where it ended when it's started again. Faces that cannot be read are left out and listed (exit code 2).
     """
     from fptk.core.console import TERMINAL, log
     from fptk.core.console import out as results
     from fptk.core.errors import InputError
-    from fptk.data.convert import convert_release
+    from fptk.data.convert_sets import convert as convert_source
 
-    result = convert_release(source, out, splits=_parse_splits(splits_text), size=size, jobs=jobs, listener=TERMINAL)
+    result = convert_source(source, out, splits=_parse_splits(splits_text), size=size, jobs=jobs, listener=TERMINAL)
     for split in sorted(result.written | result.kept):
         kept = f", {result.kept[split]} were there already" if result.kept[split] else ""
         results.print(f"{out / split}: {result.written[split]} faces written{kept}", markup=False, soft_wrap=True)
@@ -171,22 +200,24 @@ def _print_tables(result: Inspection) -> None:
             mean, std = (", ".join(f"{value:.3f}" for value in values) for values in report.mean_and_std)
             out.print(f"{split}: mean of R, G, B {mean}; standard deviation {std}", markup=False)
     out.print(_class_table(result))
+    for split, report in result.splits.items():
+        if ignored := 1 - int(report.class_pixels.sum()) / max(1, report.pixels):
+            out.print(f"{split}: {ignored:.3%} of the pixels are ignored", markup=False)
     _print_findings(result)
 
 
 def _class_table(result: Inspection) -> object:
     from rich.table import Table
 
-    from fptk.core.classes import CLASSES
-
     table = Table(title="share of pixels / share of images", title_justify="left")
     table.add_column("class")
     for split in result.splits:
         table.add_column(f"{split} pixels", justify="right")
         table.add_column(f"{split} images", justify="right")
-    for label, name in enumerate(CLASSES):
+    reports = list(result.splits.values())
+    for label, name in enumerate(reports[0].classes.names):
         cells: list[str] = []
-        for report in result.splits.values():
+        for report in reports:
             cells += [f"{report.pixel_share[label]:.3%}", f"{report.image_share[label]:.1%}"]
         table.add_row(f"{label} {name}", *cells)
     return table

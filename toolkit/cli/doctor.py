@@ -14,36 +14,32 @@ from fptk.cli.options import json_option, write_result
 @json_option
 def command(show_options: bool, json_path: Path | None) -> None:
     """Report processor, versions, and what each target can do on this machine."""
-    from dataclasses import asdict
-
     from rich.table import Table
 
     from fptk.core.console import out
-    from fptk.core.host import describe_host, tool_versions
-    from fptk.export.targets.registry import get_target, list_targets
+    from fptk.workflows.doctor import examine
 
     if show_options:
         print_options()
         return
-    host, tools = describe_host(), tool_versions()
-    probes = {name: get_target(name).probe() for name in list_targets()}
+    found = examine()
     if json_path:
-        write_result(
-            json_path,
-            {"host": host, "tools": tools, "targets": {name: asdict(probe) for name, probe in probes.items()}},
-        )
+        write_result(json_path, found.as_dict())
         if str(json_path) == "-":
             return
+    host = found.host
     out.print(f"{host['cpu']}, {host['cores']} cores, {host['system']}, Python {host['python']}")
     out.print(f"ISA: {' '.join(host['isa']) or 'unknown'}", soft_wrap=True)
-    out.print("  ".join(f"{name} {version}" for name, version in tools.items()), soft_wrap=True)
+    out.print("  ".join(f"{name} {version}" for name, version in found.tools.items()), soft_wrap=True)
     table = Table()
-    for heading in ("target", "builds", "runs", "why not", "what to do"):
-        table.add_column(heading, overflow="fold")
-    for name, probe in probes.items():
-        answers = ["yes" if answer else "no" for answer in (probe.can_build, probe.can_run)]
-        table.add_row(name, *answers, probe.reason, probe.remedy)
+    for heading in ("target", "builds", "runs"):
+        table.add_column(heading)
+    for name, probe in found.targets.items():
+        table.add_row(name, *("yes" if answer else "no" for answer in (probe.can_build, probe.can_run)))
     out.print(table)
+    for each in found.problems:
+        out.print(f"{each.what}: {each.problem}", soft_wrap=True)
+        out.print(f"  to mend: {each.remedy}", soft_wrap=True)
 
 
 def print_options() -> None:

@@ -117,8 +117,9 @@ def command(
 ) -> None:
     """Score MODEL on the evaluation images.
 
-    MODEL is a bundle folder, or a run folder or checkpoint, which is scored in PyTorch FP32; by default it is the
-    newest run below runs/, or else the shipped weights, on synthetic faces if no --data is given.
+    MODEL is a bundle folder, or a run folder or checkpoint, which is scored in PyTorch FP32, or an ONNX file, which is
+    scored as it is in ONNX Runtime; by default it is the newest run below runs/, or else the shipped weights, on
+    synthetic faces if no --data is given.
 
     A bundle is also judged, by its own limits, against the FP32 reference; a refusal ends the command with exit code 4.
 
@@ -148,7 +149,7 @@ def command(
         raise InputError("--reference is for a bundle: a network is its own reference")
     given = find_source(model) if bundle is None else find_source(reference) if reference else None
     _check_outputs(json_path, sheet_path, overwrite, bundle, given, data)
-    session, source = open_model(model, threads)
+    session, source = open_model(model, threads, data)
     dataset = _named(_evaluation_set(data, eval_images, source or given, session), only, excluded)
     check_files(dataset, workers=usable_cores(), listener=TERMINAL)
     if source is not None and (chosen or refine):
@@ -156,7 +157,7 @@ def command(
 
         _compare(session, augmented_session(source.weights, chosen, refine, threads), dataset, json_path)
         return
-    matrix, borders = ConfusionMatrix(keep_images=rounds is not None), BorderCount()
+    matrix, borders = ConfusionMatrix(dataset.classes, keep_images=rounds is not None), BorderCount(dataset.classes)
     with session:
         values = []
         for sample, labels in predictions(session, dataset, listener=TERMINAL):
@@ -165,7 +166,7 @@ def command(
                 borders.add(sample.mask, labels)
         scores = matrix.scores()
         extras = Extras(
-            bootstrap(matrix.images, rounds) if rounds and matrix.images else None,
+            bootstrap(matrix.images, rounds, classes=dataset.classes) if rounds and matrix.images else None,
             borders.report(matrix.counts) if wants_errors else None,
         )
         if str(json_path) != "-":

@@ -54,7 +54,12 @@ class GoldenType(click.ParamType):  # type: ignore[type-arg]
 )
 @data_option
 @images_option
-@click.option("--calib", type=PathType, help="Calibration images: a folder, or a file that lists training images.")
+@click.option(
+    "--calib",
+    type=PathType,
+    help="Calibration images: a data set, a folder of photographs without masks, a list of pairs (.csv), or a file "
+    "that lists training images.",
+)
 @click.option(
     "--calib-size", type=click.IntRange(1, MAX_IMAGES), help="Calibration images to choose. Default: the recipe's."
 )
@@ -87,6 +92,14 @@ class GoldenType(click.ParamType):  # type: ignore[type-arg]
     default="deploy",
     show_default=True,
     help="The network with its exact rewrites, or as it is written.",
+)
+@click.option(
+    "--network",
+    "description",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What an ONNX file does not say of itself, e.g. --network channels=bgr --network classes=19 (repeatable). "
+    "Default: network.yaml beside it.",
 )
 @click.option("--out", type=PathType, help="Folder that gets bundles/. Default: the run's folder.")
 @threads_option
@@ -130,6 +143,7 @@ def command(
     explain: bool,
     sensitivity_images: int,
     graph: Literal["deploy", "original"],
+    description: tuple[str, ...],
     out: Path | None,
     threads: int | None,
     no_processor_matrix: bool,
@@ -138,7 +152,8 @@ def command(
 ) -> None:
     """Build engines from MODEL, and prove each on the evaluation images.
 
-    MODEL is a checkpoint or a run folder; by default the newest run below runs/, or else the shipped weights.
+    MODEL is a checkpoint or a run folder; by default the newest run below runs/, or else the shipped weights. It may
+    also be a network that is not fptk's: an ONNX file, with a network.yaml beside it.
 
     Every engine becomes a bundle: a folder that can be copied to a device. An engine that loses more accuracy than
     allowed goes to rejected/ instead, and the command ends with exit code 4.
@@ -147,6 +162,7 @@ def command(
     from fptk.core.console import TERMINAL
     from fptk.core.files import make_folder
     from fptk.core.precision import Precision
+    from fptk.export.foreign.description import parse_assignments
     from fptk.export.plan import ExportPlan, recipe_gate
     from fptk.export.targets.options import read_options
     from fptk.export.targets.registry import resolve_targets
@@ -155,7 +171,8 @@ def command(
 
     names = resolve_targets(targets or ("onnx", "openvino"))
     options = read_options(names, assignments)
-    source = find_source(model)
+    network = parse_assignments(description) if description else {}
+    source = find_source(model, network=network)
     section = source.recipe.export
     asked = {Precision.FP32: fp32, Precision.BF16: bf16, Precision.FP16: fp16, Precision.INT8: int8}
     chosen = tuple(precision for precision, wanted in asked.items() if wanted)
@@ -185,6 +202,7 @@ def command(
         golden=next((each for each in reversed(golden) if isinstance(each, int)), None),
         golden_data="data" in golden,
         threads=threads,
+        network=network,
     )
     finish(bundles)
 

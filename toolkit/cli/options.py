@@ -60,7 +60,7 @@ def data_option(function: F) -> F:
     return click.option(
         "--data",
         type=PathType,
-        help="Evaluation data: a folder of images/ and masks/, or a data set with a val split. "
+        help="Evaluation data: a folder of images/ and masks/, a data set with a val split, or a list of pairs. "
         "Default: the validation images of the run.",
     )(function)
 

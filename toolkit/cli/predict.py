@@ -1,4 +1,4 @@
-"""``fptk predict``: label maps or overlays of photographs."""
+"""``fptk predict``: label maps, colors, overlays or JSON of photographs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from fptk.cli.options import PathType, threads_option
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["labels", "overlay"]),
+    type=click.Choice(["labels", "color", "overlay", "json"]),
     default="labels",
     show_default=True,
-    help="labels: index PNG with the palette, at the size of the input. overlay: the photograph tinted by class.",
+    help="labels: index PNG with the palette, at the size of the input. color: RGB PNG of the classes' colors. "
+    "overlay: the photograph tinted by class. json: size, area and box of each class, and the label map in runs.",
 )
 @click.option(
     "--model",
@@ -31,25 +32,24 @@ from fptk.cli.options import PathType, threads_option
 def command(
     inputs: tuple[Path, ...],
     folder: Path,
-    style: Literal["labels", "overlay"],
+    style: Literal["labels", "color", "overlay", "json"],
     model: Path | None,
     overwrite: bool,
     threads: int | None,
 ) -> None:
-    """Parse photographs: each INPUT is an image or a folder of images; results keep the stem, as PNG.
+    """Parse photographs: each INPUT is an image or a folder of images; results keep the stem, as PNG or JSON.
 
     An image that cannot be read is left out and named at the end; the exit code is then 2. No result replaces an INPUT,
     and no other file that fptk predict did not write, unless --overwrite is given.
     """
     from fptk.core.console import TERMINAL, log
     from fptk.core.errors import InputError
-    from fptk.core.files import check_pictures, make_folder
-    from fptk.workflows.predict import COMMAND, list_images, predict_all, result_of
+    from fptk.core.files import make_folder
+    from fptk.workflows.predict import check_results, list_images, predict_all, result_of
     from fptk.workflows.sessions import open_model
 
     images = list_images(inputs)
-    results = [result_of(path, folder) for path in images]
-    check_pictures(results, COMMAND, reads=images, overwrite=overwrite)
+    check_results([result_of(path, folder, style) for path in images], style, reads=images, overwrite=overwrite)
     session, _ = open_model(model, threads)
     make_folder(folder)
     failures: list[str] = []

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.option("--recipe", default="microsegformer", show_default=True, help="Name of a shipped recipe, or a YAML file.")
-@click.option("--data", multiple=True, type=PathType, help="Data set folder (repeatable). Default: synthetic faces.")
+@click.option(
+    "--data",
+    multiple=True,
+    type=PathType,
+    help="Data set folder, or list of pairs (repeatable). Default: synthetic faces.",
+)
 @click.option("--target", "targets", multiple=True, help="Engine to build for (repeatable). Default: the recipe's.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe (repeatable)."
@@ -56,11 +61,28 @@ def run_recipe(recipe: Recipe, data: tuple[Path, ...], targets: tuple[str, ...],
         command=invocation(),
     )
     result = run(request, console.TERMINAL)
+    report = _report(request.out)
     if result.report:
         console.out.print(render(result.report))
         if sentence := recommend(result.report):
             console.out.print(sentence, soft_wrap=True, markup=False)
+    if report:
+        console.log.print(f"report: {report}", soft_wrap=True)
     finish(result.bundles)
     if result.report:
         raise_if_refused(result.report)
     console.log.print(f"everything of this run is in {request.out}")
+
+
+def _report(run: Path) -> Path | None:
+    """Write the report of a run; one that cannot be written is no fault of the run, and is said in a line."""
+    from fptk.core.console import TERMINAL, log
+    from fptk.core.errors import InputError
+    from fptk.report.page import write_report
+    from fptk.report.sources import ReportRequest
+
+    try:
+        return write_report(ReportRequest((run,)), listener=TERMINAL)
+    except InputError as error:
+        log.print(f"no report: {error}", soft_wrap=True)
+        return None

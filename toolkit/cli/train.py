@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Data set folder; may be given several times. None: synthetic faces.",
+    help="Data set folder, or list of pairs (.csv, .json); may be given several times. None: synthetic faces.",
 )
 @click.option(
     "--recipe", metavar="NAME|FILE", help="Shipped recipe or YAML file.  [default: microsegformer; demo without --data]"

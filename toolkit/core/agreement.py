@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from fptk.core.classes import CLASSES
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.metrics import ConfusionMatrix
 
@@ -27,23 +27,26 @@ class LabelAgreement(BaseModel):
     """Pixels that the reference gives each of these classes."""
 
 
-def compare_labels(labels: Sequence[UInt8Array], reference: Sequence[UInt8Array]) -> LabelAgreement:
+def compare_labels(
+    labels: Sequence[UInt8Array], reference: Sequence[UInt8Array], classes: ClassSet = CELEBAMASK
+) -> LabelAgreement:
     """Hold label maps against those of the reference.
 
     Args:
         labels: uint8 (H, W) each, at least one; sizes may differ from image to image.
         reference: as many, each of the same size as its counterpart.
+        classes: what the labels mean.
 
     Raises:
         ValueError: a size differs or a label is out of range (a bug of the caller, not of the user).
     """
-    matrix, images = ConfusionMatrix(), []
+    matrix, images = ConfusionMatrix(classes), []
     for found, expected in zip(labels, reference, strict=True):
         matrix.add(expected, found)
         images.append(float((found == expected).mean()))
     counts = matrix.counts
     scores = matrix.scores().per_class
-    occur = {name: score for name in CLASSES if (score := scores[name]).iou is not None}
+    occur = {name: score for name in classes.names if (score := scores[name]).iou is not None}
     return LabelAgreement(
         pixels=float(np.trace(counts) / counts.sum()),
         images=tuple(images),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fptk.core.classes import CLASSES
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.metrics import f1_of, iou_of
 
 LEVEL = 0.95
@@ -53,18 +53,21 @@ class Intervals:
         return asdict(self)
 
 
-def bootstrap(counts: Sequence[npt.NDArray[np.int64]], rounds: int, seed: int = 0) -> Intervals:
+def bootstrap(
+    counts: Sequence[npt.NDArray[np.int64]], rounds: int, seed: int = 0, classes: ClassSet = CELEBAMASK
+) -> Intervals:
     """Intervals of a data set's scores.
 
     Args:
         counts: of each image, int64 (C, C), row = truth, column = prediction; at least one.
         rounds: how often to draw.
         seed: of the draws.
+        classes: what the labels mean.
     """
     images = np.stack(counts)
-    count, classes, _ = images.shape
+    count, size, _ = images.shape
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
-    sums = (draws @ images.reshape(count, -1)).reshape(rounds, classes, classes)
+    sums = (draws @ images.reshape(count, -1)).reshape(rounds, size, size)
     with np.errstate(invalid="ignore"):
         f1, iou = f1_of(sums), iou_of(sums)
         own = f1_of(images)
@@ -77,7 +80,7 @@ def bootstrap(counts: Sequence[npt.NDArray[np.int64]], rounds: int, seed: int = 
         f1_challenge=_interval(draws @ challenge / count),
         per_class={
             name: ClassInterval(int(present[:, index].sum()), _interval(f1[:, index]) if _occurs(f1, index) else None)
-            for index, name in enumerate(CLASSES)
+            for index, name in enumerate(classes.names)
         },
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fptk.core.classes import CLASSES, NUM_CLASSES
+from fptk.core.classes import CELEBAMASK, IGNORE, ClassSet
 from fptk.core.dataset import UInt8Array
 
 WIDTHS = (1, 2, 4, 8, 16)
@@ -57,27 +57,35 @@ class ErrorReport:
 
 
 class BorderCount:
-    """Counts pixels near borders, and the wrong ones among them, image by image."""
+    """Counts pixels near borders, and the wrong ones among them, image by image.
 
-    def __init__(self) -> None:
+    Ignored pixels are counted nowhere and make no border.
+
+    Args:
+        classes: what the labels mean.
+    """
+
+    def __init__(self, classes: ClassSet = CELEBAMASK) -> None:
+        self._classes = classes
         self._near: npt.NDArray[np.int64] = np.zeros((len(WIDTHS), 2), np.int64)
 
     def add(self, truth: UInt8Array, prediction: UInt8Array) -> None:
         """Count one image.
 
         Args:
-            truth: uint8 (H, W), labels 0-18.
-            prediction: uint8 (H, W), labels 0-18.
+            truth: uint8 (H, W), labels of the class list, or :data:`fptk.core.classes.IGNORE`.
+            prediction: uint8 (H, W), labels of the class list.
         """
+        counted = truth != IGNORE
         wrong = truth != prediction
-        for index, near in enumerate(_near_borders(truth)):
-            self._near[index] += near.sum(), (near & wrong).sum()
+        for index, near in enumerate(_near_borders(truth, counted)):
+            self._near[index] += (near & counted).sum(), (near & counted & wrong).sum()
 
     def report(self, counts: npt.NDArray[np.int64], largest: int = 12) -> ErrorReport:
         """Reduce the counts.
 
         Args:
-            counts: of the same images, int64 (19, 19), see :class:`fptk.core.metrics.ConfusionMatrix`.
+            counts: of the same images, int64 (C, C), see :class:`fptk.core.metrics.ConfusionMatrix`.
             largest: how many confusions to name.
 
         Raises:
@@ -86,13 +94,14 @@ class BorderCount:
         total = int(counts.sum())
         if not total:
             raise ValueError("no image was added")
-        errors = counts * (1 - np.eye(NUM_CLASSES, dtype=np.int64))
+        names = self._classes.names
+        errors = counts * (1 - np.eye(len(names), dtype=np.int64))
         wrong, of_class = int(errors.sum()), counts.sum(axis=1)
-        order = [divmod(int(at), NUM_CLASSES) for at in np.argsort(-errors, axis=None, kind="stable")[:largest]]
+        order = [divmod(int(at), len(names)) for at in np.argsort(-errors, axis=None, kind="stable")[:largest]]
         return ErrorReport(
             wrong=wrong / total,
             confusions=[
-                Confusion(CLASSES[t], CLASSES[p], int(errors[t, p]), errors[t, p] / wrong, errors[t, p] / of_class[t])
+                Confusion(names[t], names[p], int(errors[t, p]), errors[t, p] / wrong, errors[t, p] / of_class[t])
                 for t, p in order
                 if errors[t, p]
             ],
@@ -103,14 +112,17 @@ class BorderCount:
         )
 
 
-def _near_borders(labels: UInt8Array) -> list[npt.NDArray[np.bool_]]:
-    """For each of :data:`WIDTHS`, which pixels have another label within so many pixels (a square window)."""
-    highest, lowest, result = labels, labels, []
+def _near_borders(labels: UInt8Array, counted: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
+    """For each of :data:`WIDTHS`, which pixels have two labels within so many pixels (a square window).
+
+    Pixels that don't count stand as the highest label among the lowest and as the lowest among the highest.
+    """
+    highest, lowest, result = np.where(counted, labels, 0).astype(np.uint8), labels, []
     for width in range(1, WIDTHS[-1] + 1):
         for axis in (0, 1):
             highest, lowest = _spread(highest, axis, np.maximum), _spread(lowest, axis, np.minimum)
         if width in WIDTHS:
-            result.append(highest != lowest)
+            result.append(highest > lowest)
     return result
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fptk.core.classes import ClassSet
+
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -16,7 +18,8 @@ class Sample(NamedTuple):
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        mask: uint8 (H, W), class index 0-18 of each pixel. Always of the image's own size.
+        mask: uint8 (H, W), class of each pixel, an index of the data set's class list, or
+            :data:`fptk.core.classes.IGNORE` where the pixel counts nowhere. Always of the image's own size.
         key: name of the sample, unique within its data set (the file stem for folders).
     """
 
@@ -33,6 +36,9 @@ class FaceParsingDataset(Protocol):
 
     name: str
     """What a table or an error calls this data set."""
+
+    classes: ClassSet
+    """What its labels mean."""
 
     def __len__(self) -> int: ...
 

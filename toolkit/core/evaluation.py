@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fptk.core.classes import check_same
 from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.metrics import ConfusionMatrix, Scores
@@ -22,7 +23,7 @@ def predict(session: Session, image: UInt8Array) -> UInt8Array:
         image: uint8 (H, W, 3) RGB.
 
     Returns:
-        Labels, uint8 (H, W), values 0-18.
+        Labels, uint8 (H, W), indices of the session's classes.
     """
     labels = session(session.spec.apply(image)[None])[0]
     height, width = image.shape[:2]
@@ -47,7 +48,7 @@ def predictions(
         Sample and labels, uint8 (H, W) as its mask, in the order of the data set.
 
     Raises:
-        InputError: the data set is empty or one of its files is damaged.
+        InputError: the data set is empty, has other classes than the session, or one of its files is damaged.
     """
     for sample, (labels,) in joint_predictions([session], dataset, batch=batch, listener=listener):
         yield sample, labels
@@ -63,6 +64,8 @@ def joint_predictions(
     """
     if len(dataset) == 0:
         raise InputError(f"{dataset.name} holds no image to evaluate on")
+    for session in sessions:
+        check_same(session.classes, session.name, dataset.classes, dataset.name)
     what = sessions[0].name if len(sessions) == 1 else "scoring"
     with listener.counting(what, len(dataset)) as update:
         for start in range(0, len(dataset), batch):
@@ -88,7 +91,7 @@ def evaluate_all(
     sessions: Sequence[Session], dataset: FaceParsingDataset, *, batch: int = 1, listener: Listener = SILENT
 ) -> list[Scores]:
     """Score several sessions in one pass over the data set: one :class:`Scores` per session, in order."""
-    matrices = [ConfusionMatrix() for _ in sessions]
+    matrices = [ConfusionMatrix(session.classes) for session in sessions]
     for sample, labels in joint_predictions(sessions, dataset, batch=batch, listener=listener):
         for matrix, each in zip(matrices, labels, strict=True):
             matrix.add(sample.mask, each)

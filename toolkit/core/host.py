@@ -111,7 +111,7 @@ def resident_peak() -> int | None:
 
 
 def process_memory(field: str, process: int | str = "self") -> int | None:
-    """A line of ``/proc/PROCESS/status`` in bytes, e.g. ``VmRSS``; ``None`` where the system has no such file or line."""
+    """A line of ``/proc/PROCESS/status`` in bytes, e.g. ``VmRSS``; ``None`` where there is no such file or line."""
     for line in (_text(Path(f"/proc/{process}/status")) or "").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

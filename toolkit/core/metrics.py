@@ -6,6 +6,8 @@ each has a name of its own here (see :class:`Scores`).
 Absent classes: a class that occurs neither in the truth nor in the predictions of the whole set has no IoU and no F1
 (0/0); it is ``None`` per class and left out of every mean. A class that is predicted but never true scores 0
 and counts.
+
+Ignored pixels, those whose truth is :data:`fptk.core.classes.IGNORE`, count nowhere, whatever was predicted there.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fptk.core.classes import CLASSES, NUM_CLASSES
+from fptk.core.classes import CELEBAMASK, IGNORE, ClassSet
 from fptk.core.dataset import UInt8Array
 
 MEANS = ("miou", "f1", "f1_challenge", "f1_nobg", "pixel_accuracy")
@@ -46,7 +48,7 @@ class Scores:
     f1_challenge: float
     """Per image the mean F1 over the classes present in that image's truth, then the mean over images (CE7454)."""
     f1_nobg: float
-    """``f1`` without the background class."""
+    """``f1`` without the first class, which is the background."""
     pixel_accuracy: float
     """Share of pixels whose label is right."""
     per_class: dict[str, ClassScore]
@@ -64,42 +66,54 @@ class Scores:
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over a set of label maps, added image by image.
 
+    Args:
+        classes: what the labels mean.
+        keep_images: whether to keep the counts of each image.
+
     Attributes:
-        counts: int64 (19, 19); row = truth, column = prediction.
+        counts: int64 (C, C); row = truth, column = prediction.
         images: those of each image where they are kept, or None.
     """
 
-    def __init__(self, num_classes: int = NUM_CLASSES, *, keep_images: bool = False) -> None:
-        self.num_classes = num_classes
+    def __init__(self, classes: ClassSet = CELEBAMASK, *, keep_images: bool = False) -> None:
+        self.classes = classes
         self.images: list[npt.NDArray[np.int64]] | None = [] if keep_images else None
-        self.counts: npt.NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+        self.counts: npt.NDArray[np.int64] = np.zeros((len(classes), len(classes)), np.int64)
+        self._added = 0
         self._image_f1: list[float] = []
 
     def add(self, truth: UInt8Array, prediction: UInt8Array) -> float:
         """Count one image.
 
         Args:
-            truth: uint8 (H, W), labels below ``num_classes``.
-            prediction: uint8 (H, W), labels below ``num_classes``.
+            truth: uint8 (H, W), labels of the class list, or :data:`fptk.core.classes.IGNORE`.
+            prediction: uint8 (H, W), labels of the class list.
 
         Returns:
-            The image's own mean F1 over the classes in its truth, 0-1: what ``f1_challenge`` is the mean of.
+            The image's own mean F1 over the classes in its truth, 0-1: what ``f1_challenge`` is the mean of. 1 for an
+            image whose pixels are all ignored, which is left out of that mean.
 
         Raises:
             ValueError: the shapes differ or a label is out of range.
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
-        n = self.num_classes
+        n = len(self.classes)
+        if int(truth.max(initial=0)) == IGNORE:
+            counted = truth != IGNORE
+            truth, prediction = truth[counted], prediction[counted]
         if max(int(truth.max(initial=0)), int(prediction.max(initial=0))) >= n:
             raise ValueError(f"labels must be below {n}")
         pairs = truth.ravel().astype(np.int32) * n + prediction.ravel()
         counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
         self.counts += counts
+        self._added += 1
         if self.images is not None:
             self.images.append(counts)
         f1, present = f1_of(counts), counts.sum(axis=1) > 0
-        self._image_f1.append(float(f1[present].mean()) if present.any() else 1.0)
+        if not present.any():
+            return 1.0
+        self._image_f1.append(float(f1[present].mean()))
         return self._image_f1[-1]
 
     def scores(self) -> Scores:
@@ -108,22 +122,21 @@ class ConfusionMatrix:
         Raises:
             ValueError: nothing was added.
         """
-        if not self._image_f1:
+        if not self._added:
             raise ValueError("no image was added to the confusion matrix")
         iou, f1 = iou_of(self.counts), f1_of(self.counts)
         pixels = self.counts.sum(axis=1)
-        names = CLASSES if self.num_classes == NUM_CLASSES else [str(i) for i in range(self.num_classes)]
         return Scores(
             miou=_mean(iou),
             f1=_mean(f1),
-            f1_challenge=float(np.mean(self._image_f1)),
+            f1_challenge=float(np.mean(self._image_f1)) if self._image_f1 else 0.0,
             f1_nobg=_mean(f1[1:]),
             pixel_accuracy=float(np.trace(self.counts) / max(1, self.counts.sum())),
             per_class={
                 name: ClassScore(iou=_or_none(iou[i]), f1=_or_none(f1[i]), pixels=int(pixels[i]))
-                for i, name in enumerate(names)
+                for i, name in enumerate(self.classes.names)
             },
-            images=len(self._image_f1),
+            images=self._added,
         )
 
 

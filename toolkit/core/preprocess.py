@@ -14,10 +14,9 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -41,15 +40,8 @@ _ORIENTATION = 0x0112
 
 _UPRIGHT = 1
 
-_GRAY_STEP = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies grey samples of 2 and 4 bits with, by the start of its name for their layout in the file."""
-
 _PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow hands to another program to be drawn."""
-
-_LOSSY = ("JPEG", "MPO", "JPEG2000")
-
-_PLAIN_COMPONENTS = {0, 255}
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -151,20 +143,10 @@ def read_image(path: Path) -> UInt8Array:
     return decode_image(path).pixels
 
 
-def read_mask(path: Path) -> UInt8Array:
-    """Decode an index mask to uint8 (H, W), upright by its EXIF orientation, checked to hold labels 0-18 only.
-
-    Raises:
-        InputError: the file is missing, no regular file, truncated, no palette or grey image, lossy, holds a label
-            above 18, or has a palette whose colours name other classes than its indices.
-    """
-    return decode_mask(path).pixels
-
-
 def decode_image(path: Path) -> Decoded:
     """:func:`read_image`, which also says whether EXIF turned the picture."""
-    with opened_image(path) as image, _decoding("image", path):
-        turned = _is_turned(image)
+    with opened_image(path) as image, decoding("image", path):
+        turned = is_turned(image)
         upright = ImageOps.exif_transpose(image) if turned else image
         if upright.mode.startswith("I"):
             return Decoded(_gray_to_rgb(path, upright), turned)
@@ -189,124 +171,13 @@ def decode_small(path: Path) -> tuple[tuple[int, int], UInt8Array | None]:
         width, height = image.size
         if image.format not in ("JPEG", "MPO"):
             return (width, height), None
-        with _decoding("image", path):
+        with decoding("image", path):
             image.draft("L", (max(1, width // 8), max(1, height // 8)))
-            upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
+            upright = ImageOps.exif_transpose(image) if is_turned(image) else image
             return (width, height), np.array(upright.convert("L"))
 
 
-def decode_mask(path: Path) -> Decoded:
-    """:func:`read_mask`, which also says whether EXIF turned the mask."""
-    from fptk.core.classes import NUM_CLASSES
-
-    values, palette, turned = _mask_values(path)
-    highest = int(values.max(initial=0))
-    if highest >= NUM_CLASSES:
-        raise InputError(f"mask {path} holds label {highest}; the {NUM_CLASSES} classes are 0-{NUM_CLASSES - 1}")
-    mask = values.astype(np.uint8, copy=False)
-    if palette is not None:
-        _check_palette(path, mask, palette)
-    return Decoded(mask, turned)
-
-
-def mask_values(path: Path) -> npt.NDArray[Any]:
-    """The sample values of a mask file as they are stored, unchecked: integers (H, W), upright.
-
-    Raises:
-        InputError: as :func:`read_mask`, except for what the values are.
-    """
-    return _mask_values(path)[0]
-
-
-def _mask_values(path: Path) -> tuple[npt.NDArray[Any], list[int] | None, bool]:
-    """Values, palette (R, G, B of each index, if there is one) and whether EXIF turned the mask."""
-    with opened_image(path, "mask") as image:
-        if image.format in _LOSSY:
-            kind = "JPEG" if image.format == "MPO" else image.format
-            raise InputError(f"mask {path} is {kind}, whose losses change labels; save the original labels as PNG")
-        gray = image.mode in ("P", "L", "1") or image.mode.startswith("I")
-        if not gray and image.format != "WEBP":
-            raise InputError(f"mask {path} has mode {image.mode}; expected a palette or grey PNG of class indices")
-        with _decoding("mask", path):
-            if not gray:
-                return _webp_values(path, image), None, _is_turned(image)
-            step = _gray_step(image)
-            turned = _is_turned(image)
-            upright = ImageOps.exif_transpose(image) if turned else image
-            values = np.array(upright.convert("L") if upright.mode == "1" else upright)
-            palette = upright.getpalette() if upright.mode == "P" else None
-    return (values // step if step > 1 else values), palette, turned
-
-
-def _webp_values(path: Path, image: Image.Image) -> UInt8Array:
-    """Values of a WebP mask. The format has no grey pictures: a grey one is stored with three equal channels.
-
-    Raises:
-        InputError: the file is lossy or animated, or has colours.
-    """
-    if not _is_lossless_webp(path):
-        raise InputError(f"mask {path} is lossy or animated WebP; save the original labels as lossless WebP")
-    upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
-    channels = np.array(upright.convert("RGB"))
-    values: UInt8Array = np.ascontiguousarray(channels[..., 0])
-    if not (channels == values[..., None]).all():
-        raise InputError(f"mask {path} is a colour picture; a WebP mask is grey, and each pixel's grey is its class")
-    return values
-
-
-def _is_lossless_webp(path: Path) -> bool:
-    """Whether the one picture of a WebP file is in the chunk ``VP8L`` (RFC 9649); Pillow doesn't tell."""
-    with path.open("rb") as handle:
-        handle.seek(12)
-        while len(head := handle.read(8)) == 8:
-            if head[:4] in (b"VP8L", b"VP8 ", b"ANMF"):
-                return head[:4] == b"VP8L"
-            size = int.from_bytes(head[4:], "little")
-            handle.seek(size + size % 2, os.SEEK_CUR)
-    return False
-
-
-def _gray_step(image: Image.Image) -> int:
-    """Distance of two neighbouring sample values of a picture that isn't decoded yet, as Pillow will give them."""
-    if image.mode == "1":
-        return 255
-    tiles = getattr(image, "tile", None)
-    if image.mode != "L" or not tiles:
-        return 1
-    layout = tiles[0][3]
-    return _GRAY_STEP.get(str(layout if isinstance(layout, str) or not layout else layout[0])[:3], 1)
-
-
-def _check_palette(path: Path, mask: UInt8Array, flat: list[int]) -> None:
-    """Refuse a mask whose used colours are class colours of other classes than its indices say.
-
-    A tool that sorts or shortens palettes leaves such masks: they look right and hold other labels. Colours that aren't
-    the classes' say nothing, nor do black and the pure ones, which many palettes have.
-
-    Raises:
-        InputError: it is one; the first such index is named.
-    """
-    from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE
-
-    if flat[: 3 * NUM_CLASSES] == [channel for color in PALETTE for channel in color]:
-        return
-    used = np.flatnonzero(np.bincount(mask.ravel(), minlength=NUM_CLASSES)).tolist()
-    colors = [(*flat[3 * index : 3 * index + 3],) for index in used]
-    if len(set(colors)) < len(colors) or not set(colors) <= set(PALETTE):
-        return
-    if all(set(color) <= _PLAIN_COMPONENTS for color in colors):
-        return
-    for index, color in zip(used, colors, strict=True):
-        if color != PALETTE[index]:
-            meant = PALETTE.index(color)
-            raise InputError(
-                f"mask {path} has the class colours in another order: its index {index} ({CLASSES[index]}) has the "
-                f"colour of class {meant} ({CLASSES[meant]}); a tool has re-ordered the palette, "
-                "save the mask with each pixel's class as its index"
-            )
-
-
-def _is_turned(image: Image.Image) -> bool:
+def is_turned(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, _UPRIGHT) in range(2, 9)
 
 
@@ -323,7 +194,7 @@ def _gray_to_rgb(path: Path, image: Image.Image) -> UInt8Array:
 
 
 @contextlib.contextmanager
-def _decoding(what: str, path: Path) -> Iterator[None]:
+def decoding(what: str, path: Path) -> Iterator[None]:
     """Turn what Pillow raises of a damaged file, which is of many kinds, into the one line."""
     try:
         yield

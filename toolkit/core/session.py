@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from fptk.core.classes import NUM_CLASSES
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
@@ -33,15 +33,17 @@ class Session(Closing, ABC):
     """A loaded network that turns images into label maps.
 
     ``labels = session(images)``: images uint8 (N, H, W, 3) RGB of the spec's size, labels uint8 (N, H, W) with values
-    0-18. The call checks its input and its output; a backend overrides :meth:`_infer` and :meth:`close` only. A session
-    is a context manager and owns the engine's memory until it is closed.
+    below the number of ``classes``. The call checks its input and its output; a backend overrides :meth:`_infer` and
+    :meth:`close` only. A session is a context manager and owns the engine's memory until it is closed.
     """
 
-    def __init__(self, name: str, spec: PreprocessSpec) -> None:
+    def __init__(self, name: str, spec: PreprocessSpec, classes: ClassSet = CELEBAMASK) -> None:
         self.name = name
         """What a table calls this session, e.g. ``onnx int8``."""
         self.spec = spec
         """Preprocessing that the images must have gone through."""
+        self.classes = classes
+        """What the labels mean; who loads an engine of another list sets it, since not every file says it."""
 
     def __call__(self, images: UInt8Array) -> UInt8Array:
         """Label maps of a batch.
@@ -66,13 +68,11 @@ class Session(Closing, ABC):
         if labels.dtype != np.uint8 or labels.shape != images.shape[:3]:
             raise InputError(
                 f"{self.name} gave {labels.dtype} {labels.shape} for images of {images.shape}; expected uint8 "
-                f"{images.shape[:3]}: this is no face-parsing engine of fptk, export it again"
+                f"{images.shape[:3]}: this is no segmentation engine of fptk, export it again"
             )
         highest = int(labels.max(initial=0))
-        if highest >= NUM_CLASSES:
-            raise InputError(
-                f"{self.name} gave label {highest}; the {NUM_CLASSES} classes are 0-{NUM_CLASSES - 1}: export it again"
-            )
+        if highest >= len(self.classes):
+            raise InputError(f"{self.name} gave label {highest}, and it has {self.classes.words}: export it again")
         return labels
 
     @abstractmethod

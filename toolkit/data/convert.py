@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fptk.core.classes import CLASSES, flat_palette
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, make_folder, read_json, write_json, writing
@@ -175,7 +175,7 @@ def compose_mask(annotations: Path, number: int) -> UInt8Array:
     folder = annotations / str(number // FACES_PER_FOLDER)
     mask: UInt8Array | None = None
     parts = _parts_in(folder, _changed(folder))
-    for label, part in enumerate(CLASSES[1:], start=1):
+    for label, part in enumerate(CELEBAMASK.names[1:], start=1):
         names = parts.get(f"{number:05d}_{part}", [])
         if not names:
             continue
@@ -269,7 +269,7 @@ def convert_release(
     """
     faces, result = read_release(source)
     faces = [face for face in faces if face.split in splits]
-    _claim(out, size)
+    claim(out, "CelebAMask-HQ", size)
     for split in splits:
         make_folder(out / split / "images")
         make_folder(out / split / "masks")
@@ -278,19 +278,20 @@ def convert_release(
     for face, outcome in zip(faces, outcomes, strict=True):
         if outcome is None:
             result.written[face.split] += 1
-        elif outcome == _KEPT:
+        elif outcome == KEPT:
             result.kept[face.split] += 1
         else:
             result.failures.append((face.stem, outcome))
     return result
 
 
-_KEPT = "kept"
+KEPT = "kept"
+"""Outcome of a pair that an earlier run had written already."""
 
 
-def _claim(out: Path, size: int) -> None:
+def claim(out: Path, source: str, size: int) -> None:
     """Make ``out`` this conversion's, or find that it is already."""
-    settings = {"source": "CelebAMask-HQ", "size": size}
+    settings = {"source": source, "size": size}
     path = out / SETTINGS_FILE
     with writing(out):
         begun = path.exists()
@@ -306,14 +307,14 @@ def _claim(out: Path, size: int) -> None:
 
 
 def _convert_face(source: Path, out: Path, size: int, face: Face) -> str | None:
-    """Write what is missing of one pair; None when done, ``_KEPT`` when it was there, else why it can't be read."""
+    """Write what is missing of one pair; None when done, ``KEPT`` when it was there, else why it can't be read."""
     photograph = source / RELEASE_FOLDERS[0] / face.file
     suffix = photograph.suffix.lower()
     images = out / face.split / "images"
     mask_file = out / face.split / "masks" / f"{face.stem}.png"
     kept = next((file for end in (".jpg", suffix) if (file := images / f"{face.stem}{end}").exists()), None)
     if kept is not None and mask_file.exists():
-        return _KEPT
+        return KEPT
     try:
         image = decode_image(photograph)
         mask = compose_mask(source / RELEASE_FOLDERS[1], face.number)
@@ -329,7 +330,7 @@ def _convert_face(source: Path, out: Path, size: int, face: Face) -> str | None:
 
 def _save_mask(path: Path, mask: UInt8Array) -> None:
     picture = Image.fromarray(mask)
-    picture.putpalette(flat_palette())
+    picture.putpalette(CELEBAMASK.flat_palette())
     with atomic_file(path) as temporary:
         picture.save(temporary)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from fptk.core.dataset import Sample
 from fptk.core.errors import FptkWarning, InputError
 from fptk.core.files import sha256_file
-from fptk.core.preprocess import Decoded, decode_image, decode_mask, regular_file
+from fptk.core.masks import decode_mask
+from fptk.core.preprocess import Decoded, decode_image, regular_file
 from fptk.data.layouts import Split, find_pair, find_splits
 from fptk.data.listing import is_hidden
 from fptk.data.lists import SPLITS
@@ -37,7 +38,7 @@ class FolderDataset:
         split = source if isinstance(source, Split) else _only_split(source)
         pairing = split.pairing()
         check_pairing(split.folder, pairing)
-        self.folder = split.folder
+        self.folder, self.classes = split.folder, split.classes
         self.name = name or split.title
         self._keys = tuple(pairing.images)
         self._images = tuple(pairing.images.values())
@@ -49,15 +50,15 @@ class FolderDataset:
         return len(self._keys)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode the pair at ``index``: uint8 (H, W, 3) RGB and uint8 (H, W) labels 0-18.
+        """Decode the pair at ``index``: uint8 (H, W, 3) RGB and labels, uint8 (H, W).
 
         Image and mask are each turned upright by their own EXIF orientation. The first pair in which only one of them
         has such a tag is named in an :class:`~fptk.core.errors.FptkWarning`.
 
         Raises:
-            InputError: a file is missing, damaged or no image, a label is above 18, or the sizes differ.
+            InputError: a file is missing, damaged or no image, a mask holds what is no class, or the sizes differ.
         """
-        image, mask = decode_image(self._images[index]), decode_mask(self._masks[index])
+        image, mask = decode_image(self._images[index]), decode_mask(self._masks[index], self.classes)
         if image.pixels.shape[:2] != mask.pixels.shape:
             raise InputError(size_mismatch(self._masks[index], mask, image))
         if image.turned != mask.turned and not self._warned:

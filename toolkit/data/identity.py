@@ -128,7 +128,7 @@ def _decode(dataset: FaceParsingDataset, index: int) -> SampleStatistics | Fault
         image, mask, _ = dataset[index]
     except InputError as error:
         return Fault(str(error))
-    return measure(image, mask)
+    return measure(image, mask, dataset.classes)
 
 
 def _pair(dataset: FaceParsingDataset, index: int) -> str | None:
@@ -136,7 +136,7 @@ def _pair(dataset: FaceParsingDataset, index: int) -> str | None:
     member, inner = innermost(dataset, index)
     if not isinstance(member, FolderDataset):
         return None
-    return pair_key(_sha256(member.image_path(inner)), _sha256(member.mask_path(inner)))
+    return pair_key(_sha256(member.image_path(inner)), _sha256(member.mask_path(inner)), member.classes)
 
 
 def _sha256(path: Path) -> str:

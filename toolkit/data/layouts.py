@@ -9,8 +9,10 @@ from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from fptk.core.classes import ClassSet
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of
+from fptk.data.class_file import class_set_of
 from fptk.data.listing import check_folder, shown
 from fptk.data.lists import LIST_FILES, LIST_SUFFIXES, SPLITS, pair_listed, read_list
 from fptk.data.pairing import NAMINGS, PICTURE_SUFFIXES, Pairing, pair_files
@@ -83,6 +85,7 @@ class Split:
         folder: the folder that holds it, or its list: what errors name.
         alone: whether ``folder`` is a data folder of this split only, which can be given by itself.
         listed: whether ``folder`` is a list, which may hold other splits too.
+        classes: what its masks hold.
         pair: reads the names; see :meth:`pairing`.
     """
 
@@ -91,6 +94,7 @@ class Split:
     folder: Path
     alone: bool
     listed: bool
+    classes: ClassSet
     pair: Callable[[], Pairing]
 
     @property
@@ -180,13 +184,16 @@ def unknown_layout(folder: Path) -> InputError:
 
 
 def _of_list(path: Path, given: Path) -> Splits:
+    classes = class_set_of(path)
     own = given.resolve().name if given != path else path.stem
     title = given.resolve().name
     splits: dict[str, Split] = {}
     pairs = read_list(path)
     for split, listed in pairs.items():
         pair = partial(pair_listed, path, listed)
-        splits[split or own] = Split(split or own, f"{title}/{split}" if split else title, path, not split, True, pair)
+        splits[split or own] = Split(
+            split or own, f"{title}/{split}" if split else title, path, not split, True, classes, pair
+        )
     return Splits("" not in pairs, splits)
 
 
@@ -199,7 +206,7 @@ def _of_folder(folder: Path) -> Splits:
         raise _two(folder, filled[0], (whole, ""))
     if whole and (not fitting or _is_filled(whole, folder, "")):
         name = folder.resolve().name
-        return Splits(False, {name: _split(folder, name, whole)})
+        return Splits(False, {name: _split(folder, name, whole, class_set_of(folder))})
     first = next(iter([*(layout for layout, _ in filled), *fitting.values()]), None)
     for layout, split in filled:
         if layout.by_split != filled[0][0].by_split:
@@ -208,7 +215,8 @@ def _of_folder(folder: Path) -> Splits:
     there = [split for split, layout in layouts.items() if _is_there(folder, split, layout)]
     if not there:
         raise unknown_layout(folder)
-    return Splits(True, {split: _split(folder, split, layouts[split]) for split in there})
+    classes = class_set_of(folder)
+    return Splits(True, {split: _split(folder, split, layouts[split], classes) for split in there})
 
 
 def _like(layout: Layout | None, first: Layout | None) -> Layout | None:
@@ -228,7 +236,7 @@ def _is_there(folder: Path, split: str, layout: Layout | None) -> bool:
     return any(os.path.lexists(each) for each in layout.folders(folder, split))
 
 
-def _split(root: Path, name: str, layout: Layout | None) -> Split:
+def _split(root: Path, name: str, layout: Layout | None, classes: ClassSet) -> Split:
     """A split of folders; without a layout, one whose reading says what it lacks."""
     if layout is not None and not layout.parted:
         folder, title = root, "/".join(root.resolve().parts[-2:])
@@ -238,7 +246,7 @@ def _split(root: Path, name: str, layout: Layout | None) -> Split:
     else:
         folder, title = layout.folders(root, name)[0], f"{root.resolve().name}/{name}"
     alone = layout is None or not layout.parted or layout.by_split
-    return Split(name, title, folder, alone, False, partial(_pair, root, folder, name, layout))
+    return Split(name, title, folder, alone, False, classes, partial(_pair, root, folder, name, layout))
 
 
 def _pair(root: Path, folder: Path, name: str, layout: Layout | None) -> Pairing:

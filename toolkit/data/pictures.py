@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fptk.core.classes import PALETTE, flat_palette
+from fptk.core.classes import CELEBAMASK, IGNORE, ClassSet
 from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import atomic_file, png_mark
@@ -30,9 +30,9 @@ OVERLAY_STRENGTH = 0.5
 """Share of the class colour in an overlay; background pixels keep the photograph."""
 
 
-def color_mask(mask: UInt8Array) -> UInt8Array:
-    """The palette's colours of a mask: uint8 (H, W) class indices to uint8 (H, W, 3) RGB."""
-    return np.array(flat_palette(), dtype=np.uint8).reshape(256, 3)[mask]
+def color_mask(mask: UInt8Array, classes: ClassSet) -> UInt8Array:
+    """The palette's colours of a mask: labels, uint8 (H, W), to uint8 (H, W, 3) RGB; ignored pixels are white."""
+    return np.array(classes.flat_palette(), dtype=np.uint8).reshape(256, 3)[mask]
 
 
 def contact_sheet(dataset: FaceParsingDataset, columns: int, rows: int) -> UInt8Array:
@@ -58,7 +58,7 @@ def contact_sheet(dataset: FaceParsingDataset, columns: int, rows: int) -> UInt8
             )
         row, column = divmod(place, columns)
         sheet[row, 0, :, column] = sample.image
-        sheet[row, 1, :, column] = color_mask(sample.mask)
+        sheet[row, 1, :, column] = color_mask(sample.mask, dataset.classes)
     return sheet.reshape(2 * rows * height, columns * width, 3)
 
 
@@ -73,6 +73,7 @@ class Comparison:
 
     def __init__(self, session: Session, dataset: FaceParsingDataset, size: tuple[int, int] = SHEET_SIZE) -> None:
         self.name = f"{session.name} on {dataset.name}"
+        self.classes = dataset.classes
         self._session, self._dataset, self._size = session, dataset, size
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class Comparison:
         sample = self._dataset[index]
         labels = self._session(self._session.spec.apply(sample.image)[None])[0]
         truth, prediction = (resize_labels(each, self._size) for each in (sample.mask, labels))
-        return Sample(color_mask(truth), prediction, sample.key)
+        return Sample(color_mask(truth, self.classes), prediction, sample.key)
 
     def content_hash(self, index: int) -> str:
         """That of the face."""
@@ -117,23 +118,29 @@ def comparison_sheet(
     return sheet, [key_of(dataset, index) for index in indices]
 
 
-def overlay(image: UInt8Array, labels: UInt8Array) -> UInt8Array:
-    """The photograph, uint8 (H, W, 3), tinted by the class colours of ``labels``, uint8 (H, W)."""
-    colors = np.array(PALETTE, np.float32)[labels]
-    strength = np.where(labels[..., None] > 0, OVERLAY_STRENGTH, 0.0).astype(np.float32)
+def overlay(image: UInt8Array, labels: UInt8Array, classes: ClassSet) -> UInt8Array:
+    """The photograph, uint8 (H, W, 3), tinted by the class colours of ``labels``, uint8 (H, W).
+
+    Background and ignored pixels keep the photograph.
+    """
+    colors = color_mask(labels, classes).astype(np.float32)
+    tinted = (labels != classes.outside) & (labels != IGNORE)
+    strength = np.where(tinted, OVERLAY_STRENGTH, 0.0).astype(np.float32)[..., None]
     return np.rint(image * (1 - strength) + colors * strength).astype(np.uint8)
 
 
-def save_labels(labels: UInt8Array, path: Path, *, command: str) -> None:
+def save_labels(labels: UInt8Array, path: Path, *, command: str, classes: ClassSet = CELEBAMASK) -> None:
     """Write a label map, uint8 (H, W), as an 8-bit palette PNG whose pixel value is the class; as :func:`save_png`."""
     picture = Image.fromarray(labels)
-    picture.putpalette(flat_palette())
+    picture.putpalette(classes.flat_palette())
     save_png(picture, path, command=command)
 
 
-def save_overlay(image: UInt8Array, labels: UInt8Array, path: Path, *, command: str) -> None:
+def save_overlay(
+    image: UInt8Array, labels: UInt8Array, path: Path, *, command: str, classes: ClassSet = CELEBAMASK
+) -> None:
     """Write :func:`overlay` as PNG; as :func:`save_png`."""
-    save_png(Image.fromarray(overlay(image, labels)), path, command=command)
+    save_png(Image.fromarray(overlay(image, labels, classes)), path, command=command)
 
 
 def save_png(picture: Image.Image, path: Path, *, command: str, option: str = "--out") -> None:

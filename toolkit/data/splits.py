@@ -11,12 +11,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fptk.core.classes import check_same
 from fptk.core.dataset import FaceParsingDataset, Sample, pixel_hash_of
 from fptk.core.errors import InputError
 from fptk.core.files import open_regular, reason_of
 from fptk.core.progress import SILENT, Listener
 from fptk.data.folders import FolderDataset
 from fptk.data.layouts import Split, Splits, find_splits
+from fptk.data.photographs import Photographs, PredictedMasks
 from fptk.data.pixels import equal_images
 
 VAL_FRACTION = 0.1
@@ -48,6 +50,7 @@ class Subset:
         self.dataset = dataset
         self.indices = tuple(int(index) for index in indices)
         self.name = name or dataset.name
+        self.classes = dataset.classes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -76,6 +79,7 @@ class ConcatDataset:
 
     Raises:
         ValueError: no data set was given.
+        InputError: two of them have other classes.
     """
 
     def __init__(self, datasets: Sequence[FaceParsingDataset], name: str | None = None) -> None:
@@ -83,6 +87,9 @@ class ConcatDataset:
             raise ValueError("ConcatDataset needs at least one data set")
         self.datasets = tuple(datasets)
         self.name = name or " + ".join(dataset.name for dataset in datasets)
+        self.classes = datasets[0].classes
+        for other in datasets[1:]:
+            check_same(self.classes, datasets[0].name, other.classes, other.name)
         self._ends = tuple(accumulate(len(dataset) for dataset in datasets))
         counts = Counter(key_of(member, i) for member in datasets for i in range(len(member)))
         self._prefixed = any(count > 1 for count in counts.values())
@@ -171,18 +178,20 @@ def key_of(dataset: FaceParsingDataset, index: int) -> str:
 
 
 def image_file(dataset: FaceParsingDataset, index: int) -> Path | None:
-    """The image file of a sample, looked up through subsets and concatenations; None where there is none."""
+    """The image file of a sample, looked up through what wraps it; None where there is none."""
     member, inner = innermost(dataset, index)
-    return member.image_path(inner) if isinstance(member, FolderDataset) else None
+    return member.image_path(inner) if isinstance(member, FolderDataset | Photographs) else None
 
 
 def innermost(dataset: FaceParsingDataset, index: int) -> tuple[FaceParsingDataset, int]:
-    """The data set that a sample comes from, through subsets and concatenations, and its index there."""
+    """The data set that a sample comes from, through what wraps it, and its index there."""
     if isinstance(dataset, Subset):
         return innermost(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
         member, inner = dataset.locate(index)
         return innermost(dataset.datasets[member], inner)
+    if isinstance(dataset, PredictedMasks):
+        return innermost(dataset.dataset, index)
     return dataset, index
 
 

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fptk.core.classes import NUM_CLASSES
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
 
-FILE = "statistics-2.sqlite"
+FILE = "statistics-3.sqlite"
 """Name of the cache file; another layout of an entry, or another way of decoding files, needs another number."""
-_LENGTH = NUM_CLASSES + 6
+_OTHERS = 7
+"""Numbers of an entry behind those of the classes."""
 _ASKED_AT_ONCE = 500
 
 
@@ -30,20 +31,25 @@ class SampleStatistics(NamedTuple):
     """Figures of one face; sums over several faces are sums of the fields."""
 
     class_pixels: npt.NDArray[np.int64]
-    """int64 (19,), pixels of each class."""
+    """int64 (C,), pixels of each class; ignored ones are in none."""
     channel_sums: npt.NDArray[np.int64]
     """int64 (3,), sum of the red, green and blue values 0-255."""
     channel_squares: npt.NDArray[np.int64]
     """int64 (3,), sum of their squares."""
+    pixels: int
+    """Pixels of the face, ignored ones too."""
 
 
-def measure(image: UInt8Array, mask: UInt8Array) -> SampleStatistics:
-    """Count one face: uint8 (H, W, 3) and labels uint8 (H, W)."""
+def measure(image: UInt8Array, mask: UInt8Array, classes: ClassSet) -> SampleStatistics:
+    """Count one face: uint8 (H, W, 3) and labels of ``classes``, uint8 (H, W)."""
     histograms = np.stack([np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)])
     values = np.arange(256, dtype=np.int64)
-    return SampleStatistics(
-        np.bincount(mask.ravel(), minlength=NUM_CLASSES).astype(np.int64), histograms @ values, histograms @ values**2
-    )
+    return SampleStatistics(class_counts(mask, len(classes)), histograms @ values, histograms @ values**2, mask.size)
+
+
+def class_counts(mask: UInt8Array, count: int) -> npt.NDArray[np.int64]:
+    """Pixels of each of ``count`` classes in a mask, int64 (count,); ignored ones are in none."""
+    return np.bincount(mask.ravel(), minlength=count)[:count].astype(np.int64)
 
 
 def mean_and_std(
@@ -54,9 +60,10 @@ def mean_and_std(
     Rounded to 6 digits, far below what one step of an 8-bit pixel can show, so that they read well in a model card. A
     channel that never changes gets the deviation of one step, 1/255.
     """
-    pixels = sum(int(each.class_pixels.sum()) for each in statistics)
+    pixels = sum(each.pixels for each in statistics)
     sums, squares = (
-        np.sum([each[field] for each in statistics], axis=0).astype(np.float64) / pixels for field in (1, 2)
+        np.sum([getattr(each, name) for each in statistics], axis=0).astype(np.float64) / pixels
+        for name in ("channel_sums", "channel_squares")
     )
     mean, std = sums / 255, np.sqrt(np.maximum(squares - sums**2, 1.0)) / 255
     red, green, blue = (tuple(round(float(value), 6) for value in pair) for pair in zip(mean, std, strict=True))
@@ -68,9 +75,9 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fptk"
 
 
-def pair_key(image_sha256: str, mask_sha256: str) -> str:
-    """Key of a face by the hashes (hex) of its two files."""
-    return f"{image_sha256}{mask_sha256}"
+def pair_key(image_sha256: str, mask_sha256: str, classes: ClassSet = CELEBAMASK) -> str:
+    """Key of a face by the hashes (hex) of its two files, and by what the mask means."""
+    return f"{image_sha256}{mask_sha256}{'' if classes == CELEBAMASK else classes.sha256}"
 
 
 class StatisticsCache:
@@ -111,12 +118,13 @@ class StatisticsCache:
 
 
 def _pack(statistics: SampleStatistics) -> bytes:
-    return np.concatenate(statistics).astype("<i8").tobytes()
+    *arrays, pixels = statistics
+    return np.concatenate([*arrays, [pixels]]).astype("<i8").tobytes()
 
 
 def _unpack(numbers: bytes) -> SampleStatistics:
-    """Raises ValueError where the entry has another length."""
+    """Raises ValueError where the entry is too short."""
     values = np.frombuffer(numbers, "<i8").astype(np.int64)
-    if len(values) != _LENGTH:
+    if len(values) <= _OTHERS:
         raise ValueError(f"an entry of {len(values)} numbers")
-    return SampleStatistics(values[:NUM_CLASSES], values[NUM_CLASSES:-3], values[-3:])
+    return SampleStatistics(values[:-_OTHERS], values[-7:-4], values[-4:-1], int(values[-1]))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from fptk.core.classes import flat_palette
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.errors import InputError
-from fptk.core.files import atomic_folder, make_folder, writing
+from fptk.core.files import atomic_folder, make_folder, write_text, writing
 from fptk.core.progress import SILENT, Listener, track
+from fptk.data.class_file import CLASS_FILE, class_file_text
 
 JPEG_QUALITY = 95
 
@@ -18,7 +19,8 @@ JPEG_QUALITY = 95
 def write_dataset(dataset: FaceParsingDataset, folder: Path, split: str = "train", listener: Listener = SILENT) -> Path:
     """Write ``<split>/images/KEY.jpg`` (quality 95) and ``<split>/masks/KEY.png`` (palette PNG) under ``folder``.
 
-    The split folder appears whole or not at all. ``listener`` is told how many samples are written.
+    The split folder appears whole or not at all. A class list that isn't CelebAMask-HQ's goes into
+    ``<folder>/classes.yaml``. ``listener`` is told how many samples are written.
 
     Returns:
         The split folder.
@@ -28,11 +30,14 @@ def write_dataset(dataset: FaceParsingDataset, folder: Path, split: str = "train
     """
     target = check_target(folder, split)
     make_folder(folder)
+    palette = dataset.classes.flat_palette()
     with atomic_folder(target) as temporary:
         for name in ("images", "masks"):
             (temporary / name).mkdir()
         for index in track(listener, range(len(dataset)), f"writing {split}"):
-            _write_pair(dataset[index], temporary)
+            _write_pair(dataset[index], temporary, palette)
+    if dataset.classes.difference(CELEBAMASK):
+        write_text(folder / CLASS_FILE, class_file_text(dataset.classes.without_files()))
     return target
 
 
@@ -51,9 +56,9 @@ def check_target(folder: Path, split: str) -> Path:
     return target
 
 
-def _write_pair(sample: Sample, folder: Path) -> None:
+def _write_pair(sample: Sample, folder: Path, palette: list[int]) -> None:
     """JPEG without chroma subsampling: thin coloured things keep their edges."""
     Image.fromarray(sample.image).save(folder / "images" / f"{sample.key}.jpg", quality=JPEG_QUALITY, subsampling=0)
     mask = Image.fromarray(sample.mask)
-    mask.putpalette(flat_palette())
+    mask.putpalette(palette)
     mask.save(folder / "masks" / f"{sample.key}.png", optimize=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from fptk.core.errors import InputError
-from fptk.recipes.yaml_reader import parse_yaml, read_text
+from fptk.core.yaml_reader import parse_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fptk.core.classes import check_same
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.data import find_duplicates, open_training
@@ -20,13 +21,14 @@ def open_data(recipe: Recipe, data: Sequence[Path]) -> tuple[FaceParsingDataset,
         data: data set roots or split folders; empty for synthetic faces.
 
     Raises:
-        InputError: a folder is no data set, or an image stands in both sets.
+        InputError: a folder is no data set, or an image stands in both sets, or they have different classes.
     """
     count = recipe.data.train_images
     if not data:
         train, val = synthetic(recipe)
         return limit(train, count), val
     train, val = open_training(list(data), val_fraction=recipe.data.val_fraction, seed=recipe.data.seed)
+    check_same(train.classes, train.name, val.classes, val.name)
     twins = find_duplicates(train, val)
     if twins:
         raise InputError(

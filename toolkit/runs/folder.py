@@ -2,7 +2,7 @@
 
 A training leaves ``run.json`` (recipe, data, versions, result), ``best.safetensors`` and ``last.safetensors`` (each
 with its card as ``.json``), ``resume.safetensors``, ``metrics.jsonl`` and ``curves.png``. Later stages add
-``bundles/``, ``rejected/``, ``calibration/``, ``baseline/``, ``bench.json`` and ``stages.json``.
+``bundles/``, ``rejected/``, ``calibration/``, ``baseline/``, ``bench.json``, ``stages.json`` and ``report.html``.
 """
 
 from __future__ import annotations
@@ -185,6 +185,11 @@ class RunFolder:
     def bench(self) -> Path:
         """Measurements of the bundles."""
         return self.path / "bench.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about all of this, for people."""
+        return self.path / "report.html"
 
     @property
     def stages(self) -> Path:

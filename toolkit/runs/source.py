@@ -5,10 +5,12 @@ With no argument, commands take the newest run below ``runs/``, or else the weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError, missing_package
@@ -20,6 +22,9 @@ from fptk.recipes import Recipe, recipe_from
 from fptk.recipes.loading import shipped
 from fptk.runs.data import open_data
 from fptk.runs.folder import CARD, DEFAULT_ROOT, RunFolder
+
+ONNX = ".onnx"
+"""Suffix of a network that is not fptk's."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,13 @@ class ModelSource:
     data: tuple[Path, ...]
     """Data folders that the weights were trained on; empty for synthetic faces and for weights of no run."""
     is_run: bool
+    network: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What describes an ONNX file beside its own ``network.yaml``."""
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the weights are an ONNX file, and no checkpoint of fptk's."""
+        return self.weights.suffix == ONNX
 
     def evaluation_set(self, data: Path | None) -> FaceParsingDataset | None:
         """The validation images: of ``data`` if given, else those of the run; ``None`` for weights of no run."""
@@ -54,14 +66,23 @@ class ModelSource:
         return open_data(self.recipe, self.data)
 
 
-def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
-    """Resolve MODEL (a checkpoint or a run folder), or find the newest run, or the shipped weights.
+def find_source(
+    weights: Path | None, runs: Path = DEFAULT_ROOT, network: Mapping[str, Any] | None = None
+) -> ModelSource:
+    """Resolve MODEL (a checkpoint, a run folder or an ONNX file), or find the newest run, or the shipped weights.
 
-    Weights of no run bring the recipe in their card.
+    Weights of no run bring the recipe in their card; an ONNX file gets the defaults.
+
+    Args:
+        weights: what was given, if anything.
+        runs: folder of runs.
+        network: what describes an ONNX file beside its own ``network.yaml``.
 
     Raises:
         InputError: there is nothing, ``weights`` is neither, or a card is damaged.
     """
+    if network and (weights is None or weights.suffix != ONNX):
+        raise InputError(f"--network describes an ONNX file, and MODEL is {weights or 'not given'}; leave it out")
     if weights is None:
         run = newest_trained_run(runs)
         if run:
@@ -75,7 +96,9 @@ def find_source(weights: Path | None, runs: Path = DEFAULT_ROOT) -> ModelSource:
         return _from_run(RunFolder(weights), RunFolder(weights).best)
     if kind != "file":
         fault = "do not exist" if kind is None else "are no regular file"
-        raise InputError(f"weights {weights} {fault}; give a .safetensors checkpoint or a run folder")
+        raise InputError(f"weights {weights} {fault}; give a .safetensors checkpoint, a run folder or an ONNX file")
+    if weights.suffix == ONNX:
+        return ModelSource(weights, runs / weights.stem, Recipe(), (), is_run=False, network=dict(network or {}))
     run = RunFolder(weights.parent)
     if run.card.is_file():
         return _from_run(run, weights)
@@ -128,7 +151,7 @@ def torch_session(weights: Path, threads: int | None = None) -> Session:
     from fptk.models.checkpoint import load_checkpoint
 
     network, card = load_checkpoint(weights)
-    return TorchSession(network, card.preprocess, threads=threads)
+    return TorchSession(network, card.preprocess, threads=threads, classes=card.class_set)
 
 
 def run_of(bundle: Path) -> ModelSource | None:

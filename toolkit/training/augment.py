@@ -19,9 +19,10 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
-from fptk.core.classes import swap_table
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import Sample, UInt8Array
 from fptk.core.preprocess import PreprocessSpec
+from fptk.data.statistics import class_counts
 from fptk.recipes.schema import AugmentSection
 
 Float32Array = npt.NDArray[np.float32]
@@ -29,7 +30,6 @@ Float32Array = npt.NDArray[np.float32]
 GRAY = np.array([0.299, 0.587, 0.114])
 """Luma of R, G, B (ITU-R BT.601)."""
 
-_SWAP = np.array(swap_table(), np.uint8)
 _REDUCE_ABOVE = 1.75
 """Source pixels per target pixel above which the image is averaged first: bilinear sampling alone would alias."""
 
@@ -115,7 +115,7 @@ def _inside(share: float, side: float) -> float:
     return side / 2 + share * (1 - side)
 
 
-def focus_center(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
+def focus_center(mask: UInt8Array, drawn: Draw, count: int) -> tuple[float, float]:
     """Centre of the part to show.
 
     With a focus, every class present in the image is as likely as any other to be centred on, so a necklace as likely
@@ -124,13 +124,15 @@ def focus_center(mask: UInt8Array, drawn: Draw) -> tuple[float, float]:
     Args:
         mask: uint8 (H, W).
         drawn: ``crop``, ``center`` and ``focus``.
+        count: number of classes.
 
     Returns:
         Shares of width and height.
     """
-    if drawn.focus is None:
+    pixels = None if drawn.focus is None else class_counts(mask, count)
+    if drawn.focus is None or pixels is None or not pixels.any():
         return drawn.center
-    label, rank = focus_rank(np.bincount(mask.ravel()), drawn.focus)
+    label, rank = focus_rank(pixels, drawn.focus)
     row, column = divmod(int(np.flatnonzero(mask == label)[rank]), mask.shape[1])
     margin = drawn.crop / 2
     x, y = ((place + 0.5) / side for place, side in ((column, mask.shape[1]), (row, mask.shape[0])))
@@ -141,7 +143,7 @@ def focus_rank(pixels: npt.NDArray[np.int64], focus: tuple[float, float]) -> tup
     """The class to centre on, and which of its pixels, counted row by row.
 
     Args:
-        pixels: number of each class's pixels in the mask.
+        pixels: number of each class's pixels in the mask, not all 0.
         focus: see :class:`Draw`.
     """
     which, where = focus
@@ -150,29 +152,36 @@ def focus_rank(pixels: npt.NDArray[np.int64], focus: tuple[float, float]) -> tup
     return label, int(where * pixels[label])
 
 
-def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec) -> Warped:
+def warp(sample: Sample, drawn: Draw, size: tuple[int, int], spec: PreprocessSpec, classes: ClassSet) -> Warped:
     """Apply a draw to a sample.
 
-    The image is resampled bilinearly, the mask by nearest neighbour. What comes from outside the photograph is
-    background with the mean colour, so it is 0 after the normalisation.
+    The image is resampled bilinearly, the mask by nearest neighbour. What comes from outside the photograph has the
+    mean colour, so it is 0 after the normalisation, and the label :attr:`~fptk.core.classes.ClassSet.outside`.
 
     Args:
         sample: image and mask of any size.
         drawn: the parameters.
         size: height and width of the result.
         spec: whose mean fills the outside.
+        classes: what the mask holds.
     """
     image, mask = Image.fromarray(sample.image), Image.fromarray(sample.mask)
     factor = reduction(sample.mask.shape, size, drawn.zoom)
     if factor > 1:
         image = image.reduce(factor)
     fill = tuple(round(255 * value) for value in spec.mean)
-    drawn = replace(drawn, center=focus_center(sample.mask, drawn))
+    drawn = replace(drawn, center=focus_center(sample.mask, drawn, len(classes)))
     turned = _filtered(_transform(image, drawn, size, Image.Resampling.BILINEAR, fill), drawn)
-    labels = np.asarray(_transform(mask, drawn, size, Image.Resampling.NEAREST, 0))
+    labels = np.asarray(_transform(mask, drawn, size, Image.Resampling.NEAREST, classes.outside))
     if drawn.flip and drawn.swap_labels:
-        labels = _SWAP[labels]
+        labels = swap_labels(classes)[labels]
     return Warped(turned, labels, color_matrix(drawn, float(turned[::4, ::4].mean(axis=(0, 1)) @ GRAY)))
+
+
+@lru_cache(maxsize=4)
+def swap_labels(classes: ClassSet) -> UInt8Array:
+    """Label of each label after a horizontal flip, uint8 (256,)."""
+    return np.array(classes.swap_table(), np.uint8)
 
 
 def reduction(source: tuple[int, ...], size: tuple[int, int], zoom: float) -> int:

@@ -66,6 +66,7 @@ class DecodedCache:
 
     def __init__(self, dataset: FaceParsingDataset, limit_bytes: int) -> None:
         self._dataset = dataset
+        self.classes = dataset.classes
         self._samples: dict[int, Sample] = {}
         self._room = limit_bytes
         self._lock = threading.Lock()
@@ -108,7 +109,7 @@ class Batches:
 
     def warped(self, pick: Pick, size: tuple[int, int]) -> Warped:
         """One image with its augmentation, at ``size``."""
-        return warp(self._read(pick.image), pick.drawn, size, self._spec)
+        return warp(self._read(pick.image), pick.drawn, size, self._spec, self._read.classes)
 
     def mixed(self, place: Place, size: tuple[int, int], share: float) -> Mixed:
         """One position's image, blended with its partner or with a part of it pasted in.

@@ -20,7 +20,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def class_pixels(statistics: Sequence[SampleStatistics]) -> npt.NDArray[np.int64]:
-    """Pixels of each class in each image, int64 (N, 19)."""
+    """Pixels of each class in each image, int64 (N, C)."""
     return np.stack([each.class_pixels for each in statistics])
 
 
@@ -47,7 +47,7 @@ def measure_all(
 
         def of_one(index: int) -> SampleStatistics:
             key = keys[index]
-            return known[key] if key in known else measure(*read(index)[:2])
+            return known[key] if key in known else measure(*read(index)[:2], dataset.classes)
 
         found = list(pool.map(of_one, range(len(dataset))))
     if cache is not None:
@@ -63,7 +63,7 @@ def _key(dataset: FaceParsingDataset, index: int) -> str | None:
         return None
     path = member.mask_path(inner)
     try:
-        return pair_key(member.content_hash(inner), sha256_file(path))
+        return pair_key(member.content_hash(inner), sha256_file(path), member.classes)
     except OSError as error:
         raise InputError(f"mask {path} cannot be read: {error.strerror}") from error
 
@@ -75,7 +75,7 @@ def repeat_factors(pixels: npt.NDArray[np.int64], threshold: float) -> Float64Ar
     al., LVIS, 2019).
 
     Args:
-        pixels: int64 (N, 19) of :func:`class_pixels`.
+        pixels: int64 (N, C) of :func:`class_pixels`.
         threshold: share below which a class counts as rare.
 
     Returns:
@@ -92,10 +92,10 @@ def sqrt_median_frequency(pixels: npt.NDArray[np.int64]) -> Float64Array:
     """Weight of each class, sqrt(median frequency / frequency) over the classes that occur, 1 for the others.
 
     Args:
-        pixels: int64 (N, 19) of :func:`class_pixels`.
+        pixels: int64 (N, C) of :func:`class_pixels`.
 
     Returns:
-        float64 (19,), positive.
+        float64 (C,), positive.
     """
     frequency = pixels.sum(axis=0) / pixels.sum()
     seen = frequency > 0
@@ -116,11 +116,11 @@ def inverse_log_frequency(pixels: npt.NDArray[np.int64], eps: float) -> Float64A
     - between, log(f + eps) crosses 0 among the classes: weights of both signs, which is refused.
 
     Args:
-        pixels: int64 (N, 19) of :func:`class_pixels`.
+        pixels: int64 (N, C) of :func:`class_pixels`.
         eps: positive.
 
     Returns:
-        float64 (19,).
+        float64 (C,).
 
     Raises:
         InputError: f + eps lies above 1 for some classes and below for others, or is 1.
@@ -137,7 +137,7 @@ def inverse_log_frequency(pixels: npt.NDArray[np.int64], eps: float) -> Float64A
 
 
 def class_weights(section: LossSection, pixels: npt.NDArray[np.int64]) -> Float64Array:
-    """Weights of the classes, float64 (19,), as the recipe's loss asks for them (not ``none``).
+    """Weights of the classes, float64 (C,), as the recipe's loss asks for them (not ``none``).
 
     Raises:
         InputError: see :func:`inverse_log_frequency`.

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fptk.core.charts import chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Panel(NamedTuple):
+    """What one part of the picture shows."""
+
+    title: str
+    keys: tuple[str, ...]
+    """Of the lines of ``metrics.jsonl``."""
+    is_score: bool = False
+    """Whether the best validation is marked."""
+
+
+PANELS = (
+    Panel("loss", ("loss", "ce", "dice", "val_loss")),
+    Panel("validation", ("f1", "f1_challenge", "miou"), is_score=True),
+    Panel("learning rate", ("lr",)),
+)
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
@@ -19,21 +40,22 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         InputError: matplotlib is not installed, or the file cannot be written.
     """
     with chart(path, (12, 3.6), "train") as figure:
-        loss, scores, rate = figure.subplots(1, 3)
-        panels = (
-            (loss, "loss", ("loss", "ce", "dice", "val_loss")),
-            (scores, "validation", ("f1", "f1_challenge", "miou")),
-            (rate, "learning rate", ("lr",)),
-        )
-        epochs = [record["epoch"] for record in records]
-        for axes, title, keys in panels:
-            for key in keys:
-                values = [record.get(key) for record in records]  # an older fptk recorded no val_loss
-                axes.plot(epochs, values, label=key, marker="." if len(epochs) < 40 else "")
-            axes.set(title=title, xlabel="epoch")
+        for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+            plot_panel(axes, records, panel)
             axes.grid(alpha=0.3)
-            if len(keys) > 1:
-                axes.legend()
+
+
+def plot_panel(axes: Axes, records: list[dict[str, Any]], panel: Panel) -> None:
+    """Draw one panel; ``records`` holds at least one."""
+    epochs = [record["epoch"] for record in records]
+    for key in panel.keys:
+        found = [record.get(key) for record in records]  # an older fptk recorded no val_loss
+        values = [math.nan if value is None else float(value) for value in found]
+        axes.plot(epochs, values, label=key, marker="." if len(epochs) < 40 else "")
+    axes.set(title=panel.title, xlabel="epoch")
+    if len(panel.keys) > 1:
+        axes.legend()
+    if panel.is_score:
         best = max(records, key=lambda record: float(record["f1"]))
-        scores.axvline(best["epoch"], color="grey", linewidth=0.8)
-        scores.set_title(f"validation (best f1 {best['f1']:.4f})")
+        axes.axvline(best["epoch"], color="grey", linewidth=0.8)
+        axes.set_title(f"{panel.title} (best f1 {best['f1']:.4f})")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fptk.core.classes import swap_table
+from fptk.core.classes import ClassSet
 from fptk.core.preprocess import PreprocessSpec
 from fptk.training.augment import GRAY, constant, focus_rank, reduction, turn
 from fptk.training.positions import Pick
@@ -142,7 +142,7 @@ def warp_batch(pixels: Resident, layout: Layout, spec: PreprocessSpec) -> Warped
             where = _upload(np.array(part, np.int64), device)
             own = _Columns(*(column[where] for column in columns))
             images[where] = _image(pixels.level(factor).words, own, size, spec)
-            masks[where] = _labels(pixels.full.words, own, size)
+            masks[where] = _labels(pixels.full.words, own, size, pixels.classes)
     _filter(images, layout.picks)
     return WarpedBatch(images, masks, _color(columns, images))
 
@@ -162,12 +162,12 @@ def _focused(columns: _Columns, pixels: Resident, picks: Sequence[Pick]) -> _Col
     """Centres of crops that are to lie on a class moved there: ``fptk.training.augment.focus_center`` on the device."""
     center_x, center_y = columns.center_x, columns.center_y
     for at, (index, drawn) in enumerate(picks):
-        if drawn.focus is None:
+        if drawn.focus is None or not pixels.class_pixels[index].any():
             continue
         label, rank = focus_rank(pixels.class_pixels[index], drawn.focus)
         height, width = _extent(pixels.full, index)
         start = int(pixels.full.starts[index])
-        is_label = pixels.full.words[start : start + height * width] >> 24 == label
+        is_label = _label(pixels.full.words[start : start + height * width]) == label
         place = torch.searchsorted(is_label.cumsum(0, dtype=torch.int32), rank + 1)
         margin = drawn.crop / 2
         center_x[at] = ((place % width + 0.5) / width).clamp(margin, 1 - margin)
@@ -231,16 +231,21 @@ def _image(words: Tensor, own: _Columns, size: tuple[int, int], spec: Preprocess
     return torch.stack(channels, dim=3)
 
 
-def _labels(words: Tensor, own: _Columns, size: tuple[int, int]) -> Tensor:
+def _labels(words: Tensor, own: _Columns, size: tuple[int, int], classes: ClassSet) -> Tensor:
     """Nearest neighbours, uint8 (B, H, W), left and right exchanged where the image is mirrored."""
     at = _coordinates((own.mask_a, own.mask_b, own.mask_d, own.mask_e), (own.mask_height, own.mask_width), own, size)
     width, height, start = (
         column.long()[:, None, None] for column in (own.mask_width, own.mask_height, own.mask_start)
     )
     x, y = torch.minimum(at.x.long().clamp(min=0), width - 1), torch.minimum(at.y.long().clamp(min=0), height - 1)
-    labels = torch.where(at.inside, words[start + y * width + x] >> 24, 0)
-    table = constant(tuple(float(label) for label in swap_table()), words.device)
+    labels = torch.where(at.inside, _label(words[start + y * width + x]), classes.outside)
+    table = constant(tuple(float(label) for label in classes.swap_table()), words.device)
     return torch.where(own.swap.bool()[:, None, None], table[labels], labels.float()).to(torch.uint8)
+
+
+def _label(words: Tensor) -> Tensor:
+    """The last byte of each word; the shift alone would keep its sign."""
+    return words >> 24 & 255
 
 
 def _filter(images: Tensor, picks: Sequence[Pick]) -> None:

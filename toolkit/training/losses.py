@@ -12,6 +12,8 @@ with e = 1. Cross-entropy and Dice are equations 21-23 of the MicroSegFormer pap
 (2017) over the softmax; the class weights w_c are in :mod:`fptk.training.class_balance`. Dice is not linear in its
 sums: averaging the Dice losses of two half batches is not the Dice loss of the batch. So each sum is taken over all
 processes first (:func:`global_sum`).
+
+Ignored pixels are in none of the sums, and their gradient is exactly zero.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fptk.core.classes import IGNORE
 from fptk.recipes.schema import LossSection
 from fptk.training.lovasz import lovasz_softmax
 from fptk.training.softmax_sums import softmax_sums
@@ -109,17 +112,20 @@ def near_border(target: Tensor, width: int) -> Tensor:
     """Which pixels have another label within ``width`` pixels (a square window).
 
     Args:
-        target: int64 (B, H, W).
+        target: int64 (B, H, W); ignored pixels make no border.
         width: at least 1.
 
     Returns:
         bool (B, H, W).
     """
     labels = target.to(torch.uint8)
+    # Ignored, the highest label there is, is never the lowest of several, and as 0 never the highest.
+    counted = torch.where(labels == IGNORE, 0, labels)
     highest, lowest = (
-        _spread(_spread(labels, width, 1, pick), width, 2, pick) for pick in (torch.maximum, torch.minimum)
+        _spread(_spread(each, width, 1, pick), width, 2, pick)
+        for each, pick in ((counted, torch.maximum), (labels, torch.minimum))
     )
-    return highest != lowest
+    return highest > lowest
 
 
 def _spread(labels: Tensor, width: int, dim: int, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -137,14 +143,15 @@ class SegmentationLoss(nn.Module):
 
     Args:
         section: weights and variants.
-        class_weights: float (19,) for the cross-entropy; None for ones.
+        class_weights: float (C,) for the cross-entropy; None for ones.
+        ignores: whether targets may hold ignored pixels; telling them apart takes a little time.
     """
 
     class_weights: Tensor | None
 
-    def __init__(self, section: LossSection, class_weights: Tensor | None = None) -> None:
+    def __init__(self, section: LossSection, class_weights: Tensor | None = None, *, ignores: bool = False) -> None:
         super().__init__()
-        self.section = section
+        self.section, self.ignores = section, ignores
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, logits: Tensor, target: Tensor, partner: Tensor | None = None, share: float = 1.0) -> LossParts:
@@ -152,7 +159,7 @@ class SegmentationLoss(nn.Module):
 
         Args:
             logits: float (B, C, H, W), unbounded.
-            target: int64 (B, H, W), values 0 to C - 1.
+            target: int64 (B, H, W), values 0 to C - 1, or :data:`fptk.core.classes.IGNORE`.
             partner: labels of the images that MixUp mixed in, as ``target``; None for unmixed images.
             share: weight of ``target`` against ``partner``, 0-1: the loss is ``share L(target) + (1 - share)
                 L(partner)`` (Zhang et al., mixup, 2018).
@@ -165,11 +172,15 @@ class SegmentationLoss(nn.Module):
 
     def sums(self, logits: Tensor, target: Tensor) -> LossSums:
         """This batch's sums; arguments as of :meth:`forward`."""
-        section, labels = self.section, target.flatten(1)
-        weights = self._pixel_weights(target)
-        pixels = softmax_sums(logits, target, weights, section.focal_gamma if section.focal else None)
+        section = self.section
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        counted = (target != IGNORE).flatten(1).to(kind) if self.ignores else None
+        labels = target if counted is None else torch.where(target == IGNORE, 0, target)
+        weights = self._pixel_weights(target, labels, counted)
+        pixels = softmax_sums(logits, labels, weights, section.focal_gamma if section.focal else None, counted)
         truth = torch.zeros_like(pixels.overlap)
-        truth.scatter_add_(1, labels, torch.ones_like(labels, dtype=truth.dtype))
+        ones = torch.ones_like(labels.flatten(1), dtype=truth.dtype) if counted is None else counted.to(truth.dtype)
+        truth.scatter_add_(1, labels.flatten(1), ones)
         return LossSums(
             nll=pixels.nll,
             weight=truth.sum() if weights is None else weights.sum(),
@@ -184,26 +195,36 @@ class SegmentationLoss(nn.Module):
         """The loss of sums; ``across`` adds what other processes have."""
         section = self.section
         terms = {
-            "ce": across(sums.nll) / across(sums.weight),
+            "ce": across(sums.nll) / self._positive(across(sums.weight)),
             "dice": self._dice(sums, across),
             "focal": sums.focal,
             "lovasz": sums.lovasz.sum(),
         }
         if section.focal:
-            terms["focal"] = section.focal_alpha * across(sums.focal) / across(sums.truth.sum())
+            terms["focal"] = section.focal_alpha * across(sums.focal) / self._positive(across(sums.truth.sum()))
         if section.lovasz:
             terms["lovasz"] = _mean(sums.lovasz, across)
         weighted = [getattr(section, name) * terms[name] for name in TERMS if getattr(section, name)]
         total = torch.stack(weighted).sum()
         return LossParts(total, *(terms[name].detach() for name in TERMS))
 
-    def _pixel_weights(self, target: Tensor) -> Tensor | None:
-        """Weight of each pixel in the cross-entropy, (B, H W); None for ones."""
-        weights = None if self.class_weights is None else self.class_weights[target.flatten(1)]
+    def _positive(self, total: Tensor) -> Tensor:
+        """A sum that is divided by: over ignored pixels alone it is 0, and so is what it divides."""
+        return total.clamp_min(torch.finfo(total.dtype).tiny) if self.ignores else total
+
+    def _pixel_weights(self, target: Tensor, labels: Tensor, counted: Tensor | None) -> Tensor | None:
+        """Weight of each pixel in the cross-entropy, (B, H W); None for ones.
+
+        Args:
+            target: int64 (B, H, W).
+            labels: the same with 0 where the pixel is ignored.
+            counted: (B, H W), 0 where the pixel is ignored and else 1; None where none is.
+        """
+        weights = None if self.class_weights is None else self.class_weights[labels.flatten(1)]
         if self.section.boundary:
             factor = 1 + self.section.boundary * near_border(target, self.section.boundary_width).flatten(1)
             weights = factor if weights is None else weights * factor
-        return weights
+        return weights if counted is None else counted if weights is None else weights * counted
 
     def _dice(self, sums: LossSums, across: Callable[[Tensor], Tensor]) -> Tensor:
         """L_dice over the batch or over each image."""
@@ -213,7 +234,7 @@ class SegmentationLoss(nn.Module):
         overlap, predicted, truth = columns
         ratio = (2 * overlap + SMOOTHING) / (predicted + truth + SMOOTHING)
         counted = truth > 0 if self.section.dice_classes == "present" else torch.ones_like(truth, dtype=torch.bool)
-        loss = 1 - (ratio * counted).sum(dim=1) / counted.sum(dim=1)
+        loss = 1 - (ratio * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
         return _mean(loss, across) if self.section.dice_over == "image" else loss.squeeze(0)
 
 

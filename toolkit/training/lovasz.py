@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fptk.core.classes import IGNORE
+
 
 def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
     """Loss of each image, averaged over the classes present in its truth.
@@ -16,7 +18,7 @@ def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: float (B, C, H, W).
-        target: int64 (B, H, W), values 0 to C - 1.
+        target: int64 (B, H, W), values 0 to C - 1, or :data:`fptk.core.classes.IGNORE` for pixels that are left out.
 
     Returns:
         float32 (B,) (float64 for float64 logits), each 0 to 1, with gradient.
@@ -30,6 +32,11 @@ def lovasz_softmax(logits: Tensor, target: Tensor) -> Tensor:
 def _of_image(logits: Tensor, labels: Tensor) -> Tensor:
     """Loss of one image: logits (C, N), labels (N,)."""
     present = torch.unique(labels)
+    if present[-1] == IGNORE:
+        counted = labels != IGNORE
+        logits, labels, present = logits[:, counted], labels[counted], present[:-1]
+    if not len(present):
+        return logits.sum()  # of no pixel: 0
     p = logits.softmax(dim=0)[present]
     truth = (labels == present.unsqueeze(1)).to(p.dtype)
     errors, order = (truth - p).abs().sort(dim=1, descending=True)

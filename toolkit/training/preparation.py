@@ -111,10 +111,10 @@ def prepare(
         spec = spec.model_copy(update={"mean": mean, "std": std})
     order = Order(len(train_set), recipe.seed, factors)
     positions = Positions(recipe, plan, order, rank, world)
-    loss = SegmentationLoss(recipe.loss, weights)
+    loss = SegmentationLoss(recipe.loss, weights, ignores=train_set.classes.ignores)
     if on_device(recipe, read, len(train_set), device):
         workers = recipe.data.workers or max(1, usable_cores() // world)
-        pixels = load_resident(read, len(train_set), device, workers, listener)
+        pixels = load_resident(read, len(train_set), device, workers, train_set.classes, listener)
         listener.say(f"{len(train_set)} training images lie on {device}, {pixels.bytes / 1e9:.2f} GB")
         return Prepared(DeviceBatches(positions, pixels, spec), loss, spec)
     workers = recipe.data.workers or default_workers(world)

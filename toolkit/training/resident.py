@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fptk.core.classes import NUM_CLASSES
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import Sample
 from fptk.core.progress import SILENT, Listener, track
+from fptk.data.statistics import class_counts
 from fptk.training.ahead import ahead
 
 BYTES_A_PIXEL = 4
@@ -42,11 +43,12 @@ class Resident:
 
     Args:
         full: all images at their own size, with labels.
-        class_pixels: int64 (N, 19), pixels of each class in each mask.
+        class_pixels: int64 (N, C), pixels of each class in each mask.
+        classes: what the masks hold.
     """
 
-    def __init__(self, full: Level, class_pixels: npt.NDArray[np.int64]) -> None:
-        self.class_pixels = class_pixels
+    def __init__(self, full: Level, class_pixels: npt.NDArray[np.int64], classes: ClassSet) -> None:
+        self.class_pixels, self.classes = class_pixels, classes
         self._levels = {1: full}
 
     @property
@@ -81,7 +83,12 @@ def fits(read: Callable[[int], Sample], count: int, device: torch.device) -> boo
 
 
 def load(
-    read: Callable[[int], Sample], count: int, device: torch.device, workers: int, listener: Listener = SILENT
+    read: Callable[[int], Sample],
+    count: int,
+    device: torch.device,
+    workers: int,
+    classes: ClassSet,
+    listener: Listener = SILENT,
 ) -> Resident:
     """Decode a whole data set onto a device.
 
@@ -90,6 +97,7 @@ def load(
         count: number of images, at least 1.
         device: where they go.
         workers: threads that decode.
+        classes: what the masks hold.
         listener: told how many are there.
 
     Raises:
@@ -97,21 +105,21 @@ def load(
     """
     words: list[Tensor] = []
     sizes: list[tuple[int, ...]] = []
-    classes: list[npt.NDArray[np.int64]] = []
-    packs = ahead(lambda index: _packed(read(index)), count, workers)
+    counts: list[npt.NDArray[np.int64]] = []
+    packs = ahead(lambda index: _packed(read(index), len(classes)), count, workers)
     for packed, size, pixels in track(listener, packs, "decoding", count):
         words.append(torch.from_numpy(packed).to(device))
         sizes.append(size)
-        classes.append(pixels)
+        counts.append(pixels)
     extents = np.array(sizes, np.int64)
-    return Resident(Level(torch.cat(words), _starts(extents), extents), np.stack(classes))
+    return Resident(Level(torch.cat(words), _starts(extents), extents), np.stack(counts), classes)
 
 
-def _packed(sample: Sample) -> tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[np.int64]]:
+def _packed(sample: Sample, classes: int) -> tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[np.int64]]:
     """Words (H W,), size and pixels of each class of one sample."""
     words = np.empty((*sample.mask.shape, 4), np.uint8)
     words[..., :3], words[..., 3] = sample.image, sample.mask
-    counts = np.bincount(sample.mask.ravel(), minlength=NUM_CLASSES)
+    counts = class_counts(sample.mask, classes)
     return words.view("<i4").ravel().astype(np.int32, copy=False), sample.mask.shape, counts
 
 

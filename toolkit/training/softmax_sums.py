@@ -26,7 +26,11 @@ class PixelSums(NamedTuple):
 
 
 def softmax_sums(
-    logits: Tensor, target: Tensor, pixel_weights: Tensor | None = None, gamma: float | None = None
+    logits: Tensor,
+    target: Tensor,
+    pixel_weights: Tensor | None = None,
+    gamma: float | None = None,
+    counted: Tensor | None = None,
 ) -> PixelSums:
     """Sums over pixels.
 
@@ -35,8 +39,10 @@ def softmax_sums(
         target: int64 (B, H, W), values 0 to C - 1.
         pixel_weights: float (B, H W), w_i of the first sum; None for ones.
         gamma: exponent of the second sum, at least 0; None leaves it out.
+        counted: float (B, H W), 0 for pixels that are in no sum and 1 for the others; None where all are. The first
+            sum leaves a pixel out by its weight, which must then be 0.
     """
-    return PixelSums(*_SoftmaxSums.apply(logits, target, pixel_weights, gamma))  # type: ignore[no-untyped-call]
+    return PixelSums(*_SoftmaxSums.apply(logits, target, pixel_weights, gamma, counted))  # type: ignore[no-untyped-call]
 
 
 class _SoftmaxSums(torch.autograd.Function):
@@ -44,7 +50,12 @@ class _SoftmaxSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, pixel_weights: Tensor | None, gamma: float | None
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        pixel_weights: Tensor | None,
+        gamma: float | None,
+        counted: Tensor | None,
     ) -> tuple[Tensor, ...]:
         B, C = logits.shape[:2]
         by_pixel, classes = _class_dimension(logits)
@@ -56,24 +67,24 @@ class _SoftmaxSums(torch.autograd.Function):
         for part in _parts(logits):
             torch.softmax(by_pixel[part].to(dtype), dim=classes, out=p[part])
             true_p[part] = p[part].gather(classes, labels[part].unsqueeze(classes)).squeeze(classes)
-            predicted[part] = p[part].sum(dim=3 - classes)
+            predicted[part] = _summed(p[part], classes, None if counted is None else counted[part])
         log_p = _log(true_p)
-        focal = true_p.new_zeros(()) if gamma is None else -((1 - true_p).clamp_min(0).pow_(gamma) * log_p).sum()
+        focal = true_p.new_zeros(()) if gamma is None else -_left(_focal(true_p, log_p, gamma), counted).sum()
         nll = -(log_p if pixel_weights is None else log_p.mul_(pixel_weights)).sum()
-        overlap = torch.zeros_like(predicted).scatter_add_(1, labels, true_p)
-        ctx.save_for_backward(p, true_p, labels, pixel_weights)
+        overlap = torch.zeros_like(predicted).scatter_add_(1, labels, _left(true_p, counted))
+        ctx.save_for_backward(p, true_p, labels, pixel_weights, counted)
         ctx.layout = (logits.shape, logits.dtype, classes)
         ctx.gamma = gamma
         return nll, focal, overlap, predicted
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Gradient of the logits.
 
         With a = d/d predicted, b = d/d overlap, w = - p_it d/d p_it of the two scalar sums, all of the pixel's true
         class t where an index is left out: ``dz_ic = p_ic (a_c + w - sum_k p_ik a_k - p_it b) + g_ic (p_it b - w)``.
         """
-        p, true_p, labels, pixel_weights = ctx.saved_tensors
+        p, true_p, labels, pixel_weights, counted = ctx.saved_tensors
         shape, dtype, classes = ctx.layout
         nll, focal, overlap, predicted = gradients
         out = torch.empty(p.shape, dtype=dtype, device=p.device)
@@ -86,10 +97,27 @@ class _SoftmaxSums(torch.autograd.Function):
             a = predicted[part].unsqueeze(3 - classes)
             mixed = torch.matmul(*((p[part], a.mT) if classes == 2 else (a.mT, p[part])))
             dz = (a + (w - b).unsqueeze(classes) - mixed).mul_(p[part])
-            out[part] = dz.scatter_add_(classes, at.unsqueeze(classes), (b - w).unsqueeze(classes))
+            dz.scatter_add_(classes, at.unsqueeze(classes), (b - w).unsqueeze(classes))
+            out[part] = dz if counted is None else dz.mul_(counted[part].unsqueeze(classes))
         B, C, H, W = shape
         logits = out.view(B, C, H, W) if classes == 1 else out.view(B, H, W, C).permute(0, 3, 1, 2)
-        return logits, None, None, None
+        return logits, None, None, None, None
+
+
+def _focal(p: Tensor, log_p: Tensor, gamma: float) -> Tensor:
+    return (1 - p).clamp_min(0).pow_(gamma) * log_p
+
+
+def _summed(p: Tensor, classes: int, counted: Tensor | None) -> Tensor:
+    """Sum over the pixels that count, (B, C)."""
+    if counted is None:
+        return p.sum(dim=3 - classes)
+    return torch.matmul(p if classes == 1 else p.mT, counted.unsqueeze(2)).squeeze(2)
+
+
+def _left(values: Tensor, counted: Tensor | None) -> Tensor:
+    """``values`` with 0 for pixels that do not count."""
+    return values if counted is None else values * counted
 
 
 def _log(p: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES, ClassSet, check_same
 from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import InputError
 from fptk.core.files import kind_of, make_folder, sha256_file
 from fptk.core.progress import SILENT, Listener
+from fptk.data.class_file import class_set_of
 from fptk.data.identity import Identity, check_files, identity_of
 from fptk.models import count_parameters, create_model, load_weights
 from fptk.models.network import FaceParsingNetwork
@@ -72,12 +74,13 @@ def train(
             return TrainResult(out=run.path, **finished)
         if resume:
             by_first(accelerator, lock.acquire)
-        model = make_model(recipe, None if resume else init_weights)
-        sets = open_data(recipe, data)
         listener = listener if accelerator.is_main_process else SILENT
+        classes = classes_of(data)
+        model = make_model(recipe, None if resume else init_weights, classes, listener)
+        sets = open_data(recipe, data)
         identity = by_first(accelerator, lambda: _checked(recipe, sets, listener) if data else None)
         if resume:
-            by_first(accelerator, lambda: _take_up(run, data, identity))
+            by_first(accelerator, lambda: _take_up(run, data, identity, classes))
             if (finished := by_first(accelerator, run.finished)) is not None:
                 return TrainResult(out=run.path, **finished)
         facts = {**_facts(model, *sets, None if resume else init_weights), "data_identity": identity}
@@ -134,8 +137,10 @@ def _begin(run: RunFolder, lock: RunLock, recipe: Recipe, data: Sequence[Path], 
     run.start(recipe, data, facts)
 
 
-def _take_up(run: RunFolder, data: Sequence[Path], identity: Identity | None) -> None:
-    """Check that the faces are still the run's own, and note where they lie now."""
+def _take_up(run: RunFolder, data: Sequence[Path], identity: Identity | None, classes: ClassSet) -> None:
+    """Check that the faces and their classes are still the run's own, and note where they lie now."""
+    began = ClassSet(names=run.read().get("classes") or CELEBAMASK.names)
+    check_same(began, f"the training in {run.path}", classes, "its data")
     run.check_same(run.data_difference(data, identity))
     run.sweep()
     run.move_data(data)
@@ -162,14 +167,28 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=amp)
 
 
-def make_model(recipe: Recipe, init_weights: Path | None) -> FaceParsingNetwork:
-    """The recipe's network, with seeded or given weights, inside the budget.
+def make_model(
+    recipe: Recipe, init_weights: Path | None, classes: ClassSet = CELEBAMASK, listener: Listener = SILENT
+) -> FaceParsingNetwork:
+    """The recipe's network for a class list, with seeded or given weights, inside the budget.
+
+    Args:
+        recipe: network, seed and budget.
+        init_weights: see :func:`train`. Of weights for another class list, everything but the classifier is taken.
+        classes: what its labels are to mean.
+        listener: told where something is not taken.
 
     Raises:
         InputError: unknown network or option, over the budget, or weights that do not fit.
     """
     torch.manual_seed(torch_seed(recipe.seed, Stream.WEIGHTS))
-    model = create_model(recipe.model.name, **recipe.model.options)
+    if recipe.model.options.get("num_classes", len(classes)) != len(classes):
+        raise InputError(
+            f"model.options.num_classes is {recipe.model.options['num_classes']}, the data set has {classes.words}: "
+            "leave the option out, the data set decides"
+        )
+    sized = {"num_classes": len(classes)} if len(classes) != NUM_CLASSES else {}
+    model = create_model(recipe.model.name, **{**recipe.model.options, **sized})
     count = count_parameters(model)
     budget = recipe.model.param_budget
     if count > budget:
@@ -178,8 +197,22 @@ def make_model(recipe: Recipe, init_weights: Path | None) -> FaceParsingNetwork:
             f"choose a smaller network, or allow it with --param-budget {count}"
         )
     if init_weights is not None:
-        load_weights(model, checkpoint_of(init_weights))
+        left = load_weights(model, checkpoint_of(init_weights), classes)
+        if left:
+            listener.say(f"{init_weights} has other classes than the data: taken but for {', '.join(left)}")
     return model
+
+
+def classes_of(data: Sequence[Path]) -> ClassSet:
+    """Class list of the data folders; CelebAMask-HQ's for drawn faces.
+
+    Raises:
+        InputError: two folders have different ones, or one is damaged.
+    """
+    found = [class_set_of(folder) for folder in data]
+    for folder, other in zip(data[1:], found[1:], strict=True):
+        check_same(found[0], str(data[0]), other, str(folder))
+    return found[0] if found else CELEBAMASK
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -192,6 +225,7 @@ def _facts(
 ) -> dict[str, Any]:
     return {
         "parameters": count_parameters(model),
+        "classes": train_set.classes.names,
         "train_set": train_set.name,
         "train_images": len(train_set),
         "val_set": val_set.name,

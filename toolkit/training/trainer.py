@@ -257,7 +257,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             records = self.run.records()
             scores = {name: records[-1][name] for name in SCORES} if records else {}
-            save_weights(self.run.last, self.state, self.spec, self.run, scores)
+            save_weights(self.run.last, self.state, self.spec, self.run, scores, self.train_set.classes)
             self.run.finish({key: value for key, value in asdict(result).items() if key != "out"})
         self.accelerator.wait_for_everyone()
         return result

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fptk.core.classes import ClassSet
 from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.host import usable_cores
 from fptk.core.metrics import ConfusionMatrix
@@ -65,7 +66,7 @@ def score(
     Raises:
         InputError: a file of the data set is damaged.
     """
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix(dataset.classes)
     sums: list[LossSums] = []
     with TorchSession(model, spec, device=str(device)) as session, torch.inference_mode():
         gpu = device.type == "cuda"
@@ -160,7 +161,7 @@ class Validation:
         counters.seconds += time.perf_counter() - started
         if state.accelerator.is_main_process:
             if best:
-                save_weights(self.run.best, state, self.spec, self.run, values)
+                save_weights(self.run.best, state, self.spec, self.run, values, self.dataset.classes)
             self.run.append(record)
             draw_curves(self.run.records(), self.run.curves)
         return Validated(record, best, loss)
@@ -184,7 +185,12 @@ class Validation:
 
 
 def save_weights(
-    path: Path, state: TrainingState, spec: PreprocessSpec, run: RunFolder, scores: dict[str, float]
+    path: Path,
+    state: TrainingState,
+    spec: PreprocessSpec,
+    run: RunFolder,
+    scores: dict[str, float],
+    classes: ClassSet,
 ) -> None:
     """Write the averaged weights with a card that says what they are, how they came about and what they score.
 
@@ -198,6 +204,9 @@ def save_weights(
     card = CheckpointCard(
         model=recipe.model.name,
         options=model.options,
+        classes=classes.names,
+        palette=classes.palette,
+        swap_pairs=classes.swap_pairs,
         num_parameters=count_parameters(model),
         preprocess=spec,
         epoch=int(state.plan.epoch_before(counters.step)),

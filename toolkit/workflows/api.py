@@ -137,7 +137,7 @@ def predict(session: Session, image: UInt8Array | AnyPath) -> UInt8Array:
         image: uint8 (H, W, 3) RGB, or the path of an image file.
 
     Returns:
-        Labels, uint8 (H, W), values 0-18: indices into ``fptk.core.classes.CLASSES``.
+        Labels, uint8 (H, W): indices into ``session.classes.names``.
 
     Raises:
         InputError: the file is no image.
@@ -156,6 +156,7 @@ def build(
     gate: GatePolicy | None = FROM_RECIPE,
     out: AnyPath | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    network: Mapping[str, Any] | None = None,
     command: str = "fptk.build",
     listener: Listener = SILENT,
     **plan: Any,
@@ -163,15 +164,17 @@ def build(
     """Build engines, score each as it was built, and judge it.
 
     Args:
-        model: what to build from: a run or a checkpoint; ``None`` as in :func:`load`.
+        model: what to build from: a run, a checkpoint or an ONNX file; ``None`` as in :func:`load`.
         targets: names of engines, e.g. ``openvino``; ``all`` for every one that builds on this host.
         precisions: ``fp32``, ``bf16``, ``fp16``, ``int8``; each is built by the targets that have it.
         data: evaluation data; ``None`` takes the validation images of the run.
-        calibration: folder of calibration images, or a list of training images; ``None`` chooses from the training
-            images of the run.
+        calibration: data set or folder of photographs without masks to calibrate on, or a list of training images;
+            ``None`` chooses from the training images of the run.
         gate: what an engine may lose; left out, the recipe's; ``None`` builds without judging.
         out: folder that gets ``bundles/`` and ``rejected/``; ``None`` is the run's own folder.
         options: by target, values of its options, e.g. ``{"openvino": {"cpu": "vnni"}}``.
+        network: what an ONNX file does not say of itself, on top of the ``network.yaml`` beside it: fields of
+            :class:`fptk.export.foreign.description.NetworkDescription`.
         command: what the manifests name as the command that builds them again.
         listener: hears of the progress.
         **plan: further fields of :class:`fptk.export.plan.ExportPlan`, e.g. ``eval_images=100``.
@@ -191,7 +194,7 @@ def build(
     chosen = {name: dict(values) for name, values in (options or {}).items()}
     for name, values in chosen.items():
         check_options(get_target(name), values)
-    source = find_source(None if model is None else _path(model))
+    source = find_source(None if model is None else _path(model), network=network)
     if out is None and not source.is_run:
         raise InputError(f"{source.weights} belongs to no run; say with out= where the bundles go")
     section = source.recipe.export

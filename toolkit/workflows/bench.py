@@ -36,7 +36,7 @@ from fptk.export.targets.registry import get_target
 from fptk.recipes.schema import BenchSection
 from fptk.runs.folder import RunFolder
 from fptk.runs.source import ModelSource, run_of, shipped_weights
-from fptk.workflows.verdicts import MANIFEST, PYTORCH, GateResult, Scored, carried, evaluate_gates, same_machine
+from fptk.workflows.verdicts import MANIFEST, NETWORKS, GateResult, Scored, carried, evaluate_gates, same_machine
 
 PHOTO_SIZE = (1024, 1024)
 """Width and height of the photograph whose stages are timed where no other is asked for."""
@@ -222,27 +222,31 @@ def _measure_memory(contenders: list[_Contender], threads: int, listener: Listen
         bundle = contender.bundle
         assert bundle.engine is not None
         engine, hint = contender.folder / bundle.engine, bundle.precision_hint
-        command = engine_command(bundle.target, engine, bundle.preprocess, threads=threads, precision_hint=hint)
+        command = engine_command(
+            bundle.target, engine, bundle.preprocess, bundle.class_set, threads=threads, precision_hint=hint
+        )
         contender.peak_bytes = peak_memory(command)
 
 
 def _pytorch(contenders: list[_Contender]) -> dict[str, Any] | None:
-    """Figures of PyTorch FP32: those that the engines were held against, or where none was scored the manifest's."""
+    """Figures of the network itself: what the engines were held against, or where none was scored the manifest's."""
     if len({contender.bundle.checkpoint_sha256 for contender in contenders}) > 1:
         return None
     judged = [(each.bundle, each.gate_result.reference) for each in contenders if each.gate_result]
     for bundle, reference in judged:
         if reference and reference.name == MANIFEST:
             return _reference_at_export(bundle)
-        if reference and reference.name == PYTORCH:
-            return {**_means(reference.scores), "accuracy": "measured", "measured_on": cpu_model()}
+        if reference and reference.name in NETWORKS:
+            name, *_ = reference.name.rsplit(" ", 1)
+            return {**_means(reference.scores), "accuracy": "measured", "measured_on": cpu_model(), "name": name}
     known = [contender.bundle for contender in contenders if contender.bundle.evaluation]
     return _reference_at_export(known[0]) if known and not judged else None
 
 
 def _reference_at_export(bundle: Bundle) -> dict[str, Any]:
     assert bundle.evaluation is not None
-    return {**_means(bundle.evaluation.reference), "accuracy": "manifest", **_machine(bundle)}
+    name = "onnx file" if "graph" in bundle.build.details else "pytorch"
+    return {**_means(bundle.evaluation.reference), "accuracy": "manifest", **_machine(bundle), "name": name}
 
 
 def _machine(bundle: Bundle) -> dict[str, Any]:
@@ -279,6 +283,7 @@ def _row(contender: _Contender, rate: float | None) -> Row:
         note=contender.note,
         concurrency=throughput.concurrency if throughput else None,
         photo=contender.measured.photo,
+        calls_ms=tuple(round(float(each), 4) for each in latency.milliseconds) if latency else (),
         **_accuracy(contender),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fptk.benchmarks.latency import Latency, LatencyPlan, TimedCall, as_call, time_in_turns
 from fptk.benchmarks.roofline import gemm_call, gemm_rate, roofline_fraction
+from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.host import describe_host, tool_versions
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
@@ -59,6 +60,7 @@ def measure_rewrites(
     targets: Sequence[str] = ("onnx", "openvino"),
     threads: int,
     plan: LatencyPlan,
+    classes: ClassSet = CELEBAMASK,
     listener: Listener = SILENT,
 ) -> RewriteTable:
     """Export, build and time every cumulative set of rewrites in FP32, for every target.
@@ -69,6 +71,7 @@ def measure_rewrites(
         targets: names of targets that run on this host.
         threads: CPU threads of one inference.
         plan: rounds and calls of the one interleaved run.
+        classes: what the network's labels mean.
         listener: is told how many rounds are done.
     """
     image = draw_face(0, 0, spec.size)[0]
@@ -80,6 +83,7 @@ def measure_rewrites(
             for step, chosen in _cumulative(network):
                 folder = Path(scratch) / f"{target.name}-{len(names)}"
                 session, count = _build(network, spec, target, chosen, folder, threads)
+                session.classes = classes
                 calls.append(as_call(stack.enter_context(session), image))
                 names.append((step, target.name))
                 macs[step] = count

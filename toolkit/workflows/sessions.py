@@ -17,12 +17,16 @@ def is_bundle(model: Path) -> bool:
     return kind_of(model, "model") == "folder" and kind_of(model / MANIFEST, "manifest") is not None
 
 
-def open_model(model: Path | None, threads: int | None = None) -> tuple[Session, ModelSource | None]:
-    """The engine of a bundle, or a network in PyTorch FP32.
+def open_model(
+    model: Path | None, threads: int | None = None, data: Path | None = None
+) -> tuple[Session, ModelSource | None]:
+    """The engine of a bundle, or a network in FP32: in PyTorch, or an ONNX file in ONNX Runtime.
 
     Args:
-        model: bundle folder, run folder or checkpoint; ``None`` for the newest run, or else the shipped weights.
+        model: bundle folder, run folder, checkpoint or ONNX file; ``None`` for the newest run, or else the shipped
+            weights.
         threads: CPU threads of one inference; ``None`` for all cores.
+        data: data set whose class names an ONNX file takes that states their number alone.
 
     Returns:
         The session, and the weights that it came from: for a bundle those of the run that it stands in, if any.
@@ -36,4 +40,19 @@ def open_model(model: Path | None, threads: int | None = None) -> tuple[Session,
     if model is not None and kind_of(model, "model") == "folder" and not RunFolder(model).card.exists():
         raise InputError(f"{model} is neither a bundle (no {MANIFEST}) nor a run (no {RunFolder(model).card.name})")
     source = find_source(model)
-    return torch_session(source.weights, threads), source
+    return network_session(source, threads, data), source
+
+
+def network_session(source: ModelSource, threads: int | None = None, data: Path | None = None) -> Session:
+    """The reference of a network: itself in PyTorch FP32, or an ONNX file as it is in ONNX Runtime.
+
+    Arguments as for :func:`open_model`.
+
+    Raises:
+        InputError: it is not usable, or torch is not installed.
+    """
+    if source.is_onnx:
+        from fptk.export.sources import open_network
+
+        return open_network(source, data).session(threads)
+    return torch_session(source.weights, threads)

@@ -37,6 +37,7 @@ from fptk.export.plan import recipe_gate
 from fptk.export.targets.registry import get_target, list_targets
 from fptk.models.checkpoint import read_card
 from fptk.runs.source import ModelSource, find_source, run_of, shipped_weights, torch_session
+from fptk.workflows.sessions import network_session
 
 OTHER_IMAGES_SHARE = 0.5
 """Share of its recorded mIoU that the FP32 network must reach on images of another set.
@@ -50,6 +51,8 @@ MANIFEST = "manifest"
 """Name of a reference whose scores stand in the bundle's manifest."""
 
 PYTORCH = "pytorch fp32"
+NETWORKS = (PYTORCH, "onnx file fp32")
+"""Names of the sessions that are a network itself, and no engine."""
 
 NO_REFERENCE = (
     "no FP32 reference here: these are not the images of its export, and neither torch with the bundle's weights nor "
@@ -71,14 +74,14 @@ class Reference:
     """What an engine is held against."""
 
     name: str
-    """:data:`MANIFEST`, :data:`PYTORCH`, or the label of an FP32 engine."""
+    """:data:`MANIFEST`, one of :data:`NETWORKS`, or the label of an FP32 engine."""
     scores: Scores
 
 
 def describe(reference: str) -> str:
     """The name of a reference in words."""
     if reference == MANIFEST:
-        return "the manifest's PyTorch FP32 scores of these very images"
+        return "the manifest's FP32 scores of these very images"
     return f"{reference}, scored on the same images"
 
 
@@ -194,7 +197,7 @@ class _Gate:
         least = SAME_IMAGES_SHARE if self._same_images(engine.bundle) else OTHER_IMAGES_SHARE
         if witness.scores.miou >= least * recorded:
             return None
-        subject = "the FP32 reference itself" if witness.name == PYTORCH else witness.name
+        subject = "the FP32 reference itself" if witness.name in NETWORKS else witness.name
         return (
             f"{subject} scores mIoU {100 * witness.scores.miou:.2f} here, where {100 * recorded:.2f} is on record for "
             f"the FP32 network: {_suspects(witness)}"
@@ -206,7 +209,7 @@ class _Gate:
             if each.bundle.evaluation:
                 return each.bundle.evaluation.reference.miou
         source = self._source(engine.bundle.checkpoint_sha256)
-        return read_card(source.weights).metrics.get("miou") if source else None
+        return read_card(source.weights).metrics.get("miou") if source and not source.is_onnx else None
 
     def _siblings(self, engine: Scored) -> list[Scored]:
         """All engines of the same weights, this one among them."""
@@ -231,13 +234,15 @@ class _Gate:
         sha256 = bundle.checkpoint_sha256
         if sha256 not in self._networks:
             source = self._source(sha256)
-            session = _pytorch(source) if source else None
+            session = _itself(source) if source else None
+            if session:
+                session.classes = bundle.class_set
             self._networks[sha256] = self._score(session) if session else None
         return self._networks[sha256]
 
     def _score(self, session: Session) -> Reference:
         with session:
-            return Reference(PYTORCH, evaluate(session, self.dataset, listener=self.listener))
+            return Reference(session.name, evaluate(session, self.dataset, listener=self.listener))
 
     def _source(self, checkpoint_sha256: str) -> ModelSource | None:
         """Where these very weights lie, known by their hash."""
@@ -276,7 +281,7 @@ def _worse_than_one_class(witness: Reference) -> str | None:
 def _suspects(witness: Reference) -> str:
     """What may be wrong where a network does this badly."""
     labels = "these labels are not what the network was trained on, or the images are damaged or of another kind"
-    return labels if witness.name == PYTORCH else f"{labels}, or this processor computes the engine wrongly"
+    return labels if witness.name in NETWORKS else f"{labels}, or this processor computes the engine wrongly"
 
 
 def _standing_refusal(bundle: Bundle) -> str | None:
@@ -294,8 +299,10 @@ def _same_truth(recorded: Scores, scores: Scores) -> bool:
     }
 
 
-def _pytorch(source: ModelSource) -> Session | None:
-    """The network in PyTorch; ``None`` where torch, or what it needs to read weights, is not installed."""
+def _itself(source: ModelSource) -> Session | None:
+    """The network, an ONNX file or in PyTorch; ``None`` where what it needs is not installed."""
+    if source.is_onnx:
+        return network_session(source)
     try:
         return torch_session(source.weights) if importlib.util.find_spec("torch") else None
     except ImportError:

@@ -320,7 +320,7 @@ class _Verifier:
                     f"{error}; this host is older than the bundle ({skewed}): update it"
                 ) from error
             raise
-        session.name = bundle.label
+        session.name, session.classes = bundle.label, bundle.class_set
         return session
 
     def _golden(self, bundle: Bundle, record: GoldenRecord, session: Session) -> None:
@@ -329,9 +329,9 @@ class _Verifier:
         Raises:
             InputError: a sample is damaged, or the engine gives no labels.
         """
-        golden = read_golden(self.folder, record, bundle.preprocess)
+        golden = read_golden(self.folder, record, bundle.preprocess, bundle.class_set)
         labels, photograph_labels = label_golden(session, golden)
-        found = compare_labels(labels, [*golden.labels])
+        found = compare_labels(labels, [*golden.labels], golden.classes)
         photograph = float((photograph_labels == golden.photograph_labels).mean())
         limits = record.limits
         assert limits is not None

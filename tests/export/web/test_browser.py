@@ -22,11 +22,12 @@ import pytest
 from PIL import Image
 
 import fptk as api
-from fptk.core.classes import PALETTE, flat_palette
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
 from fptk.core.evaluation import predict
-from fptk.core.preprocess import read_image, read_mask
+from fptk.core.masks import read_mask
+from fptk.core.preprocess import read_image
 from fptk.data.synthetic.faces import draw_face
 from fptk.export.bundle import checked_bundle, open_bundle, read_bundle
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
@@ -120,7 +121,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 def labels_of(mask: str) -> UInt8Array:
     """The classes of a picture in their colors."""
-    codes = np.array([red << 16 | green << 8 | blue for red, green, blue in PALETTE])
+    codes = np.array([red << 16 | green << 8 | blue for red, green, blue in CELEBAMASK.palette])
     with Image.open(mask) as picture:
         colors = np.asarray(picture.convert("RGB")).astype(np.int64)
     pixels = colors[..., 0] << 16 | colors[..., 1] << 8 | colors[..., 2]
@@ -255,7 +256,7 @@ def test_an_engine_that_is_wrong_here_is_told_of(
     path = folder / "golden" / "1-labels.png"
     with Image.open(path) as picture:
         other = Image.fromarray((np.asarray(picture) + 1) % np.uint8(19))
-    other.putpalette(flat_palette())
+    other.putpalette(CELEBAMASK.flat_palette())
     other.save(path)
     with running(make_server(folder, 0)) as address:
         opened = browse(address, ("open",))["results"][0]

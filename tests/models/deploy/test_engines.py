@@ -114,6 +114,7 @@ def test_openvino_rearranges_nothing_as_large_as_a_map(tmp_path: Path) -> None:
     assert {name: size for name, size in copies.items() if size >= smallest_map} == {}
 
 
+@pytest.mark.slow
 def test_labels_of_an_empty_scene_and_of_an_open_batch_run_in_onnxruntime(tmp_path: Path, trained_like: Any) -> None:
     """One label everywhere leaves no pixel to interpolate; a batch takes its images apart again."""
     model, spec = trained_like(create_model()), PreprocessSpec(size=(64, 96))
@@ -126,6 +127,7 @@ def test_labels_of_an_empty_scene_and_of_an_open_batch_run_in_onnxruntime(tmp_pa
     assert (run_onnxruntime(path, images[:1], 1) == 5).all()
 
 
+@pytest.mark.slow
 def test_compared_logits_do_not_depend_on_the_image(tmp_path: Path) -> None:
     spec = PreprocessSpec(size=(64, 96))
     path = export_onnx(Serving(to_deploy(create_model()), spec), tmp_path / "net.onnx", spec)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fptk.cli import COMMANDS
 from fptk.core.version import __version__
 from fptk.export.bundle import read_bundle
 
@@ -44,7 +45,12 @@ def assert_one_line(finished: object, code: int, *words: str) -> None:
 
 
 def test_version(fptk: Command) -> None:
-    assert fptk("--version").out.strip() == f"fptk, version {__version__}"
+    """The first line is fptk's own; the others are of what computes."""
+    from importlib import metadata
+
+    first, *others = fptk("--version").out.splitlines()
+    assert first == f"fptk, version {__version__}"
+    assert f"onnxruntime {metadata.version('onnxruntime')}" in others
 
 
 def test_help_lists_every_command_and_starts_fast() -> None:
@@ -53,7 +59,7 @@ def test_help_lists_every_command_and_starts_fast() -> None:
     done = subprocess.run([sys.executable, "-m", "fptk", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    for name in ("train", "export", "check", "bench", "profile", "eval", "predict", "run", "demo", "doctor", "data"):
+    for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
     assert seconds < 0.5
 
@@ -66,6 +72,20 @@ def test_doctor_reports_every_target(fptk: Command) -> None:
         assert (probe["can_build"] and probe["can_run"]) or (probe["reason"] and probe["remedy"])
     assert report["tools"]["fptk"] == __version__
     assert "isa" in report["host"]
+    told = {each["what"]: (each["problem"], each["remedy"]) for each in report["problems"]}
+    for name, probe in report["targets"].items():
+        assert told.get(f"target {name}") == ((probe["reason"], probe["remedy"]) if probe["reason"] else None)
+
+
+def test_doctor_says_which_command_brings_a_missing_package(fptk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy>=1", 'torch>=2.6; extra == "train"', "fptk-nowhere>=1; extra == 'train'", 'no-such; extra == "dev"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    problems = json.loads(fptk("doctor", "--json", "-").out)["problems"]
+    train = [each for each in problems if each["remedy"] == "pip install 'fptk[train]'"]
+    assert [each["problem"] for each in train] == ["not installed: fptk-nowhere"]
+    printed = fptk("doctor").out
+    assert "not installed: fptk-nowhere" in printed
+    assert "to mend: pip install 'fptk[train]'" in printed
 
 
 def test_export_leaves_whole_bundles(exported: Path, checkpoint: Path) -> None:
@@ -267,6 +287,7 @@ def test_fallback_repairs_what_its_first_candidate_breaks(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_no_fallback_ends_with_the_first_candidate(
     checkpoint: Path, faces_folder: Path, fptk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +420,10 @@ class TestBadInput:
         return Path(shutil.copytree(faces_folder, tmp_path / "faces"))
 
 
-@pytest.mark.parametrize(("target", "size", "words"), [("onnx", "64k", "no space left"), ("openvino", "8m", "MB free")])
+@pytest.mark.parametrize(
+    ("target", "size", "words"),
+    [("onnx", "64k", "no space left"), pytest.param("openvino", "8m", "MB free", marks=pytest.mark.slow)],
+)
 def test_full_disk_is_one_line_and_leaves_nothing(
     target: str, size: str, words: str, fptk: Command, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -409,6 +433,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(
         assert not any(path.is_file() for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_bundles_may_lie_on_another_disk(fptk: Command, checkpoint: Path, tmp_path: Path) -> None:
     """And a second export takes the place of the first there."""
     (tmp_path / "out").mkdir()

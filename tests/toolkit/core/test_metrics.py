@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from fptk.core.classes import CLASSES
+from fptk.core.classes import CELEBAMASK, CLASSES, ClassSet
 from fptk.core.metrics import ConfusionMatrix, Scores
 
 
 def score(*pairs: tuple[object, object], num_classes: int = 19) -> Scores:
     """Scores of (truth, prediction) label maps."""
-    matrix = ConfusionMatrix(num_classes)
+    matrix = ConfusionMatrix(CELEBAMASK if num_classes == 19 else ClassSet(names=tuple(map(str, range(num_classes)))))
     for truth, prediction in pairs:
         matrix.add(np.atleast_2d(np.asarray(truth, np.uint8)), np.atleast_2d(np.asarray(prediction, np.uint8)))
     return matrix.scores()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.core.classes import NUM_CLASSES, flat_palette
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES
 from fptk.core.progress import Listener, Update
 
 MakeSplit = Callable[..., Path]
@@ -27,7 +27,7 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (32, 32)) -> None:
 def save_mask(path: Path, mask: np.ndarray) -> None:
     """Write a palette PNG whose pixel values are ``mask``."""
     picture = Image.fromarray(mask.astype(np.uint8))
-    picture.putpalette(flat_palette())
+    picture.putpalette(CELEBAMASK.flat_palette())
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
 

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.core.classes import CLASSES, PALETTE, flat_palette
+from fptk.core.classes import CELEBAMASK, CLASSES
 from fptk.core.dataset import pixel_hash, pixel_hash_of
 from fptk.core.errors import FptkWarning
-from fptk.core.preprocess import read_image, read_mask
+from fptk.core.masks import read_mask
+from fptk.core.preprocess import read_image
 from fptk.data import ConcatDataset, FolderDataset, Subset, find_duplicates
 from fptk.data import pixels as pixels_module
 
@@ -78,7 +79,7 @@ class Bad:
         for number in range(2):
             pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(self.image(f"{number}.jpg"))
-            palette_mask(self.mask(f"{number}.png"), labels(number), flat_palette())
+            palette_mask(self.mask(f"{number}.png"), labels(number), CELEBAMASK.flat_palette())
 
     def image(self, name: str = "0.jpg") -> Path:
         return self.folder / "images" / name
@@ -113,14 +114,14 @@ def reordered(bad: Bad) -> None:
     """What a palette optimiser does: the same picture, colours sorted otherwise."""
     order = np.random.default_rng(3).permutation(19)
     table = np.argsort(order).astype(np.uint8)
-    palette = [channel for index in order for channel in PALETTE[index]]
+    palette = [channel for index in order for channel in CELEBAMASK.palette[index]]
     palette_mask(bad.mask(), table[labels()], palette + [0] * (768 - len(palette)))
 
 
 def shortened(bad: Bad) -> None:
     """Only the colours that occur, at the front of the palette."""
     used = [1, 13, 17]
-    palette_mask(bad.mask(), labels(highest=2), [channel for index in used for channel in PALETTE[index]])
+    palette_mask(bad.mask(), labels(highest=2), [channel for index in used for channel in CELEBAMASK.palette[index]])
 
 
 def nfd(text: str) -> str:
@@ -130,7 +131,7 @@ def nfd(text: str) -> str:
 def landscape(bad: Bad, **options: Any) -> None:
     """A pair of 32x16 pixels; ``options`` go to the writer of the mask."""
     Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(bad.image())
-    palette_mask(bad.mask(), np.zeros((16, 32), np.uint8), flat_palette(), **options)
+    palette_mask(bad.mask(), np.zeros((16, 32), np.uint8), CELEBAMASK.flat_palette(), **options)
 
 
 SPOILT: dict[str, tuple[Callable[[Bad], object], int, list[str]]] = {
@@ -143,7 +144,7 @@ SPOILT: dict[str, tuple[Callable[[Bad], object], int, list[str]]] = {
     "16-bit grey mask with label 300": (
         lambda bad: write_png(bad.mask(), np.where(labels() == 3, 300, labels().astype(int)), 16),
         2,
-        ["holds 300 (", "label above 18"],
+        ["holds 300 (", "label of no class"],
     ),
     "8-bit grey mask with label 19": (
         lambda bad: write_png(bad.mask(), np.where(labels() == 3, 19, labels()), 8),
@@ -151,7 +152,7 @@ SPOILT: dict[str, tuple[Callable[[Bad], object], int, list[str]]] = {
         ["holds 19 ("],
     ),
     "4-bit palette mask": (
-        lambda bad: write_png(bad.mask(), labels(highest=15), 4, flat_palette()[:48]),
+        lambda bad: write_png(bad.mask(), labels(highest=15), 4, CELEBAMASK.flat_palette()[:48]),
         0,
         ["no fault found"],
     ),
@@ -162,7 +163,7 @@ SPOILT: dict[str, tuple[Callable[[Bad], object], int, list[str]]] = {
         ["the image has an EXIF orientation and its mask has none"],
     ),
     "EXIF of the mask only": (
-        lambda bad: palette_mask(bad.mask(), labels(), flat_palette(), exif=exif(6)),
+        lambda bad: palette_mask(bad.mask(), labels(), CELEBAMASK.flat_palette(), exif=exif(6)),
         0,
         ["its mask has an EXIF orientation and the image has none"],
     ),
@@ -351,7 +352,7 @@ def test_image_and_mask_go_through_the_same_geometry(orientation: int, tmp_path:
     mask = labels()
     Image.fromarray(np.repeat(mask[..., None], 3, axis=2)).save(bad.image("0.png"), exif=exif(orientation))
     bad.image().unlink()
-    palette_mask(bad.mask(), mask, flat_palette(), exif=exif(orientation))
+    palette_mask(bad.mask(), mask, CELEBAMASK.flat_palette(), exif=exif(orientation))
     sample = FolderDataset(bad.folder)[0]
     assert np.array_equal(sample.image[..., 0], sample.mask)
 
@@ -673,7 +674,7 @@ def test_convert_keeps_each_file_that_is_there(fptk: Command, tmp_path: Path) ->
     train = tmp_path / "out" / "train"
     (train / "images" / "00001.jpg").unlink()
     mended = labels()
-    palette_mask(train / "masks" / "00001.png", mended, flat_palette())
+    palette_mask(train / "masks" / "00001.png", mended, CELEBAMASK.flat_palette())
     assert convert(fptk, source, tmp_path / "out").code == 0
     assert np.array_equal(read_mask(train / "masks" / "00001.png"), mended)
     assert (train / "images" / "00001.jpg").exists()
@@ -727,7 +728,7 @@ def test_warnings_of_pillow_do_not_reach_the_terminal(tmp_path: Path) -> None:
     """In a process of its own: pytest keeps warnings to itself."""
     bad = Bad(tmp_path / "faces")
     picture = Image.fromarray(labels())
-    picture.putpalette(flat_palette())
+    picture.putpalette(CELEBAMASK.flat_palette())
     picture.save(bad.image("0.png"), transparency=bytes(range(19)))
     bad.image().unlink()
     program = (

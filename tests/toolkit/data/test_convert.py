@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fptk.core.classes import CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK, CLASSES
 from fptk.core.errors import InputError
-from fptk.core.preprocess import read_image, read_mask
+from fptk.core.masks import read_mask
+from fptk.core.preprocess import read_image
 from fptk.data import convert as module
 from fptk.data import open_training
 from fptk.data.convert import compose_mask, convert_release, read_mapping, split_of
@@ -95,7 +96,7 @@ def test_masks_are_palette_pngs_whose_pixels_are_the_classes(tmp_path, make_rele
     assert np.array_equal(read_mask(path), expected)
     with Image.open(path) as picture:
         assert picture.mode == "P"
-        assert np.array_equal(np.asarray(picture.convert("RGB")), np.array(PALETTE, np.uint8)[expected])
+        assert np.array_equal(np.asarray(picture.convert("RGB")), np.array(CELEBAMASK.palette, np.uint8)[expected])
 
 
 def test_image_of_the_wanted_size_is_copied_byte_for_byte(tmp_path, make_release):

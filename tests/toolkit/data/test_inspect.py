@@ -11,6 +11,7 @@ from PIL import Image
 from fptk.core.classes import CLASSES
 from fptk.core.errors import InputError
 from fptk.data.inspect import KINDS, inspect_folder
+from fptk.data.synthetic.faces import SyntheticFaces
 
 
 def put_mask(folder: Path, name: str, mask: np.ndarray) -> None:
@@ -33,7 +34,7 @@ def faces_with_faults(folder: Path, make_split) -> Path:
     image = train / "images" / "006.jpg"
     image.write_bytes(image.read_bytes()[:-100])
     (train / "masks" / "007.png").write_text("text")
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(train / "masks" / "008.png")
+    Image.fromarray(np.full((32, 32, 3), 17, np.uint8) * np.arange(3, dtype=np.uint8)).save(train / "masks" / "008.png")
     (train / "images" / "009.png").write_bytes(b"same stem")
     put_mask(train, "lonely.png", upright)
     put_mask(train, "000.PNG", upright)
@@ -63,19 +64,21 @@ def test_every_fault_is_listed_with_its_file(tmp_path, make_split):
         ("EXIF orientation of one file only", "001.png"),
         ("damaged image", "006.jpg"),
         ("damaged mask", "007.png"),
-        ("damaged mask", "008.png"),
-        ("label above 18", "004.png"),
+        ("label of no class", "008.png"),
+        ("label of no class", "004.png"),
         ("mask of another size", "005.png"),
         ("mask without image", "lonely.png"),
         ("duplicate across splits", "000.jpg"),
         ("duplicate within a split", "001.jpg"),
         ("left and right eye swapped", "002.png"),
+        ("class that never occurs", tmp_path.name),
     }
-    assert {kind for kind, _ in found} == set(KINDS), "every kind is tried here"
+    assert {kind for kind, _ in found} == set(KINDS) - {"class in the wrong place"}, "every other kind is tried here"
     assert len(result.errors) == 9
     assert all("\n" not in finding.message for finding in result.findings)
     messages = {finding.kind: finding.message for finding in result.findings}
-    assert "holds 19 (3 px), 255 (2 px)" in messages["label above 18"]
+    assert any("holds 19 (3 px), 255 (2 px)" in finding.message for finding in result.findings)
+    assert "colours that no class has: #001122 (1024 px)" in messages["label of no class"]
     assert "32x16 pixels, its image 32x32" in messages["mask of another size"]
     assert result.duplicates == [["train/000.jpg", "val/001.jpg"], ["train/001.jpg", "train/005.jpg"]]
 
@@ -133,3 +136,47 @@ def test_real_faces_are_sound(real_data: Path):
     assert result.errors == []
     assert {name: report.readable for name, report in result.splits.items()} == {"train": 3000, "val": 430}
     assert result.splits["val"].eyes_swapped == 0
+
+
+@pytest.mark.parametrize("order", ["bisenet", "exchanged"])
+def test_masks_that_contradict_the_names_are_told(tmp_path, order):
+    names = list(CLASSES)
+    if order == "bisenet":
+        words = (
+            "background skin l_brow r_brow l_eye r_eye eye_g l_ear r_ear ear_r nose mouth u_lip l_lip neck neck_l cloth"
+        )
+        names = [*words.split(), "hair", "hat"]
+    else:
+        names[2], names[11] = "u_lip", "nose"
+    table = np.array([names.index(name) for name in CLASSES], np.uint8)
+    for split in ("images", "masks"):
+        (tmp_path / split).mkdir()
+    for index, (image, mask, _) in enumerate(SyntheticFaces(8, (64, 64))[number] for number in range(8)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{index}.png")
+        Image.fromarray(table[mask]).save(tmp_path / "masks" / f"{index}.png")
+    messages = {finding.kind: finding.message for finding in inspect_folder(tmp_path, jobs=1).findings}
+    told = messages["class in the wrong place"]
+    assert "are the classes in another order?" in told
+    assert ("BiSeNet's face parser orders them background, skin, l_brow" in told) == (order == "bisenet")
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(names)}]")
+    kinds = {finding.kind for finding in inspect_folder(tmp_path, jobs=1).findings}
+    assert "class in the wrong place" not in kinds
+
+
+def test_own_classes_are_counted_by_name_and_ignored_pixels_are_not(tmp_path, make_split):
+    make_split(tmp_path / "train", 2)
+    (tmp_path / "classes.yaml").write_text("classes: [background, hair, hat]")
+    for mask in (tmp_path / "train" / "masks").iterdir():
+        pixels = np.zeros((32, 32))
+        pixels[:16, :16], pixels[16:] = 1, 255
+        put_mask(tmp_path / "train", mask.name, pixels)
+    result = inspect_folder(tmp_path, jobs=1)
+    split = result.as_dict()["splits"]["train"]
+    assert {name: row["pixel_share"] for name, row in split["classes"].items()} == {
+        "background": 0.5,
+        "hair": 0.5,
+        "hat": 0,
+    }
+    assert split["ignored_share"] == 0.5
+    assert [finding.kind for finding in result.findings] == ["class that never occurs"]
+    assert "no mask shows hat" in result.findings[0].message

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fptk.core.classes import NUM_CLASSES, PALETTE
+from fptk.core.classes import CELEBAMASK, NUM_CLASSES
 from fptk.core.dataset import Sample, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.evaluation import evaluate, predictions
 from fptk.core.files import drawn_by
+from fptk.core.masks import read_mask
 from fptk.core.metrics import ConfusionMatrix
-from fptk.core.preprocess import PreprocessSpec, read_mask, resize_labels
+from fptk.core.preprocess import PreprocessSpec, resize_labels
 from fptk.core.session import Session
 from fptk.data.pictures import choose, color_mask, comparison_sheet, contact_sheet, overlay, save_labels
 from fptk.data.synthetic.faces import SyntheticFaces
@@ -34,6 +35,8 @@ class _Uneven:
 
     name = "uneven"
 
+    classes = CELEBAMASK
+
     def __len__(self) -> int:
         return 2
 
@@ -51,13 +54,13 @@ def test_contact_sheet_pairs_images_with_colored_masks() -> None:
     assert sheet.shape == (96, 64, 3)
     third = dataset[2]
     np.testing.assert_array_equal(sheet[48:72, :32], third.image)
-    np.testing.assert_array_equal(sheet[72:, :32], color_mask(third.mask))
+    np.testing.assert_array_equal(sheet[72:, :32], color_mask(third.mask, CELEBAMASK))
     assert (sheet[48:, 32:] == 255).all()
 
 
 def test_color_mask_uses_the_palette() -> None:
     labels = np.arange(NUM_CLASSES, dtype=np.uint8).reshape(1, -1)
-    assert [tuple(color) for color in color_mask(labels)[0].tolist()] == list(PALETTE)
+    assert [tuple(color) for color in color_mask(labels, CELEBAMASK)[0].tolist()] == list(CELEBAMASK.palette)
 
 
 def test_contact_sheet_refuses_uneven_images_and_empty_sheets() -> None:
@@ -80,8 +83,10 @@ def test_sheet_shows_the_truth_over_the_prediction() -> None:
     sheet, keys = comparison_sheet(AllSkin(), faces, [2, 0, 1], columns=2)
     assert sheet.shape == (4 * 256, 2 * 256, 3)
     assert keys == [faces[index].key for index in (2, 0, 1)]
-    assert np.array_equal(sheet[:256, :256], color_mask(resize_labels(faces[2].mask, (256, 256))))
-    assert np.array_equal(sheet[256:512], np.broadcast_to(color_mask(np.ones((1, 1), np.uint8)), (256, 512, 3)))
+    assert np.array_equal(sheet[:256, :256], color_mask(resize_labels(faces[2].mask, (256, 256)), CELEBAMASK))
+    assert np.array_equal(
+        sheet[256:512], np.broadcast_to(color_mask(np.ones((1, 1), np.uint8), CELEBAMASK), (256, 512, 3))
+    )
     assert (sheet[512:, 256:] == 255).all()
 
 
@@ -95,9 +100,9 @@ def test_the_scores_of_single_images_average_to_the_challenge_score() -> None:
 
 def test_an_overlay_tints_all_but_the_background() -> None:
     photograph = np.full((2, 1, 3), 100, np.uint8)
-    tinted = overlay(photograph, np.array([[0], [1]], np.uint8))
+    tinted = overlay(photograph, np.array([[0], [1]], np.uint8), CELEBAMASK)
     assert tinted[0, 0].tolist() == [100, 100, 100]
-    assert tinted[1, 0].tolist() == [round((100 + channel) / 2) for channel in PALETTE[1]]
+    assert tinted[1, 0].tolist() == [round((100 + channel) / 2) for channel in CELEBAMASK.palette[1]]
 
 
 def test_a_saved_label_map_reads_back_and_names_its_command(tmp_path: Path) -> None:

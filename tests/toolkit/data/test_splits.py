@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import FaceParsingDataset, Sample
 from fptk.core.errors import InputError
 from fptk.data import (
@@ -26,6 +27,8 @@ from fptk.data import (
 
 class Drawn:
     """A data set without files: image ``i`` is filled with ``values[i]``."""
+
+    classes = CELEBAMASK
 
     def __init__(self, values: list[int], name: str = "drawn") -> None:
         self.values, self.name = values, name

@@ -28,6 +28,7 @@ def with_card(checkpoint: Path, path: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_weights_of_no_run_are_exported_by_the_recipe_in_their_card(
     fptk: Fptk, checkpoint: Path, faces_folder: Path, tmp_path: Path
 ) -> None:

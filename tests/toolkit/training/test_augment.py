@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fptk.core.classes import CLASS_INDEX, SWAP_PAIRS
+from fptk.core.classes import CELEBAMASK, CLASS_INDEX
 from fptk.core.dataset import Sample
 from fptk.core.preprocess import PreprocessSpec
 from fptk.recipes.schema import AugmentSection
@@ -20,7 +20,7 @@ def asymmetric_face(size: int = 64) -> Sample:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (size, size, 3), np.uint8)
     mask = np.ones((size, size), np.uint8)
-    for row, (left, right) in enumerate(SWAP_PAIRS):
+    for row, (left, right) in enumerate(CELEBAMASK.swap_pairs):
         mask[8 + 16 * row : 12 + 16 * row, 40:60] = left
         mask[8 + 16 * row : 16 + 16 * row, 6:14] = right
     return Sample(image, mask, "face")
@@ -28,7 +28,7 @@ def asymmetric_face(size: int = 64) -> Sample:
 
 def test_identity_changes_nothing() -> None:
     face = asymmetric_face()
-    warped = warp(face, Draw(), (64, 64), SPEC)
+    warped = warp(face, Draw(), (64, 64), SPEC, CELEBAMASK)
     np.testing.assert_array_equal(warped.image, face.image)
     np.testing.assert_array_equal(warped.mask, face.mask)
     np.testing.assert_allclose(warped.color, np.eye(3, 4), atol=1e-6)
@@ -36,9 +36,9 @@ def test_identity_changes_nothing() -> None:
 
 def test_flip_mirrors_and_swaps_left_and_right() -> None:
     face = asymmetric_face()
-    warped = warp(face, Draw(flip=True), (64, 64), SPEC)
+    warped = warp(face, Draw(flip=True), (64, 64), SPEC, CELEBAMASK)
     np.testing.assert_array_equal(warped.image, face.image[:, ::-1])
-    for left, right in SWAP_PAIRS:
+    for left, right in CELEBAMASK.swap_pairs:
         np.testing.assert_array_equal(warped.mask == left, (face.mask == right)[:, ::-1])
         np.testing.assert_array_equal(warped.mask == right, (face.mask == left)[:, ::-1])
     assert (warped.mask == CLASS_INDEX["skin"]).sum() == (face.mask == CLASS_INDEX["skin"]).sum()
@@ -46,7 +46,7 @@ def test_flip_mirrors_and_swaps_left_and_right() -> None:
 
 def test_unswapped_flip_keeps_the_labels() -> None:
     face = asymmetric_face()
-    warped = warp(face, Draw(flip=True, swap_labels=False), (64, 64), SPEC)
+    warped = warp(face, Draw(flip=True, swap_labels=False), (64, 64), SPEC, CELEBAMASK)
     np.testing.assert_array_equal(warped.mask, face.mask[:, ::-1])
 
 
@@ -55,7 +55,9 @@ def test_rotation_turns_counter_clockwise_in_the_final_picture(flip: bool) -> No
     mask = np.zeros((65, 65), np.uint8)
     mask[30:35, 55:60] = 13  # right of the centre
     image = np.repeat((mask * 15)[..., None], 3, axis=2)
-    warped = warp(Sample(image, mask[:, ::-1] if flip else mask, "dot"), Draw(flip=flip, degrees=90), (65, 65), SPEC)
+    warped = warp(
+        Sample(image, mask[:, ::-1] if flip else mask, "dot"), Draw(flip=flip, degrees=90), (65, 65), SPEC, CELEBAMASK
+    )
     rows, columns = np.nonzero(warped.mask)
     assert rows.mean() == pytest.approx(7, abs=1)  # above the centre
     assert columns.mean() == pytest.approx(32, abs=1)
@@ -65,9 +67,9 @@ def test_zoom_and_shift_move_the_face_as_documented() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[28:36, 28:36] = 2
     image = np.zeros((64, 64, 3), np.uint8)
-    larger = warp(Sample(image, mask, "dot"), Draw(zoom=2.0), (64, 64), SPEC).mask
+    larger = warp(Sample(image, mask, "dot"), Draw(zoom=2.0), (64, 64), SPEC, CELEBAMASK).mask
     assert (larger == 2).sum() == 4 * (mask == 2).sum()
-    moved = warp(Sample(image, mask, "dot"), Draw(shift=(0.25, 0.125)), (64, 64), SPEC).mask
+    moved = warp(Sample(image, mask, "dot"), Draw(shift=(0.25, 0.125)), (64, 64), SPEC, CELEBAMASK).mask
     np.testing.assert_array_equal(moved[36:44, 44:52], 2)
 
 
@@ -77,7 +79,9 @@ def test_image_and_mask_stay_together_at_every_size(size: tuple[int, int]) -> No
     mask = asymmetric_face(128).mask
     image = np.repeat((mask * 12)[..., None], 3, axis=2)
     drawn = Draw(flip=True, swap_labels=False, degrees=11, zoom=0.8, shift=(0.05, -0.04))
-    warped = warp(Sample(image, mask, "face"), drawn, size, PreprocessSpec(size=(32, 32), mean=(0.0, 0.0, 0.0)))
+    warped = warp(
+        Sample(image, mask, "face"), drawn, size, PreprocessSpec(size=(32, 32), mean=(0.0, 0.0, 0.0)), CELEBAMASK
+    )
     assert warped.mask.shape == size
     agreement = np.abs(warped.image[..., 0].astype(int) - warped.mask.astype(int) * 12) <= 6
     assert agreement.mean() > 0.8
@@ -85,7 +89,7 @@ def test_image_and_mask_stay_together_at_every_size(size: tuple[int, int]) -> No
 
 def test_outside_of_the_photograph_is_background_of_the_mean_color() -> None:
     white = Sample(np.full((64, 64, 3), 255, np.uint8), np.ones((64, 64), np.uint8), "white")
-    warped = warp(white, Draw(zoom=0.5), (64, 64), SPEC)
+    warped = warp(white, Draw(zoom=0.5), (64, 64), SPEC, CELEBAMASK)
     assert warped.mask[0, 0] == 0
     pixels = normalized(torch.tensor(warped.image)[None], torch.eye(3, 4)[None], SPEC)
     assert float(pixels[0, :, 0, 0].abs().max()) < 0.01
@@ -137,9 +141,11 @@ def test_switching_the_flip_off_moves_no_other_draw() -> None:
 def test_crop_shows_a_part_of_the_photograph_enlarged() -> None:
     face = asymmetric_face()
     drawn = Draw(zoom=2.0, crop=0.5, center=(0.75, 0.25))
-    warped = warp(face, drawn, (64, 64), SPEC)
+    warped = warp(face, drawn, (64, 64), SPEC, CELEBAMASK)
     np.testing.assert_array_equal(warped.mask, face.mask[:32, 32:].repeat(2, 0).repeat(2, 1))
-    flipped = warp(face, Draw(zoom=2.0, crop=0.5, center=(0.75, 0.25), flip=True, swap_labels=False), (64, 64), SPEC)
+    flipped = warp(
+        face, Draw(zoom=2.0, crop=0.5, center=(0.75, 0.25), flip=True, swap_labels=False), (64, 64), SPEC, CELEBAMASK
+    )
     np.testing.assert_array_equal(flipped.mask, warped.mask[:, ::-1])
 
 
@@ -151,7 +157,7 @@ def test_crops_never_show_the_outside() -> None:
     assert max(each.crop for each in draws) > 0.95
     assert 30 < sum(each.focus is not None for each in draws) < 70
     for each in draws:
-        assert warp(white, each, (64, 64), SPEC).image.min() == 255
+        assert warp(white, each, (64, 64), SPEC, CELEBAMASK).image.min() == 255
 
 
 def test_focus_is_on_every_class_as_often() -> None:
@@ -159,10 +165,10 @@ def test_focus_is_on_every_class_as_often() -> None:
     mask[10, 20] = 16
     rng, found = np.random.default_rng(0), []
     for _ in range(200):
-        x, y = focus_center(mask, Draw(crop=0.1, focus=(rng.random(), rng.random())))
+        x, y = focus_center(mask, Draw(crop=0.1, focus=(rng.random(), rng.random())), 19)
         found.append(mask[int(y * 64), int(x * 64)] == 16)
     assert 0.4 < np.mean(found) < 0.6
-    assert focus_center(mask, Draw(crop=0.5, focus=(0.99, 0.5))) == (pytest.approx(20.5 / 64), 0.25)
+    assert focus_center(mask, Draw(crop=0.5, focus=(0.99, 0.5)), 19) == (pytest.approx(20.5 / 64), 0.25)
 
 
 def test_exposure_is_in_stops_and_sharpness_blur_and_noise_in_their_units() -> None:
@@ -180,7 +186,9 @@ def test_exposure_is_in_stops_and_sharpness_blur_and_noise_in_their_units() -> N
 
 def test_noise_has_the_drawn_deviation_and_depends_on_its_seed() -> None:
     gray = Sample(np.full((64, 64, 3), 128, np.uint8), np.zeros((64, 64), np.uint8), "grey")
-    one, again, other = (warp(gray, Draw(noise=0.05, noise_seed=seed), (64, 64), SPEC).image for seed in (1, 1, 2))
+    one, again, other = (
+        warp(gray, Draw(noise=0.05, noise_seed=seed), (64, 64), SPEC, CELEBAMASK).image for seed in (1, 1, 2)
+    )
     assert one.std() == pytest.approx(0.05 * 255, rel=0.05)
     assert one.mean() == pytest.approx(128, abs=1)
     np.testing.assert_array_equal(one, again)
@@ -190,7 +198,7 @@ def test_noise_has_the_drawn_deviation_and_depends_on_its_seed() -> None:
 def test_blur_takes_detail_and_sharpness_adds_it_or_takes_it() -> None:
     face = asymmetric_face()
     detail = {
-        name: float(np.abs(np.diff(warp(face, drawn, (64, 64), SPEC).image.astype(int), axis=1)).mean())
+        name: float(np.abs(np.diff(warp(face, drawn, (64, 64), SPEC, CELEBAMASK).image.astype(int), axis=1)).mean())
         for name, drawn in {
             "plain": Draw(),
             "blurred": Draw(blur=1.5),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import Sample
 from fptk.core.errors import InputError
 from fptk.data.synthetic.faces import SyntheticFaces
@@ -22,6 +23,8 @@ class Counting:
     """Counts how often each face is drawn."""
 
     name = "counting"
+
+    classes = CELEBAMASK
 
     def __init__(self, count: int) -> None:
         self._faces = SyntheticFaces(count, size=(32, 32))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import Sample
 from fptk.core.preprocess import PreprocessSpec
 from fptk.data.synthetic.faces import SyntheticFaces
@@ -31,7 +32,7 @@ def faces() -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def pixels(faces: list[Sample]) -> Resident:
-    return load(faces.__getitem__, len(faces), CPU, workers=2)
+    return load(faces.__getitem__, len(faces), CPU, workers=2, classes=CELEBAMASK)
 
 
 def border(mask: np.ndarray) -> np.ndarray:
@@ -66,7 +67,7 @@ def test_one_warp_is_the_cpus(faces: list[Sample], pixels: Resident, name: str, 
     layout = lay_out(pixels, [Pick(index, drawn) for index in range(len(faces))], size)
     batch = warp_batch(pixels, layout, SPEC)
     for index, face in enumerate(faces):
-        want = warp(face, drawn, size, SPEC)
+        want = warp(face, drawn, size, SPEC, CELEBAMASK)
         differs = batch.masks[index].numpy() != want.mask
         assert differs.mean() < 0.001
         assert not (differs & ~border(want.mask)).any()
@@ -103,7 +104,7 @@ def test_every_batch_is_the_cpus(tiny_recipe: Recipe, changes: list[str]) -> Non
     recipe = tiny_recipe.with_overrides(changes)
     faces = SyntheticFaces(12, size=(64, 64))
     positions = Positions(recipe, make_plan(recipe, 12), Order(12, recipe.seed))
-    there = DeviceBatches(positions, load(faces.__getitem__, 12, CPU, workers=1), recipe.spec)
+    there = DeviceBatches(positions, load(faces.__getitem__, 12, CPU, workers=1, classes=CELEBAMASK), recipe.spec)
     here = Batches(positions, DecodedCache(faces, 1 << 30), recipe.spec)
     kinds = set()
     for got, want in zip(there.iterate(1), here.iterate(1), strict=True):
@@ -121,7 +122,7 @@ def test_every_batch_is_the_cpus(tiny_recipe: Recipe, changes: list[str]) -> Non
 
 def test_a_processes_part_is_its_part_of_the_whole(tiny_recipe: Recipe) -> None:
     faces = SyntheticFaces(12, size=(32, 32))
-    pixels = load(faces.__getitem__, 12, CPU, workers=1)
+    pixels = load(faces.__getitem__, 12, CPU, workers=1, classes=CELEBAMASK)
     plan, order = make_plan(tiny_recipe, 12), Order(12, tiny_recipe.seed)
     whole, *halves = (
         next(DeviceBatches(Positions(tiny_recipe, plan, order, *of), pixels, SPEC).iterate(1))

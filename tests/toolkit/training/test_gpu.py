@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fptk.core.classes import CELEBAMASK
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.models import load_checkpoint
 from fptk.recipes import Recipe
@@ -54,7 +55,7 @@ def test_a_batch_of_the_gpu_is_that_of_the_cpu() -> None:
     drawn = [Draw(), Draw(flip=True, degrees=12, zoom=1.2), Draw(zoom=0.6, blur=1.5), Draw(sharpness=1.5, contrast=0.8)]
     results = []
     for device in ("cpu", "cuda"):
-        pixels = load(faces.__getitem__, 4, torch.device(device), workers=2)
+        pixels = load(faces.__getitem__, 4, torch.device(device), workers=2, classes=CELEBAMASK)
         layout = lay_out(pixels, [Pick(index, each) for index, each in enumerate(drawn)], (96, 96))
         results.append(warp_batch(pixels, layout, Recipe.load("microsegformer").spec))
     here, there = results

@@ -29,6 +29,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_kept_memory_is_not_faulted_in_again() -> None:
     assert faults("kept") < 100

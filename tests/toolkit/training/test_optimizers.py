@@ -125,6 +125,7 @@ def scripted(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return tiny_recipe.with_overrides([*keys, "optim.ema=null"])
 
 
+@pytest.mark.slow
 def test_training_follows_the_script_and_resumes_across_each_switch(scripted: Recipe, tmp_path: Path) -> None:
     result = train(scripted, [], tmp_path / "whole")
     assert (result.finished, result.step) == (True, 6)

@@ -226,6 +226,7 @@ def test_whitening_uses_the_training_images_own_statistics(tiny_recipe: Recipe, 
     assert spec.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_mixed_multiscale_training_resumes_bit_for_bit(tiny_recipe: Recipe, tmp_path: Path) -> None:
     keys = ["mix={cutmix: 0.5, mixup: 0.5}", "data.multiscale=[1, 2]", "augment={crop: 0.6, noise: 0.05, blur: 1}"]
     recipe = tiny_recipe.with_overrides([*keys, "optim.accumulate=2"])

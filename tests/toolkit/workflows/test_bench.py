@@ -32,6 +32,7 @@ def shipped(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkpoint
 
 
+@pytest.mark.slow
 def test_names_the_command_of_an_engines_own_tool(
     fptk: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fptk.recipes import Recipe
+
 SMALL = (
     "data.size=64",
     "data.batch=4",
@@ -41,6 +43,10 @@ def test_run_keeps_finished_stages(fptk: Callable[..., object], tmp_path: Path) 
     report = json.loads((tmp_path / "run" / "bench.json").read_text())
     assert [row["target"] for row in report["rows"]] == ["onnx"]
     assert report["rows"][0]["verdict"] == "pass"
+    assert len(report["rows"][0]["calls_ms"]) == 2 * Recipe.load("demo").bench.calls
+    page = tmp_path / "run" / "report.html"
+    assert f"report: {page}" in first.err
+    assert "The engine kept its accuracy" in page.read_text(encoding="utf-8")
 
     second = fptk(*arguments)
     assert second.code == 0, second.err
@@ -49,6 +55,12 @@ def test_run_keeps_finished_stages(fptk: Callable[..., object], tmp_path: Path) 
     assert "bench: kept" in second.err
     assert json.loads((tmp_path / "run" / "bench.json").read_text()) == report
     assert (tmp_path / "run" / "best.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+
+    page.write_text("<p>a page of the user's</p>", encoding="utf-8")
+    third = fptk(*arguments)
+    assert third.code == 0, third.err
+    assert f"no report: {page} exists" in third.err
+    assert page.read_text(encoding="utf-8") == "<p>a page of the user's</p>"
 
 
 @pytest.mark.slow

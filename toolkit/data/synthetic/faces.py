@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import Sample, UInt8Array, pixel_hash
 from fptk.core.errors import InputError
 from fptk.data.synthetic.backdrop import paint_backdrop
@@ -94,6 +95,7 @@ class SyntheticFaces:
                 "sides of at least 1 and no negative number expected"
             )
         self.count, self.size, self.seed, self.start = count, size, seed, start
+        self.classes = CELEBAMASK
         self.name = f"synthetic faces (seed {seed}, {start} to {start + count})"
 
     def __len__(self) -> int:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fptk.core.errors import InputError
+from fptk.core.yaml_reader import read_text
 from fptk.recipes import Recipe
 from fptk.recipes.loading import SUFFIXES, guess, read_sections, shipped
 from fptk.recipes.schema import check_name
-from fptk.recipes.yaml_reader import read_text
 
 Metric = Literal["f1", "f1_challenge", "f1_nobg", "miou", "pixel_accuracy"]
 """A score that trainings record; ``fptk.core.metrics`` defines them."""

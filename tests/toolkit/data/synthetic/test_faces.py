@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from fptk.core.classes import CLASSES, NUM_CLASSES, PALETTE, SWAP_PAIRS
+from fptk.core.classes import CELEBAMASK, CLASSES, NUM_CLASSES
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.progress import Listener, Update
@@ -79,7 +79,7 @@ def test_belongings_are_no_constant(areas: npt.NDArray[np.int64]) -> None:
 
 def test_left_is_the_subjects_left(masks: list[UInt8Array], areas: npt.NDArray[np.int64]) -> None:
     """The subject's left lies on the picture's right, in every face that shows both sides."""
-    for left, right in SWAP_PAIRS:
+    for left, right in CELEBAMASK.swap_pairs:
         shown = np.flatnonzero((areas[:, left] > 0) & (areas[:, right] > 0))
         both = [(_column(masks[face], left), _column(masks[face], right)) for face in shown]
         assert len(both) > FACES / 2
@@ -92,7 +92,7 @@ def _column(mask: UInt8Array, label: int) -> float:
 
 def test_neither_side_is_favoured(areas: npt.NDArray[np.int64]) -> None:
     """Otherwise a flip with swapped classes would show the network another world."""
-    for left, right in SWAP_PAIRS:
+    for left, right in CELEBAMASK.swap_pairs:
         assert areas[:, left].mean() == pytest.approx(areas[:, right].mean(), rel=0.15), CLASSES[left]
 
 
@@ -178,7 +178,7 @@ def test_written_dataset_reads_back(tmp_path: Path, heard: Any) -> None:
         assert np.abs(read.image.astype(int) - drawn.image).mean() < 4
     with Image.open(target / "masks" / f"{dataset[0].key}.png") as mask:
         assert mask.mode == "P"
-        assert (mask.getpalette() or [])[3:6] == list(PALETTE[1])
+        assert (mask.getpalette() or [])[3:6] == list(CELEBAMASK.palette[1])
 
 
 def test_writing_keeps_what_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""Exact rewrites of a foreign network that need no knowledge of its structure, in numpy on its ONNX graph.
+
+Each takes a :class:`Work`, changes it, and says whether it did. They compute the same function in exact arithmetic; how
+far float32 is off is measured on the network at hand (:mod:`fptk.export.foreign.proof`), and one that turns labels
+there is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fptk.calibration.onnx_graph import Graph, Node, attribute, infer_types
+from fptk.export.foreign.file import Interface
+
+if TYPE_CHECKING:
+    import onnx
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass
+class Work:
+    """A network under rewriting."""
+
+    model: onnx.ModelProto
+    interface: Interface
+
+    def copy(self) -> Work:
+        """Another of the same content, to be changed on trial."""
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        return Work(model, self.interface)
+
+
+def folded_batchnorms(work: Work) -> bool:
+    """BatchNorm folded into the convolution before it: s (W x + b - m) + t = (s W) x + (s (b - m) + t)."""
+    graph = Graph(work.model)
+    removed: set[str] = set()
+    for norm in graph.nodes:
+        conv = graph.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if conv is None or conv.op_type not in ("Conv", "ConvTranspose") or not _is_only_reader(graph, conv):
+            continue
+        values = [graph.constant(name) for name in norm.input[1:5]]
+        weights = _weights(graph, conv)
+        if weights is None or any(value is None for value in values):
+            continue
+        weight, bias = weights
+        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
+        scale = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+        _set_weights(graph, conv, _scaled(conv, weight, scale), scale * (bias - mean) + beta)
+        conv.output[0] = norm.output[0]
+        removed.add(norm.name)
+    _finish(graph, work, removed)
+    return bool(removed)
+
+
+def _scaled(conv: Node, weight: Float64, scale: Float64) -> Float64:
+    """The weights of a convolution whose output channels are multiplied by ``scale``."""
+    if conv.op_type == "Conv":
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    groups = attribute(conv, "group", 1)  # a transposed convolution has (in, out / groups, ...)
+    per_input = np.repeat(scale.reshape(groups, -1), len(weight) // groups, axis=0)
+    return weight * per_input.reshape(*per_input.shape, *[1] * (weight.ndim - 2))
+
+
+def classifier_first(work: Work) -> bool:
+    """A 1x1 convolution of fewer channels moved before the upsampling in front of it: both are linear, the second
+    mixes pixels with weights of sum 1, the first channels."""
+    changed = False
+    while _move_one(work):
+        changed = True
+    return changed
+
+
+def _move_one(work: Work) -> bool:
+    graph = Graph(work.model)
+    for conv in graph.nodes:
+        resize = graph.producer.get(conv.input[0]) if conv.op_type == "Conv" else None
+        weights = _pointwise(graph, conv)
+        if weights is None or resize is None or resize.op_type != "Resize" or not _is_only_reader(graph, resize):
+            continue
+        before, after = graph.shape(resize.input[0]), graph.shape(resize.output[0])
+        outputs, inputs = weights.shape[:2]
+        sides = _upsampled(before, after)
+        if sides is None or outputs > inputs or not _mixes_pixels(resize):
+            continue
+        conv.input[0], full = resize.input[0], conv.output[0]
+        conv.output[0] = graph.fresh(f"{full}/coarse")
+        resize.input[0], resize.output[0] = conv.output[0], full
+        _resize_to(graph, resize, before[0] if before else None, outputs, sides)
+        _finish(graph, work)
+        return True
+    return False
+
+
+def _upsampled(
+    before: tuple[int | None, ...] | None, after: tuple[int | None, ...] | None
+) -> tuple[int, int, int, int] | None:
+    """Height and width before a Resize and after it; ``None`` where one is open, or other dimensions are resized."""
+    if before is None or after is None or len(before) != 4 or before[:2] != after[:2]:
+        return None
+    h, w, height, width = *before[2:], *after[2:]
+    return None if h is None or w is None or height is None or width is None else (h, w, height, width)
+
+
+def _resize_to(graph: Graph, resize: Node, batch: int | None, channels: int, sides: tuple[int, int, int, int]) -> None:
+    """Let a Resize upsample another number of channels."""
+    h, w, height, width = sides
+    source = resize.input[0]
+    del resize.input[:]
+    if batch is None:
+        factors = np.array([1, 1, height / h, width / w], np.float32)
+        resize.input.extend([source, "", graph.add_constant(f"{resize.name}/factors", factors)])
+    else:
+        sizes = np.array([batch, channels, height, width], np.int64)
+        resize.input.extend([source, "", "", graph.add_constant(f"{resize.name}/sizes", sizes)])
+
+
+def _pointwise(graph: Graph, node: Node) -> Float64 | None:
+    """Weights of a 1x1 convolution with nothing else to it, else ``None``."""
+    weights = _weights(graph, node) if node.op_type == "Conv" and attribute(node, "group", 1) == 1 else None
+    strides = set(attribute(node, "strides", (1,)))
+    if weights is None or weights[0].shape[2:] != (1, 1) or any(attribute(node, "pads", ())) or strides != {1}:
+        return None
+    return weights[0]
+
+
+def _mixes_pixels(resize: Node) -> bool:
+    """Whether every output pixel is a mean of input pixels, whatever the mode: nothing is invented at the border."""
+    crops = attribute(resize, "coordinate_transformation_mode", b"half_pixel") == b"tf_crop_and_resize"
+    stretches = attribute(resize, "keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    return not crops and stretches and not attribute(resize, "axes", ())
+
+
+def folded_input(work: Work) -> bool:
+    """Order and scale of the color channels folded into the first convolution; only the mean is left in front."""
+    interface, graph = work.interface, Graph(work.model)
+    readers = graph.consumers[interface.input]
+    if interface.pixels != "float32" or interface.layout != "NCHW" or len(readers) != 1:
+        return False
+    conv = readers[0]
+    weights = _weights(graph, conv) if conv.op_type == "Conv" and attribute(conv, "group", 1) == 1 else None
+    if weights is None:
+        return False
+    weight, bias = weights
+    std = np.array(interface.std or (1 / 255,) * 3)
+    mean = interface.mean or (0.0, 0.0, 0.0)
+    if interface.channels == "rgb" and np.allclose(255 * std, 1):
+        return False
+    in_rgb = weight[:, ::-1] if interface.channels == "bgr" else weight
+    _set_weights(graph, conv, in_rgb / (255 * std).reshape(3, 1, 1), bias if len(conv.input) > 2 else None)
+    work.interface = replace(interface, channels="rgb", mean=mean, std=(1 / 255,) * 3)
+    _finish(graph, work)
+    return True
+
+
+def _weights(graph: Graph, conv: Node) -> tuple[Float64, Float64] | None:
+    """Weight and bias of a convolution, float64, a bias that it has not as zeros; ``None`` where one is computed."""
+    weight = graph.constant(conv.input[1])
+    if weight is None:
+        return None
+    outputs = weight.shape[0] if conv.op_type == "Conv" else weight.shape[1] * attribute(conv, "group", 1)
+    named = len(conv.input) > 2 and conv.input[2]
+    bias = graph.constant(conv.input[2]) if named else np.zeros(outputs)
+    return None if bias is None else (weight.astype(np.float64), bias.astype(np.float64))
+
+
+def _set_weights(graph: Graph, conv: Node, weight: Float64, bias: Float64 | None) -> None:
+    """Give a convolution constants of its own: others may share those that it had."""
+    values = [weight] if bias is None else [weight, bias]
+    names = [
+        graph.add_constant(f"{conv.name}/{what}", value.astype(np.float32))
+        for what, value in zip(("weight", "bias"), values, strict=False)
+    ]
+    source = conv.input[0]
+    del conv.input[:]
+    conv.input.extend([source, *names])
+
+
+def _is_only_reader(graph: Graph, node: Node) -> bool:
+    """Whether one node reads the node's result, and no output of the graph is it."""
+    name = node.output[0]
+    return len(graph.consumers[name]) == 1 and name not in {value.name for value in graph.model.graph.output}
+
+
+def _finish(graph: Graph, work: Work, removed: Collection[str] = ()) -> None:
+    """Leave out the removed nodes and what nothing needs any more, and note the new shapes."""
+    graph.replace_nodes(node for node in graph.nodes if node.name not in removed)
+    del work.model.graph.value_info[:]
+    infer_types(work.model)
+
+
+REWRITES: dict[str, tuple[str, Callable[[Work], bool]]] = {
+    "folded_batchnorms": ("BatchNorm folded into the convolution before it", folded_batchnorms),
+    "classifier_first": ("1x1 convolutions of fewer channels before the upsampling in front of them", classifier_first),
+    "folded_input": ("order and scale of the color channels folded into the first convolution", folded_input),
+}
+"""Rewrites of the network itself in the order in which they are tried: what each does, and how."""
+
+LABEL_MAP = "label_map"
+"""The rewrite of what stands behind the network."""
