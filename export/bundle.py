@@ -60,7 +60,7 @@ SCHEMA_VERSIONS = (1, 2, 3)
 ENGINE_CARD_FILE = "engine.json"
 """What a TensorRT engine is read with (``fptk.export.tensorrt.engine_card``)."""
 
-ENGINE_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".onnx")}
+ENGINE_SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".onnx"), "web": (".onnx",)}
 """By target, for those whose packages guess the format of a file, and with it the other files that they open."""
 
 Graph = Literal["deploy", "original"]

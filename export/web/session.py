@@ -114,7 +114,7 @@ class WebSession(Session):
                 return content
             if content is not None:
                 raise InputError(f"{failure}: {_first_line(content)}")
-        self._process.wait(_CLOSING_SECONDS)
+        self._end()
         self._stderr.seek(0)
         raise InputError(f"{failure}: node ended ({self._process.returncode}): {_first_line(self._stderr.read(4096))}")
 
@@ -133,12 +133,16 @@ class WebSession(Session):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+        self._end()
+        self._stderr.close()
+
+    def _end(self) -> None:
+        """Wait until the child has ended; one that does not is killed."""
         try:
             self._process.wait(_CLOSING_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._stderr.close()
 
 
 def _first_line(content: bytes) -> str:

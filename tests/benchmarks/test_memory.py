@@ -40,6 +40,39 @@ def test_only_what_the_first_inference_adds_is_counted() -> None:
     assert 60 << 20 < peak < 100 << 20
 
 
+IN_A_CHILD = """
+import subprocess, sys
+import numpy as np
+from fptk.benchmarks.own_process import answer
+from fptk.core.preprocess import PreprocessSpec
+from fptk.core.session import Session
+
+CHILD = "before = b'1' * (100 << 20); print(flush=True); input(); b'1' * (64 << 20); print(flush=True); input()"
+
+class Parent(Session):
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=-1, stdout=-1)
+        self.child.stdout.readline()
+
+    def _infer(self, images):
+        self.child.stdin.write(b"\\n")
+        self.child.stdin.flush()
+        self.child.stdout.readline()
+        return np.zeros(images.shape[:3], np.uint8)
+
+session = Parent("parent", PreprocessSpec(size=(32, 32)))
+print(answer(session, sys.argv[-1]))
+session.child.kill()
+"""
+
+
+def test_an_engine_in_a_child_process_is_counted() -> None:
+    peak = peak_memory([sys.executable, "-c", IN_A_CHILD])
+    assert peak is not None
+    assert 60 << 20 < peak < 100 << 20
+
+
 def test_an_engine_that_fails_is_an_error_with_its_message() -> None:
     with pytest.raises(RuntimeError, match="no such engine"):
         peak_memory([sys.executable, "-c", "raise SystemExit('no such engine')"])

@@ -19,7 +19,18 @@ from fptk.export.bundle import open_bundle
 EXAMPLES = Path(__file__).parents[2] / "examples"
 AGREEMENT = 0.999
 """Share of pixels that an FP32 engine in another language labels as fptk does."""
-SIZES = [((64, 64), (32, 32)), ((301, 229), (64, 96)), ((31, 45), (128, 64)), ((64, 100), (64, 32)), ((1, 1), (32, 32))]
+SIZES = [
+    ((64, 64), (32, 32)),
+    ((301, 229), (64, 96)),
+    ((31, 45), (128, 64)),
+    ((64, 100), (64, 32)),
+    ((1, 1), (32, 32)),
+    ((120, 90), (64, 64)),
+    ((90, 120), (64, 64)),
+    ((100, 40), (64, 64)),
+    ((104, 84), (64, 64)),
+    ((105, 84), (64, 64)),
+]
 """Height and width before and after."""
 
 

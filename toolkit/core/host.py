@@ -110,9 +110,9 @@ def resident_peak() -> int | None:
     return process_memory("VmHWM")
 
 
-def process_memory(field: str) -> int | None:
-    """A line of ``/proc/self/status`` in bytes, e.g. ``VmRSS``; ``None`` where the system has no such file or line."""
-    for line in (_text(Path("/proc/self/status")) or "").splitlines():
+def process_memory(field: str, process: int | str = "self") -> int | None:
+    """A line of ``/proc/PROCESS/status`` in bytes, e.g. ``VmRSS``; ``None`` where there is no such file or line."""
+    for line in (_text(Path(f"/proc/{process}/status")) or "").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None

@@ -182,6 +182,7 @@ async function toggleCamera() {
       const bitmap = await createImageBitmap($("video"));
       await parse({ ...pixelsOf(bitmap, videoWidth, videoHeight), bitmap }, "camera.png");
     } catch (error) {
+      if (state.stream !== own) return; // it was stopped meanwhile
       say(inWords(error));
       stopCamera();
     }
@@ -276,7 +277,7 @@ async function listChoices() {
     $("engine").append(new Option(`${name} (${megabytes} MB)`, String(index)));
   });
   $("backend").append(new Option(BACKENDS.wasm, "wasm"));
-  if (await hasWebGpu()) $("backend").append(new Option(BACKENDS.webgpu, "webgpu"));
+  if (state.description.webgpu && (await hasWebGpu())) $("backend").append(new Option(BACKENDS.webgpu, "webgpu"));
 }
 
 function listen() {

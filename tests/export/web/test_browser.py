@@ -47,8 +47,8 @@ FLAGS_WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "-
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``web-fp32``, ``web-int8`` and ``onnx-int8`` of the package's weights."""
+def _runtime() -> None:
+    """Node.js and ONNX Runtime Web are here."""
     for tool in ("node", "npm"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
@@ -56,10 +56,23 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runtime_folder()
     except TargetUnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def bundles(_runtime: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``web-fp32``, ``web-int8`` and ``onnx-int8`` of the package's weights."""
     out = tmp_path_factory.mktemp("web")
     for target, precisions in (("web", ("fp32", "int8")), ("onnx", ("int8",))):
         api.build(targets=(target,), precisions=precisions, gate=None, out=out, calib_size=16, matrix_images=None)
     return out / "bundles"
+
+
+@pytest.fixture(scope="module")
+def small(_runtime: None, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``web-fp32`` of the untrained network for 64x64 images."""
+    out = tmp_path_factory.mktemp("small")
+    api.build(checkpoint, targets=("web",), precisions=("fp32",), gate=None, out=out, matrix_images=None)
+    return out / "bundles" / "web-fp32"
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +203,7 @@ def test_the_page_labels_as_python_does(bundles: Path, browse: Callable[..., dic
         steps += [("labels", str(path)) for path in (*samples, photo)]
     with running(make_server(folder, 0)) as address:
         opened, *found = browse(address, *steps)["results"]
-    assert opened["state"] == "good"
+    assert opened["state"] == "good", opened["verdict"]
     assert opened["verdict"].startswith("Verified in this browser: ")
     assert opened["threads"] == str(min(8, int(opened["cores"])))
     reference = golden_of(folder)[1]
@@ -212,12 +225,12 @@ def test_the_page_labels_as_python_does(bundles: Path, browse: Callable[..., dic
         assert (photo_labels == expected).mean() >= (SAME if name == "fp32" else 0.98)
 
 
-def test_the_page_answers_in_words(bundles: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_the_page_answers_in_words(small: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "cut.jpg").write_bytes((Path(__file__).parents[3] / "docs" / "face.jpg").read_bytes()[:300])
     Image.new("RGB", (12_000, 9_000), (90, 80, 70)).save(tmp_path / "large.jpg")
     refused = [("refused", str(tmp_path / name)) for name in ("notes.txt", "cut.jpg", "large.jpg")]
-    with running(make_server(bundles / "web-fp32", 0)) as address:
+    with running(make_server(small, 0)) as address:
         *_, notes, cut, large, camera, wide, _, narrow = browse(
             address, ("open",), *refused, ("camera",), ("width",), ("open", 390, 844, "dark"), ("width",)
         )["results"]
@@ -228,21 +241,23 @@ def test_the_page_answers_in_words(bundles: Path, browse: Callable[..., dict[str
     assert wide == narrow == 0
 
 
-def test_plain_static_files_run_on_one_thread(bundles: Path, browse: Callable[..., dict[str, Any]]) -> None:
-    plain = functools.partial(_Quiet, directory=str(bundles / "web-fp32"))
+def test_plain_static_files_run_on_one_thread(small: Path, browse: Callable[..., dict[str, Any]]) -> None:
+    plain = functools.partial(_Quiet, directory=str(small))
     with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), plain)) as address:
         opened = browse(address, ("open",))["results"][0]
-    assert opened["state"] == "good"
+    assert opened["state"] == "good", opened["verdict"]
     assert opened["threads"] == "1"
 
 
 def test_an_engine_that_is_wrong_here_is_told_of(
-    bundles: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path
+    small: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(bundles / "web-fp32", tmp_path / "wrong"))
-    for number in (1, 2):
-        other = bundles / "web-fp32" / "golden" / f"{3 - number}-labels.png"
-        shutil.copy(other, folder / "golden" / f"{number}-labels.png")
+    folder = Path(shutil.copytree(small, tmp_path / "wrong"))
+    path = folder / "golden" / "1-labels.png"
+    with Image.open(path) as picture:
+        other = Image.fromarray((np.asarray(picture) + 1) % np.uint8(19))
+    other.putpalette(CELEBAMASK.flat_palette())
+    other.save(path)
     with running(make_server(folder, 0)) as address:
         opened = browse(address, ("open",))["results"][0]
     assert opened["state"] == "bad"
@@ -251,11 +266,13 @@ def test_an_engine_that_is_wrong_here_is_told_of(
     assert "IoU with PyTorch by class: " in opened["verdict"]
 
 
-def test_webgpu_is_used_only_if_the_check_passes_there(bundles: Path, browse: Callable[..., dict[str, Any]]) -> None:
+def test_webgpu_is_used_only_if_the_check_passes_there(small: Path, browse: Callable[..., dict[str, Any]]) -> None:
     """Chromium's own software GPU takes the part of one; whether it passes is its matter, not a matter of taste."""
-    with running(make_server(bundles / "web-fp32", 0)) as address:
-        opened, chosen = browse(address, ("open",), ("choose", "backend", "WebGPU"), flags=FLAGS_WEBGPU)["results"]
-    assert opened["backends"] == ["WebAssembly", "WebGPU"]
+    with running(make_server(small, 0)) as address:
+        (opened,) = browse(address, ("open",), flags=FLAGS_WEBGPU)["results"]
+        if opened["backends"] != ["WebAssembly", "WebGPU"]:
+            pytest.skip("this Chromium has no software GPU")
+        _, chosen = browse(address, ("open",), ("choose", "backend", "WebGPU"), flags=FLAGS_WEBGPU)["results"]
     if chosen["chosen"] == "WebGPU":
         assert chosen["verdict"].startswith("Verified in this browser: ")
         assert not chosen["message"]

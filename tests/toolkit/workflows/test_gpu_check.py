@@ -79,7 +79,7 @@ def test_the_layout_is_fptk_with_its_targets(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     file, *targets = done.stdout.split()
     assert file == str(tmp_path / "layout" / "fptk" / "__init__.py")
-    assert targets == ["onnx", "openvino", "trt", "trt-rtx"]
+    assert targets == ["onnx", "openvino", "trt", "trt-rtx", "web"]
 
 
 @pytest.mark.parametrize(
