@@ -18,8 +18,8 @@ from fptk.export.onnx_external import external_data
 if TYPE_CHECKING:
     import onnx
 
-OPSETS = (13, 22)
-"""Lowest and highest version of the operator set: below, what fptk adds has other operators; above, no target was
+OPSETS = (11, 22)
+"""Lowest and highest version of the operator set: below, a Resize says too little of what it does; above, no target was
 tried."""
 
 _CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")

@@ -50,6 +50,14 @@ class Nodes:
         """The tensor in another type (``onnx.TensorProto.DataType``)."""
         return self.add("Cast", operand, to=kind, output=output)
 
+    def copy(self, node: Node, operand: str) -> str:
+        """A node like another, with another first input; the name of its result."""
+        like = type(node)()
+        like.CopyFrom(node)
+        like.input[0], like.output[0], like.name = operand, self._name(node.op_type), f"{node.name}/moved"
+        self.made.append(like)
+        return str(like.output[0])
+
     def finish(self) -> None:
         """Put the nodes into the model, and leave out what no output needs."""
         self.graph.replace_nodes([*self.graph.nodes, *self.made])

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fptk.calibration.onnx_graph import fold_constants, infer_types
+from fptk.calibration.onnx_graph import Graph, fold_constants, infer_types
 from fptk.core.errors import InputError
 from fptk.export.foreign.file import Interface
 
 if TYPE_CHECKING:
     import onnx
 
+LOWEST = 13
+"""Opset of the operators that fptk adds: their axes are inputs."""
+
 
 def prepare(path: Path, model: onnx.ModelProto, interface: Interface, batch: int | None) -> onnx.ModelProto:
     """A copy of the network for images of its size, with shapes inferred and constants folded.
 
-    What exporters note about their own files and lines is left out.
+    An old file is converted to the operators that fptk's own are written in. What exporters note about their own files
+    and lines is left out.
 
     Args:
         path: named in errors.
@@ -29,8 +33,7 @@ def prepare(path: Path, model: onnx.ModelProto, interface: Interface, batch: int
     """
     from onnx import TensorProto, helper
 
-    prepared = type(model)()
-    prepared.CopyFrom(model)
+    prepared = _converted(path, model)
     graph = prepared.graph
     _strip(prepared)
     kinds = {value.name: value.type.tensor_type.elem_type for value in graph.output}
@@ -62,6 +65,23 @@ def prepare(path: Path, model: onnx.ModelProto, interface: Interface, batch: int
             f"{path} does not work out for images of {interface.size}: {str(error).splitlines()[0][:300]}"
         ) from error
     return prepared
+
+
+def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model of opset :data:`LOWEST` or above."""
+    from onnx import version_converter
+
+    if Graph(model).opset < LOWEST:
+        try:
+            return version_converter.convert_version(model, LOWEST)
+        except Exception as error:  # its C++ code raises bare errors
+            raise InputError(
+                f"{path} is of opset {Graph(model).opset} and does not convert to {LOWEST}: "
+                f"{str(error).splitlines()[0][:300]}; export it again with opset {LOWEST} or above"
+            ) from error
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _strip(model: onnx.ModelProto) -> None:

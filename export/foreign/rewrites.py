@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fptk.calibration.onnx_graph import Graph, Node, attribute, infer_types
 from fptk.export.foreign.file import Interface
+from fptk.export.foreign.nodes import Nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -96,6 +97,65 @@ def _move_one(work: Work) -> bool:
         _finish(graph, work)
         return True
     return False
+
+
+def split_fusion(work: Work) -> bool:
+    """A 1x1 convolution of maps side by side, some of them upsampled, as a sum of one convolution of each: what is
+    upsampled is convolved before, at its own size."""
+    graph = Graph(work.model)
+    for conv in graph.nodes:
+        concat = graph.producer.get(conv.input[0]) if conv.op_type == "Conv" else None
+        weights = _pointwise(graph, conv)
+        if weights is None or concat is None or concat.op_type != "Concat" or not _is_only_reader(graph, concat):
+            continue
+        if attribute(concat, "axis", 0) not in (1, -3):
+            continue
+        coarse = {name: node for name in concat.input if (node := _coarse(graph, name, len(weights)))}
+        if coarse:
+            removed = {conv.name, concat.name, *(node.name for node in coarse.values())}
+            kept = [node for node in graph.nodes if node.name not in removed]
+            graph.replace_nodes([*kept, *_summed(graph, conv, concat, coarse)])
+            del work.model.graph.value_info[:]
+            infer_types(work.model)
+            return split_fusion(work) or True
+    return False
+
+
+def _coarse(graph: Graph, name: str, outputs: int) -> Node | None:
+    """The Resize that makes ``name``, if it upsamples at least ``outputs`` channels for one reader."""
+    node = graph.producer.get(name)
+    if node is None or node.op_type != "Resize" or not _is_only_reader(graph, node) or not _mixes_pixels(node):
+        return None
+    before = graph.shape(node.input[0])
+    channels = before[1] if before and len(before) == 4 else None
+    sides = _upsampled(before, graph.shape(name))
+    return node if sides and channels and channels >= outputs else None
+
+
+def _summed(graph: Graph, conv: Node, concat: Node, coarse: dict[str, Node]) -> list[Node]:
+    """What a 1x1 convolution makes of a Concat, the maps of ``coarse`` convolved before their Resize."""
+    weights = _weights(graph, conv)
+    assert weights is not None
+    nodes, first, total = Nodes(graph, conv.name), 0, ""
+    bias: list[npt.NDArray[np.float32]] = [weights[1].astype(np.float32)]
+    for name in concat.input:
+        shape = graph.shape(name) or ()
+        channels = shape[1] or 0
+        part = weights[0][:, first : first + channels].astype(np.float32)
+        first += channels
+        resize = coarse.get(name)
+        term = nodes.add("Conv", resize.input[0] if resize else name, part, *bias)
+        bias = []
+        if resize is not None:
+            before, after = graph.shape(resize.input[0]), graph.shape(name)
+            sides = _upsampled(before, after)
+            assert sides is not None
+            full = nodes.copy(resize, term)
+            _resize_to(graph, nodes.made[-1], before[0] if before else None, len(part), sides)
+            term = full
+        total = nodes.add("Add", total, term) if total else term
+    nodes.add("Identity", total, output=conv.output[0])
+    return nodes.made
 
 
 def _upsampled(
@@ -197,6 +257,7 @@ def _finish(graph: Graph, work: Work, removed: Collection[str] = ()) -> None:
 
 REWRITES: dict[str, tuple[str, Callable[[Work], bool]]] = {
     "folded_batchnorms": ("BatchNorm folded into the convolution before it", folded_batchnorms),
+    "split_fusion": ("1x1 convolutions of maps side by side split, so that each is done at its own size", split_fusion),
     "classifier_first": ("1x1 convolutions of fewer channels before the upsampling in front of them", classifier_first),
     "folded_input": ("order and scale of the color channels folded into the first convolution", folded_input),
 }

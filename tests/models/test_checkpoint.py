@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fptk.core.classes import CLASSES
+from fptk.core.classes import CLASSES, LAPA, ClassSet
 from fptk.core.errors import InputError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models import (
@@ -70,9 +70,18 @@ def test_loading_leaves_the_random_generator_alone(saved: Path) -> None:
 
 def test_warm_start_copies_weights_into_a_model_of_other_dropout(saved: Path) -> None:
     model = create_model(lmsa=None, dropout=0.0)
-    card = load_weights(model, saved)
-    assert card.epoch == 3
+    assert load_weights(model, saved) == ()
     assert torch.equal(model.classifier.weight, load_file(saved)["classifier.weight"])
+
+
+def test_warm_start_for_other_classes_leaves_what_depends_on_them(saved: Path) -> None:
+    model = create_model(lmsa=None, num_classes=11)
+    own = model.classifier.weight.clone()
+    assert load_weights(model, saved, LAPA) == ("classifier.weight", "classifier.bias")
+    assert torch.equal(model.classifier.weight, own)
+    assert torch.equal(model.decoder.fuse1.weight, load_file(saved)["decoder.fuse1.weight"])
+    renamed = ClassSet(names=(*CLASSES[:-1], "beard"))
+    assert load_weights(create_model(lmsa=None), saved, renamed) == ("classifier.weight", "classifier.bias")
 
 
 def test_warm_start_of_another_form_names_the_tensor(saved: Path) -> None:
@@ -141,10 +150,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "model a list": (lambda path: _rewrite(path, model=["unet"]), "damaged fptk card: model"),
     "classes renamed": (
         lambda path: _rewrite(path, classes=["background", "fur"]),
-        "damaged fptk card: classes: class 1 is 'fur', fptk's is 'skin'",
+        "damaged fptk card: the network has 19 classes, and the card names 2",
     ),
-    "classes too many": (lambda path: _rewrite(path, classes=[*CLASSES, "beard"]), "20 classes, fptk has 19"),
-    "classes none": (lambda path: _rewrite(path, classes=[]), "0 classes"),
+    "classes too many": (
+        lambda path: _rewrite(path, classes=[*CLASSES, "beard"]),
+        "the network has 19 classes, and the card names 20",
+    ),
+    "classes none": (lambda path: _rewrite(path, classes=[]), "at least 1 item"),
+    "classes twice": (lambda path: _rewrite(path, classes=[*CLASSES[:-1], "skin"]), "two classes have the name 'skin'"),
+    "another number of classes": (
+        lambda path: _rewrite(path, options={"lmsa": None, "dropout": 0.15, "num_classes": 11}),
+        "the network has 11 classes, and the card names 19",
+    ),
     "schema a text": (lambda path: _rewrite(path, schema_version="1"), "schema version '1', this fptk .* reads 1"),
     "schema a truth": (lambda path: _rewrite(path, schema_version=True), "schema version True"),
     "schema huge": (lambda path: _card(path, f'{{"schema_version": {"9" * 5000}}}'), "damaged fptk card: .* too long"),

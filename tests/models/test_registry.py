@@ -52,7 +52,7 @@ def test_a_training_step_on_one_image_is_refused_where_means_are_normalized(name
 def test_default_model_is_compact_microsegformer() -> None:
     model = create_model()
     assert model.name == "microsegformer"
-    assert model.options == {"lmsa": "compact", "dropout": 0.15}
+    assert model.options == {"lmsa": "compact", "dropout": 0.15, "num_classes": 19}
     assert "microsegformer" in list_models()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fptk.calibration.sensitivity import Sensitivity
-from fptk.core.classes import ClassSet
+from fptk.core.classes import IGNORE, ClassSet
 from fptk.export.record import FallbackRecord
 from fptk.report import figures
 from fptk.report.blocks import (
@@ -135,7 +135,8 @@ def faces(labelled: Labelled | None, reason: str) -> Section:
         f"{images.dataset.name}.{hidden}"
     )
     blocks: list[Block] = [_comparison(each, images.truth) for each in labelled.comparisons]
-    blocks.append(_legend(labelled.mistakes[0].engine))
+    ignored = any((face.truth == IGNORE).any() for each in labelled.comparisons for face in each.faces)
+    blocks.append(_legend(labelled.mistakes[0].engine, ignored=ignored))
     return Section("faces", "Faces", introduction, tuple(blocks))
 
 
@@ -179,11 +180,11 @@ def _face_pictures(face: ShownFace, found: Comparison, truth: str, classes: Clas
     yield Picture(source, f"The {subject}: where the two differ, {share}", f"difference, {share}", size)
 
 
-def _legend(engine: Engine) -> Pictures:
-    """The colors of the classes."""
+def _legend(engine: Engine, *, ignored: bool) -> Pictures:
+    """The colors of the classes, and of pixels that count nowhere."""
     bundle = engine.bundle
     colors = tuple((_hex(color), name) for name, color in zip(bundle.classes, bundle.palette, strict=True))
-    return Pictures("Colors of the classes", (), colors)
+    return Pictures("Colors of the classes", (), (*colors, *([("#ffffff", "counts nowhere")] if ignored else [])))
 
 
 def _hex(color: Color) -> str:

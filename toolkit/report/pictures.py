@@ -48,7 +48,7 @@ def difference_picture(
     Args:
         candidate: uint8 (H, W), e.g. of the INT8 engine. A pixel of a shrunk picture shows any difference in it.
         baseline: the same of the FP32 engine; its class borders are drawn to show the face.
-        truth: uint8 (H, W); ``None`` shows every difference as :data:`LOST`.
+        truth: uint8 (H, W); nothing is shown where it is ignored. ``None`` shows every difference as :data:`LOST`.
 
     Returns:
         As :func:`label_picture`.
@@ -58,6 +58,7 @@ def difference_picture(
     if truth is None:
         picture[differs] = _LOST
     else:
+        differs &= truth != IGNORE
         picture[differs] = _OTHER
         picture[differs & (baseline == truth)] = _LOST
         picture[differs & (candidate == truth)] = _WON

@@ -101,10 +101,11 @@ class Small:
         if self.end == "coarse":
             return [classify, helper.make_node("Identity", ["few"], ["out"])]
         scales = {"mode": "linear", "coordinate_transformation_mode": self.mode}
+        roi = "none" if self.opset < 13 else ""
         nodes = [
-            helper.make_node("Resize", ["labels", "", "two"], ["up"], mode="linear"),
+            helper.make_node("Resize", ["labels", roi, "two"], ["up"], mode="linear"),
             classify,
-            helper.make_node("Resize", ["few", "", "two"], ["full"], **scales),
+            helper.make_node("Resize", ["few", roi, "two"], ["full"], **scales),
         ]
         if self.end == "logits":
             return [*nodes, helper.make_node("Identity", ["full"], ["out"])]
@@ -123,6 +124,7 @@ class Small:
 
         return {
             "hundred": np.float32(100),
+            "none": np.zeros(0, np.float32),
             "two": np.array([1, 1, 2, 2], np.float32),
             "w1": normal(width, 3, 3, 3),
             "w2": normal(width, width, 3, 3),

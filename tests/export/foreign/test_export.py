@@ -143,11 +143,6 @@ def test_outlier_channels_fail_the_gate_and_are_repaired(fptk: Command, tmp_path
     assert bundle.build.fallback is not None
     assert bundle.build.fallback.passed == bundle.build.fallback.attempts[-1].candidate
     assert len(bundle.build.fallback.attempts) > 1
-    print(
-        "  ".join(
-            f"{each.candidate}: {each.verdict and each.verdict.summary}" for each in bundle.build.fallback.attempts
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +205,6 @@ def test_a_network_of_others_goes_the_whole_way(name: str, fptk: Command, team_d
             assert abs(engine - reference) < (1e-4 if precision == "fp32" else 0.01)
             rewrites = bundle.build.details["graph"]["rewrites"]
             assert all(each["kept"] for each in rewrites), rewrites
-            print(name, bundle.label, f"{100 * reference:.2f} {100 * engine:.2f}")
 
 
 @pytest.mark.slow

@@ -119,6 +119,31 @@ def test_weights_that_two_layers_share_are_folded_for_each(images: UInt8Array, t
     assert (folded["name"], folded["kept"]) == ("folded_batchnorms", True)
 
 
+def test_a_fusion_of_upsampled_maps_is_split(images: UInt8Array, tmp_path: Path) -> None:
+    """As in SegFormer's decoder: maps of two strides side by side, one of them upsampled, and a 1x1 convolution."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = Small().model()
+    weight = np.random.default_rng(1).normal(0, 0.2, (16, 32, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "fuse_weight"))
+    at = next(index for index, node in enumerate(model.graph.node) if node.output[0] == "up")
+    model.graph.node[at].output[0] = "upsampled"
+    model.graph.node.insert(at + 1, helper.make_node("Concat", ["r1", "upsampled"], ["both"], axis=1))
+    model.graph.node.insert(at + 2, helper.make_node("Conv", ["both", "fuse_weight"], ["up"], name="fuse"))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    source = OnnxSource(tmp_path / "net.onnx", DESCRIPTION)
+    request = GraphRequest(ENGINES["tensorrt"], "deploy", 1, lambda: images)
+    record = source.write_onnx(tmp_path / "graph.onnx", request)
+    split = next(each for each in record["rewrites"] if each["name"] == "split_fusion")
+    assert split["kept"], split
+    rewritten = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "graph.onnx"))
+    nodes = {node.output[0]: node for node in rewritten.graph.node}
+    assert "Concat" not in {node.op_type for node in rewritten.graph.node}
+    halves = [nodes[node.input[0]] for node in rewritten.graph.node if node.op_type == "Resize"]
+    assert "fuse/Conv" in "".join(node.name for node in halves), "it is convolved before it is upsampled"
+
+
 def test_a_transposed_convolution_in_groups_takes_its_batchnorm(tmp_path: Path, images: UInt8Array) -> None:
     from onnx import helper, numpy_helper
 

@@ -35,6 +35,7 @@ WRITTEN: list[tuple[Small, dict[str, Any]]] = [
     (Small(end="coarse"), {"upsampling": "align-corners"}),
     (Small(mode="align_corners", open=(0, 2, 3), opset=13), {"size": [64, 64]}),
     (Small(mode="asymmetric", opset=20), {}),
+    (Small(end="probabilities", opset=11), {}),
 ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fptk.core.classes import IGNORE
 from fptk.report.faces import NothingToLabelError, label_faces
 from fptk.report.pictures import BORDER, GROUND, LOST, OTHER, WON, difference_picture
 from fptk.report.sources import Material, ReportRequest, default_out, gather
@@ -135,6 +136,7 @@ def test_a_difference_says_who_is_right() -> None:
     candidate, truth = baseline.copy(), baseline.copy()
     candidate[0] = (1, 1, 1, 0)
     truth[0] = (0, 1, 2, 0)
+    candidate[1], truth[1] = 1, IGNORE
     baseline[3] = candidate[3] = truth[3] = 5
     source, size = difference_picture(candidate, baseline, truth)
     data = base64.b64decode(source.partition(",")[2])
@@ -142,6 +144,7 @@ def test_a_difference_says_who_is_right() -> None:
         pixels = np.array(picture.convert("RGB"))
     assert size == (4, 4)
     assert [tuple(pixel) for pixel in pixels[0]] == [LOST, WON, OTHER, GROUND]
+    assert {tuple(pixel) for pixel in pixels[1]} == {GROUND}, "ignored pixels say nothing"
     assert {tuple(pixel) for pixel in pixels[2]} == {BORDER}
     assert {tuple(pixel) for pixel in pixels[3]} == {GROUND}
 
