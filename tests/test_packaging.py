@@ -61,6 +61,7 @@ def test_wheel_holds_one_top_level_package_with_its_data(wheel: Path) -> None:
     assert "fptk/py.typed" in names
     assert "fptk/recipes/demo.yaml" in names
     assert "fptk/models/microsegformer.py" in names
+    assert {"fptk/export/web/session.mjs", "fptk/export/web/page/index.html"} <= {*names}
     assert not any(name.startswith("fptk/tests") for name in names)
 
 

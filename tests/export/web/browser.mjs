@@ -3,6 +3,7 @@
 // Chromium's own flags.
 
 import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 const [playwright, chromium, address, steps, flags] = process.argv.slice(2);
@@ -50,14 +51,14 @@ const STEPS = {
       backends: await page.locator("#backend option").allTextContents(),
     };
   },
-  /** The mask that the page saves of a picture, beside it. */
-  async labels(file) {
+  /** Have the page save the mask of a picture. */
+  async labels(file, mask) {
     await page.evaluate(() => document.getElementById("canvas").setAttribute("aria-label", ""));
     await page.locator("#file").setInputFiles(file);
     await page.waitForFunction((name) => document.getElementById("canvas").ariaLabel?.startsWith(name), file.split("/").at(-1));
     const [download] = await Promise.all([page.waitForEvent("download"), page.locator("#save-mask").click()]);
-    await download.saveAs(`${file}.mask.png`);
-    return { file: `${file}.mask.png`, name: download.suggestedFilename(), size: await text("picture-size") };
+    await download.saveAs(mask);
+    return { file: mask, name: download.suggestedFilename(), size: await text("picture-size") };
   },
   /** What the page says of a file that it doesn't take. */
   async refused(file) {
@@ -89,8 +90,11 @@ const STEPS = {
   async width() {
     return await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   },
-  async evaluate(code) {
-    return await page.evaluate(code);
+  /** What axe-core finds hard to use without eyes or mouse. */
+  async axe() {
+    await page.evaluate(readFileSync(join(playwright, "node_modules", "axe-core", "axe.min.js"), "utf8"));
+    const { violations } = await page.evaluate("axe.run()");
+    return violations.map(({ impact, id, nodes }) => `${impact}: ${id}: ${nodes[0].html}`);
   },
 };
 

@@ -38,7 +38,7 @@ from fptk.workflows.verify import verify_bundle
 
 pytestmark = pytest.mark.slow
 
-PLAYWRIGHT = "playwright-core@1.65.1"
+PACKAGES = ("playwright-core@1.65.1", "axe-core@4.14.1")
 SAME = 0.999
 """Share of pixels that FP32 labels alike wherever it runs."""
 NEAR = 0.003
@@ -82,10 +82,10 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
     if chromium is None:
         pytest.skip("Chromium is not installed")
     home = tmp_path_factory.mktemp("playwright")
-    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(home), PLAYWRIGHT]
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(home), *PACKAGES]
     done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"npm does not deliver {PLAYWRIGHT}: {done.stderr.strip().splitlines()[0]}")
+        pytest.skip(f"npm does not deliver {' and '.join(PACKAGES)}: {done.stderr.strip().splitlines()[0]}")
 
     def drive(address: str, *steps: tuple[Any, ...], flags: list[str] | None = None) -> dict[str, Any]:
         script = Path(__file__).with_name("browser.mjs")
@@ -200,7 +200,7 @@ def test_the_page_labels_as_python_does(bundles: Path, browse: Callable[..., dic
     steps: list[tuple[Any, ...]] = [("open",)]
     for engine in ("INT8", "FP32"):
         steps.append(("choose", "engine", engine))
-        steps += [("labels", str(path)) for path in (*samples, photo)]
+        steps += [("labels", str(path), f"{path}.{engine}.png") for path in (*samples, photo)]
     with running(make_server(folder, 0)) as address:
         opened, *found = browse(address, *steps)["results"]
     assert opened["state"] == "good", opened["verdict"]
@@ -225,20 +225,35 @@ def test_the_page_labels_as_python_does(bundles: Path, browse: Callable[..., dic
         assert (photo_labels == expected).mean() >= (SAME if name == "fp32" else 0.98)
 
 
-def test_the_page_answers_in_words(small: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_the_page_answers_in_words_and_serves_everybody(
+    small: Path, browse: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "cut.jpg").write_bytes((Path(__file__).parents[3] / "docs" / "face.jpg").read_bytes()[:300])
     Image.new("RGB", (12_000, 9_000), (90, 80, 70)).save(tmp_path / "large.jpg")
     refused = [("refused", str(tmp_path / name)) for name in ("notes.txt", "cut.jpg", "large.jpg")]
     with running(make_server(small, 0)) as address:
-        *_, notes, cut, large, camera, wide, _, narrow = browse(
-            address, ("open",), *refused, ("camera",), ("width",), ("open", 390, 844, "dark"), ("width",)
+        *_, notes, cut, large, camera, wide, light, _, narrow, dark, shot = browse(
+            address,
+            ("open",),
+            *refused,
+            ("camera",),
+            ("width",),
+            ("axe",),
+            ("open", 390, 844, "dark"),
+            ("width",),
+            ("axe",),
+            ("screenshot", str(tmp_path / "narrow.png")),
         )["results"]
+    with Image.open(shot) as picture:
+        assert picture.width == 390
+        assert picture.height > 844  # everything below the picture is there
     assert notes == "notes.txt is no picture that this browser can read. Open a JPEG, PNG or WebP file."
     assert cut.startswith("cut.jpg ")
     assert "12,000 × 9,000 pixels. This page takes up to 8,192 a side" in large
     assert camera == "No camera was found. Connect one, or open a photograph."
     assert wide == narrow == 0
+    assert light == dark == []
 
 
 def test_plain_static_files_run_on_one_thread(small: Path, browse: Callable[..., dict[str, Any]]) -> None:
