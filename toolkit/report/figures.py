@@ -77,7 +77,9 @@ def tradeoff(engines: Sequence[tuple[str, float, float]], least: float | None) -
     with drawing("tradeoff", "Speed against accuracy", f"{caption}.", (WIDTH, 290)) as drawn:
         axes = drawn.figure.subplots()
         for number, (name, speed, miou) in enumerate(engines):
-            axes.plot([speed], [100 * miou], linestyle="", markersize=8, label=short(name), **style_of(number))
+            # Hollow: two engines may stand in one place.
+            style = {"fillstyle": "none", "markeredgewidth": 2, "markersize": 9, **style_of(number)}
+            axes.plot([speed], [100 * miou], linestyle="", label=short(name), **style)
         if least:
             axes.axhline(100 * least, color=SERIES[1], linewidth=1.2, linestyle="--", label="limit of the gate")
         axes.grid(axis="y")
