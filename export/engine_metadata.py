@@ -3,8 +3,8 @@
 A hash in ``fptk.json`` proves that a file is the one that the manifest means. It does not prove that the manifest was
 left alone: who changes both makes them agree. So an ONNX file says in ``metadata_props``, and an OpenVINO file in
 ``rt_info`` (``framework``), which weights it holds, what its labels mean and what its images went through. Files are
-read without the engine's package, and before the engine loads them. Files of before fptk wrote this say nothing, and
-are not compared.
+read without the engine's package, and before the engine loads them. Files of before fptk wrote this say nothing: their
+labels are those of CelebAMask-HQ, and the rest is not compared.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from fptk.export.onnx_external import metadata_props
 
 PREFIX = "fptk."
 """Start of every key."""
+
+_SPEAKING = (".onnx", ".xml")
+"""Files that can say something about themselves."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ def check_metadata(path: Path, expected: Identity) -> None:
         if text is not None:
             value = _value(path, field.name, _READ.get(field.name, str), text)
             _compare(path, field.name, value, getattr(expected, field.name))
+    if path.suffix in _SPEAKING and f"{PREFIX}classes" not in found:
+        # It is of before fptk wrote this, when there was one list.
+        _compare(path, "classes", CELEBAMASK.names, tuple(expected.classes))
 
 
 def _value(path: Path, key: str, read: Callable[[str], Any], text: str) -> Any:

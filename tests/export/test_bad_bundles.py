@@ -320,7 +320,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "input without shape": (edited(lambda values: values["input"].update(shape=[])), ("input is uint8 []",)),
     "classes renamed": (
         edited(lambda values: values["classes"].__setitem__(1, "fur")),
-        ("class 1 is 'fur'", "fptk's is 'skin'"),
+        ("classes[1] is 'skin'", "fptk.json says 'fur'"),
     ),
     "classes too few": (edited(lambda values: values["classes"].pop()), ("18 classes",)),
     "palette too short": (edited(lambda values: values["palette"].pop()), ("18 colours for 19 classes",)),

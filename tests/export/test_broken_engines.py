@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fptk.calibration.kernel_faults import KernelFault
+from fptk.core.classes import CELEBAMASK
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.precision import Precision
@@ -77,6 +78,7 @@ def inputs(tmp_path: Path) -> ExportInputs:
     """As much of an export's inputs as building an engine asks for."""
     found: Any = SimpleNamespace(
         spec=SPEC,
+        classes=CELEBAMASK,
         plan=SimpleNamespace(options={}, threads=1),
         listener=SILENT,
         fault_images=(IMAGES, np.zeros(IMAGES.shape[:3], np.uint8)),

@@ -176,7 +176,7 @@ DAMAGED: dict[str, tuple[Break, int, str]] = {
     "class names exchanged": (
         edited(lambda v: v["classes"].__setitem__(slice(4, 6), ["r_eye", "l_eye"])),
         2,
-        "class 4 is 'r_eye'",
+        "classes[4] is 'l_eye', fptk.json says 'r_eye'",
     ),
     "input of another size": (edited(lambda v: v["input"].update(shape=[1, 32, 32, 3])), 2, "input is uint8"),
     # engines
