@@ -64,7 +64,7 @@ def measured(graph: Path, images: UInt8Array, tmp_path: Path) -> tuple[MatrixReq
     pytest.importorskip("openvino", reason="openvino is not installed")
     target = get_target("openvino")
     engine = target.build(BuildRequest(graph, Precision.FP32, tmp_path, SPEC)).files[0]
-    with target.load(engine, SPEC, CELEBAMASK, threads=1) as session:
+    with target.load(engine, SPEC, threads=1) as session:
         labels = session(images[:2])
     command = engine_command("openvino", engine, SPEC, CELEBAMASK, threads=1, precision_hint="f32")
     request = MatrixRequest("openvino fp32", command, ISA_VARIABLE, FAMILIES, threads=1)

@@ -41,7 +41,7 @@ class GoldenType(click.ParamType):  # type: ignore[type-arg]
     "--target",
     "targets",
     multiple=True,
-    help="Engine to build for (repeatable): onnx, openvino, trt, trt-rtx, or all. Default: onnx and openvino.",
+    help="Engine to build for (repeatable): onnx, openvino, trt, trt-rtx, web, or all. Default: onnx and openvino.",
 )
 @click.option("--fp32", is_flag=True, help="Build in float32.")
 @click.option("--bf16", is_flag=True, help="Build in bfloat16: OpenVINO on processors that have it.")

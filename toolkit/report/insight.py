@@ -44,8 +44,11 @@ def training(material: Material) -> Section:
     card, result = found.card, found.card["result"]
     pairs = [
         ("recipe", str(card["recipe"].get("name", "without a name"))),
-        ("trained on", f"{card['train_set']}, {card['train_images']:,} images"),
-        ("validated on", f"{card['val_set']}, {card['val_images']:,} images"),
+        *(
+            (f"{word} on", f"{card[f'{part}_set']}, {card[f'{part}_images']:,} images")
+            for part, word in (("train", "trained"), ("val", "validated"))
+            if card.get(f"{part}_set") and f"{part}_images" in card  # an older fptk recorded neither
+        ),
     ]
     if result:
         pairs += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fptk.benchmarks.photo import PhotoSplit
-from fptk.benchmarks.report import recommend
+from fptk.benchmarks.report import Row, recommend
 from fptk.calibration.gate import Decision
 from fptk.core.metrics import Scores
 from fptk.report import figures
@@ -35,7 +35,7 @@ def headline(material: Material) -> tuple[str, Tone]:
     if not total:
         return "Trained, and not exported yet", ""
     if refused:
-        return f"{_count(refused, total)} lost too much accuracy", "bad"
+        return f"{_count(refused, total)} {'was' if refused == 1 else 'were'} refused", "bad"
     if passed == total:
         all_of = {1: "The engine kept its", 2: "Both engines kept their"}
         return f"{all_of.get(total, f'All {total} engines kept their')} accuracy", "good"
@@ -65,31 +65,37 @@ def summary(material: Material) -> Iterator[str]:
             yield f"Scored on {'; '.join(sets)}. Exported on {', '.join(places)}."
     elif material.training:
         recipe = material.training.card["recipe"]
-        yield f"Recipe {recipe.get('name', 'without a name')}, {material.training.card['train_set']}."
+        yield f"Recipe {recipe.get('name', 'without a name')}."
     sentence = recommend(material.bench) if material.bench else None
     if sentence:
         yield sentence[:1].upper() + sentence[1:] + "."
 
 
+def _judged_later(engine: Engine) -> Row | None:
+    """The measurement that judged the engine again after its export, if one did."""
+    found = engine.measured
+    judged = found and found.accuracy == "measured" and found.verdict in (Decision.PASS, Decision.REFUSED)
+    return found if judged else None
+
+
 def verdict_of(engine: Engine) -> str:
     """The latest verdict: of the measurements where these judged, else of the export."""
-    if engine.measured and engine.measured.accuracy == "measured":
-        return engine.measured.verdict
-    return engine.bundle.verdict
+    later = _judged_later(engine)
+    return later.verdict if later else engine.bundle.verdict
 
 
 def _reason(engine: Engine) -> str:
-    bundle = engine.bundle
+    bundle, later = engine.bundle, _judged_later(engine)
     reason = bundle.gate.summary if bundle.gate else bundle.unavailable or ""
-    if engine.measured and engine.measured.accuracy == "measured":
-        reason = engine.measured.reason
+    reason = later.reason if later else reason
     return reason.removeprefix("passed: ").removeprefix("refused: ") or "there was nothing to score it on"
 
 
 def _place(engine: Engine) -> str:
     """Processor that the verdict is from."""
-    if engine.measured and engine.measured.accuracy == "measured" and engine.measured.measured_on:
-        return engine.measured.measured_on
+    later = _judged_later(engine)
+    if later and later.measured_on:
+        return later.measured_on
     simulated = engine.bundle.evaluation.simulated_by if engine.bundle.evaluation else None
     return str(engine.bundle.host.get("cpu", "unknown")) + (f", simulated by {simulated}" if simulated else "")
 
@@ -309,7 +315,7 @@ def _size(engine: Engine) -> str:
 
 def _photo_table(material: Material, measured: Sequence[tuple[str, PhotoSplit]]) -> Table:
     sides = material.bench.conditions.get("photo") if material.bench else None
-    size = " × ".join(map(str, sides)) if sides else "unknown size"
+    size = " × ".join(map(str, sides)) if isinstance(sides, list) else "unknown size"
     rows = []
     for name, each in measured:
         stages = (each.preprocess_ms, each.infer_ms, each.postprocess_ms, each.whole_ms)

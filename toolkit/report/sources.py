@@ -155,9 +155,13 @@ def _read_bench(path: Path) -> BenchReport:
         InputError: it is missing or something else.
     """
     try:
-        return TypeAdapter(BenchReport).validate_python(read_json(path, "result of fptk bench"))
+        found = TypeAdapter(BenchReport).validate_python(read_json(path, "result of fptk bench"))
     except ValidationError as error:
         raise InputError(f"{path} is no result of `fptk bench --json`: {first_fault(error)}") from error
+    flags = found.host.get("isa")
+    if not (isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)):
+        raise InputError(f"{path} is no result of `fptk bench --json`: host.isa is no list of texts")
+    return found
 
 
 def _engines(bundles: Sequence[Bundle], bench: BenchReport | None) -> Iterator[Engine]:

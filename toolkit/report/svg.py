@@ -34,6 +34,8 @@ _STAND_IN = re.compile("|".join(_VARIABLES))
 _FONT = re.compile(r"font:\s*((?:bold|700)\s)?\s*([\d.]+)px[^;]*")
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
+_NOT_IN_XML = dict.fromkeys((0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}")
+
 LONGEST_NAME = 28
 """Characters of a name in a figure."""
 
@@ -108,7 +110,7 @@ def drawing(name: str, title: str, description: str, size: tuple[float, float]) 
 
 def short(name: str) -> str:
     """A name as a figure shows it: on one line, without control characters, not too long."""
-    text = one_line(name)
+    text = one_line(name).translate(_NOT_IN_XML)
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 

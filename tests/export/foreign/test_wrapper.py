@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from fptk.core.dataset import UInt8Array
+from fptk.core.errors import InputError
 from fptk.export.foreign.proof import TIE
 from fptk.export.foreign.session import upsample
 from fptk.export.foreign.source import OnnxSource
@@ -95,3 +96,24 @@ def assert_same_labels(labels: UInt8Array, scores: npt.NDArray[np.float64]) -> N
     assert np.all(scores.max(axis=1) - chosen <= TIE * np.abs(scores).max())
     assert np.mean(labels == scores.argmax(axis=1)) > 0.9999
     assert len(np.unique(labels)) > 1
+
+
+def test_an_open_batch_takes_any_number_of_images(images: UInt8Array, tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = Small(open=(0,)).save(tmp_path / "net.onnx")
+    scores = by_hand(path, Small(), {}, images)
+    for form in FORMS:
+        request = GraphRequest(ENGINES[form], "deploy", None, lambda: images)
+        OnnxSource(path, DESCRIPTION).write_onnx(tmp_path / "wrapped.onnx", request)
+        engine = onnxruntime.InferenceSession(tmp_path / "wrapped.onnx", providers=["CPUExecutionProvider"])
+        for count in (1, 3):
+            (labels,) = engine.run(None, {"images": images[:count]})
+            assert_same_labels(labels, scores[:count])
+
+
+def test_a_batch_that_the_file_fixes_cannot_be_opened(images: UInt8Array, tmp_path: Path) -> None:
+    source = OnnxSource(Small().save(tmp_path / "net.onnx"), DESCRIPTION)
+    request = GraphRequest(ENGINES["tensorrt"], "deploy", None, lambda: images)
+    with pytest.raises(InputError, match="takes 1 image at a time; export it with an open batch"):
+        source.write_onnx(tmp_path / "wrapped.onnx", request)

@@ -179,7 +179,7 @@ def test_an_export_finds_a_damaged_evaluation_file_before_any_work(
     shutil.copytree(faces_folder, data)
     last = sorted((data / "val" / broken).iterdir())[-1]
     last.write_bytes(last.read_bytes()[:100])
-    monkeypatch.setattr("fptk.export.inputs.export_onnx", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr("fptk.export.sources.export_onnx", lambda *_, **__: pytest.fail("work was begun"))
     finished = fptk("export", "--target", "onnx", checkpoint, "--data", data, "--out", tmp_path / "out")
     assert_one_line(finished, 2, last.name)
 

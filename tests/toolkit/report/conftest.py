@@ -27,7 +27,7 @@ from fptk.workflows.verify import Check, Verification, VerifyReport
 SCRIPT = "<script>alert('x')</script>"
 IMAGE = '"><img src="https://example.org/x.png" onerror="alert(1)">'
 STYLE = "</style><style>@import url(https://example.org/x.css)"
-MATH = "$\\frac{1}{0}$ & \u202eevil \x1b[31m"
+MATH = "$\\frac{1}{0}$ \uffff & \u202eevil \x1b[31m"
 """Names that would do something if a page let them."""
 
 

@@ -83,8 +83,9 @@ def test_what_is_no_run_and_no_bundle_is_one_line(
     assert_one_line(fptk("report", tmp_path / "no"), 2, "does not exist")
     assert_one_line(fptk("report", tmp_path), 2, "neither a run", "fptk export")
     wrong = tmp_path / "wrong.json"
-    wrong.write_text("{}")
-    assert_one_line(fptk("report", full_run, "--bench", wrong), 2, "fptk bench --json")
+    for text in ('{"host": {"isa": 5}, "conditions": {}, "reference": null, "rows": []}', "{}"):
+        wrong.write_text(text)
+        assert_one_line(fptk("report", full_run, "--bench", wrong), 2, "fptk bench --json")
     assert_one_line(fptk("report", full_run, "--verified", wrong), 2, "fptk verify --json")
 
 

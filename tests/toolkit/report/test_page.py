@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from fptk.report.page import MARK, assemble, render
+from fptk.report.results import verdict_of
 from fptk.report.sources import Material, ReportRequest, gather
 
 from .conftest import IMAGE, MATH, SCRIPT, STYLE
@@ -108,7 +109,7 @@ def test_every_section_is_there_and_has_something_to_show(page: Element) -> None
 
 def test_the_headline_is_the_gravest_verdict(page: Element) -> None:
     (headline,) = page.all("h1")
-    assert headline.text == "1 of 3 engines lost too much accuracy"
+    assert headline.text == "1 of 3 engines was refused"
     assert headline.attributes["class"] == "bad"
     verdicts = section(page, "verdicts").text
     for engine, word in (("onnx fp32", "pass"), ("onnx int8", "pass"), ("openvino fp32", "refused")):
@@ -122,6 +123,13 @@ def test_figures_are_those_of_the_files(page: Element) -> None:
     assert "99.00" in section(page, "processors").text
     assert "hair 25.00" in section(page, "machines").text
     assert "f1 50.00 at step 3" in section(page, "training").text
+
+
+def test_a_measurement_that_judged_nothing_leaves_the_verdict_of_the_export(full_run: Path) -> None:
+    engine = gather(ReportRequest((full_run,))).engines[1]
+    assert engine.measured is not None
+    for word, expected in (("refused", "refused"), ("not judged", "pass")):
+        assert verdict_of(replace(engine, measured=replace(engine.measured, verdict=word))) == expected
 
 
 def test_it_fetches_nothing(page: Element, source: str) -> None:
