@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fptk.core.errors import missing_package
 from fptk.core.files import atomic_file
@@ -67,16 +67,46 @@ def export_onnx(
         InputError: ``onnx`` or ``onnxscript`` is not installed, or the path cannot be written.
     """
     try:
+        import torch
+    except ImportError as error:
+        raise missing_package("torch", "export") from error
+
+    height, width = spec.size
+    # An open batch must be traced with two samples: the exporter takes a 1 for a constant.
+    sample = torch.zeros((batch or 2, height, width, 3), dtype=torch.uint8)
+    dynamic = None if batch else ({0: torch.export.Dim("batch")},)
+    return write_traced(module, sample, path, output=OUTPUT_NAME, dynamic=dynamic, metadata=metadata)
+
+
+def write_traced(
+    module: torch.nn.Module,
+    sample: torch.Tensor,
+    path: Path,
+    *,
+    output: str,
+    dynamic: tuple[dict[int, Any], ...] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Trace a module of one input and one output, and write it as ONNX (opset 20, weights inside the file).
+
+    Args:
+        module: what is traced, in evaluation mode.
+        sample: an input.
+        path: file to write, whole or not at all.
+        output: name of the output; the input is :data:`INPUT_NAME`.
+        dynamic: open dimensions of the input, as ``torch.onnx.export`` takes them.
+        metadata: written into the file's metadata properties.
+
+    Raises:
+        InputError: ``onnx`` or ``onnxscript`` is not installed, or the path cannot be written.
+    """
+    try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it and explains its absence badly
         import torch
     except ImportError as error:
         raise missing_package(error.name or "onnx", "export") from error
 
-    height, width = spec.size
-    # An open batch must be traced with two samples: the exporter takes a 1 for a constant.
-    sample = torch.zeros((batch or 2, height, width, 3), dtype=torch.uint8)
-    dynamic = None if batch else ({0: torch.export.Dim("batch")},)
     with _quiet_exporter():
         program = torch.onnx.export(
             module.eval(),
@@ -84,7 +114,7 @@ def export_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=[output],
             dynamic_shapes=dynamic,
             external_data=False,
         )

@@ -7,6 +7,7 @@ printed unless a listener is passed, and files are written only where the caller
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -18,7 +19,7 @@ from fptk.core.evaluation import evaluate as evaluate_session
 from fptk.core.evaluation import predict as predict_image
 from fptk.core.metrics import Scores
 from fptk.core.precision import Precision
-from fptk.core.preprocess import read_image
+from fptk.core.preprocess import PreprocessSpec, read_image
 from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
 from fptk.recipes import Recipe
@@ -26,6 +27,9 @@ from fptk.runs.folder import TrainResult
 from fptk.runs.source import find_source
 
 if TYPE_CHECKING:
+    import torch
+    from typing_extensions import TypeIs
+
     from fptk.benchmarks.report import BenchReport
     from fptk.export.bundle import Bundle
     from fptk.export.exporter import Bundles
@@ -147,7 +151,7 @@ def predict(session: Session, image: UInt8Array | AnyPath) -> UInt8Array:
 
 
 def build(
-    model: Model | None = None,
+    model: Model | torch.nn.Module | None = None,
     *,
     targets: Sequence[str] = ("onnx", "openvino"),
     precisions: Sequence[str] = ("fp32", "int8"),
@@ -157,6 +161,8 @@ def build(
     out: AnyPath | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     network: Mapping[str, Any] | None = None,
+    preprocess: PreprocessSpec | Mapping[str, Any] | None = None,
+    classes: int | str | Sequence[str] | None = None,
     command: str = "fptk.build",
     listener: Listener = SILENT,
     **plan: Any,
@@ -164,7 +170,8 @@ def build(
     """Build engines, score each as it was built, and judge it.
 
     Args:
-        model: what to build from: a run, a checkpoint or an ONNX file; ``None`` as in :func:`load`.
+        model: what to build from: a run, a checkpoint, an ONNX file, or a PyTorch module that is not fptk's (see
+            :func:`fptk.export.foreign.traced.trace_module`); ``None`` as in :func:`load`.
         targets: names of engines, e.g. ``openvino``; ``all`` for every one that builds on this host.
         precisions: ``fp32``, ``bf16``, ``fp16``, ``int8``; each is built by the targets that have it.
         data: evaluation data; ``None`` takes the validation images of the run.
@@ -175,6 +182,8 @@ def build(
         options: by target, values of its options, e.g. ``{"openvino": {"cpu": "vnni"}}``.
         network: what an ONNX file does not say of itself, on top of the ``network.yaml`` beside it: fields of
             :class:`fptk.export.foreign.description.NetworkDescription`.
+        preprocess: of a module: ``size``, ``mean``, ``std`` and ``resize`` of its images.
+        classes: of a module: names of its labels in order, how many there are, or a list that ships.
         command: what the manifests name as the command that builds them again.
         listener: hears of the progress.
         **plan: further fields of :class:`fptk.export.plan.ExportPlan`, e.g. ``eval_images=100``.
@@ -194,7 +203,14 @@ def build(
     chosen = {name: dict(values) for name, values in (options or {}).items()}
     for name, values in chosen.items():
         check_options(get_target(name), values)
-    source = find_source(None if model is None else _path(model), network=network)
+    path: Path | None
+    if _is_module(model):
+        path, network = _traced(model, out, preprocess, classes)
+    elif preprocess is not None or classes is not None:
+        raise InputError("preprocess= and classes= describe a PyTorch module; an ONNX file is described by network=")
+    else:
+        path = None if model is None else _path(model)
+    source = find_source(path, network=network)
     if out is None and not source.is_run:
         raise InputError(f"{source.weights} belongs to no run; say with out= where the bundles go")
     section = source.recipe.export
@@ -285,6 +301,26 @@ def verify(
 
     plan = VerifyPlan.of(None if data is None else Path(data), images, threads, listener)
     return verify_bundle(_path(bundle), plan, listener)
+
+
+def _traced(
+    module: torch.nn.Module,
+    out: AnyPath | None,
+    preprocess: PreprocessSpec | Mapping[str, Any] | None,
+    classes: int | str | Sequence[str] | None,
+) -> tuple[Path, Mapping[str, Any]]:
+    """The ONNX file of a module, and its description."""
+    from fptk.export.foreign.traced import trace_module
+
+    if out is None:
+        raise InputError("a module belongs to no run; say with out= where the bundles go")
+    return trace_module(module, Path(out), preprocess, classes)
+
+
+def _is_module(model: object) -> TypeIs[torch.nn.Module]:
+    """Whether it is a PyTorch module; torch is imported already where there is one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def _path(model: Model) -> Path:
