@@ -17,6 +17,7 @@ from fptk.calibration.images import ImageStream
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.errors import InputError
 from fptk.core.files import read_json, sha256_json, write_json
+from fptk.core.masks import class_counts
 from fptk.core.preprocess import PreprocessSpec, regular_file
 from fptk.core.progress import SILENT, Listener
 
@@ -233,8 +234,7 @@ class _Candidate:
     @classmethod
     def read(cls, dataset: FaceParsingDataset, index: int) -> _Candidate:
         sample = dataset[index]
-        count = len(dataset.classes)
-        pixels = np.bincount(sample.mask.ravel(), minlength=count)[:count].astype(np.int64)
+        pixels = class_counts(sample.mask, len(dataset.classes))
         return cls(index, sample.key, dataset.content_hash(index), pixels)
 
 

@@ -74,6 +74,11 @@ def decode_mask(path: Path, classes: ClassSet = CELEBAMASK) -> Decoded:
     return Decoded(labels, stored.turned)
 
 
+def class_counts(mask: UInt8Array, count: int) -> npt.NDArray[np.int64]:
+    """Pixels of each of ``count`` classes in a mask, int64 (count,); ignored ones are in none."""
+    return np.bincount(mask.ravel(), minlength=count)[:count].astype(np.int64)
+
+
 def stored_mask(path: Path) -> Stored:
     """What a mask file holds, unchecked.
 
@@ -139,12 +144,11 @@ def _labels_of_values(path: Path, values: npt.NDArray[Any], classes: ClassSet) -
     if lowest < 0 or highest > _MOST_VALUE:
         value = lowest if lowest < 0 else highest
         raise InputError(f"mask {path} holds {value}, and values of masks are 0-{_MOST_VALUE}; save it as 8-bit PNG")
-    counts = np.bincount(values.ravel())
-    labels = _value_table(classes)
-    unknown = [int(value) for value in np.flatnonzero(counts) if labels[value] == _NONE]
-    if unknown:
-        raise InputError(f"mask {path} holds {_listed(unknown, counts[unknown])}; {_remedy(unknown, classes)}")
-    found: UInt8Array = labels[values].astype(np.uint8)
+    labels = _value_table(classes)[values]
+    if (labels == _NONE).any():
+        unknown, counts = unknown_values(values, classes)
+        raise InputError(f"mask {path} holds {_listed(unknown, counts)}; {_remedy(unknown, classes)}")
+    found: UInt8Array = labels.astype(np.uint8)
     return found
 
 

@@ -88,6 +88,15 @@ class Conversion:
     failures: list[tuple[str, str]] = field(default_factory=list)
     absent: int = 0
 
+    def count(self, split: str, stem: str, outcome: str | None) -> None:
+        """Note what became of one face: ``None`` for written, :data:`KEPT`, or why it was left out."""
+        if outcome is None:
+            self.written[split] += 1
+        elif outcome == KEPT:
+            self.kept[split] += 1
+        else:
+            self.failures.append((stem, outcome))
+
 
 def split_of(orig_idx: int) -> str:
     """Official split of the face that is number ``orig_idx`` (from 0) in CelebA."""
@@ -276,12 +285,7 @@ def convert_release(
     work = partial(_convert_face, source, out, size)
     outcomes = track(listener, parallel_map(work, faces, jobs), "converting faces", len(faces))
     for face, outcome in zip(faces, outcomes, strict=True):
-        if outcome is None:
-            result.written[face.split] += 1
-        elif outcome == KEPT:
-            result.kept[face.split] += 1
-        else:
-            result.failures.append((face.stem, outcome))
+        result.count(face.split, face.stem, outcome)
     return result
 
 

@@ -74,12 +74,7 @@ def convert(
         listener, parallel_map(partial(_convert, out, classes, size), pairs, jobs), "converting faces", len(pairs)
     )
     for pair, outcome in zip(pairs, outcomes, strict=True):
-        if outcome is None:
-            result.written[pair.split] += 1
-        elif outcome == KEPT:
-            result.kept[pair.split] += 1
-        else:
-            result.failures.append((pair.stem, outcome))
+        result.count(pair.split, pair.stem, outcome)
     return result
 
 

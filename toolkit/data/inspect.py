@@ -15,7 +15,7 @@ from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array, pixel_hash
 from fptk.core.errors import InputError
 from fptk.core.files import sha256_file
-from fptk.core.masks import decode_mask, stored_mask, unknown_values
+from fptk.core.masks import class_counts, decode_mask, stored_mask, unknown_values
 from fptk.core.preprocess import decode_image
 from fptk.core.progress import SILENT, Listener, track
 from fptk.data.folders import one_turned, size_mismatch
@@ -23,7 +23,7 @@ from fptk.data.layouts import Split, find_splits
 from fptk.data.pairing import no_image, unicode_note
 from fptk.data.parallel import parallel_map
 from fptk.data.pixels import FileState, keep_hashes, state_of
-from fptk.data.statistics import SampleStatistics, StatisticsCache, class_counts, mean_and_std, measure, pair_key
+from fptk.data.statistics import SampleStatistics, StatisticsCache, mean_and_std, measure, pair_key
 
 Severity = Literal["error", "warning"]
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.dataset import UInt8Array
+from fptk.core.masks import class_counts
 
 FILE = "statistics-3.sqlite"
 """Name of the cache file; another layout of an entry, or another way of decoding files, needs another number."""
@@ -45,11 +46,6 @@ def measure(image: UInt8Array, mask: UInt8Array, classes: ClassSet) -> SampleSta
     histograms = np.stack([np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)])
     values = np.arange(256, dtype=np.int64)
     return SampleStatistics(class_counts(mask, len(classes)), histograms @ values, histograms @ values**2, mask.size)
-
-
-def class_counts(mask: UInt8Array, count: int) -> npt.NDArray[np.int64]:
-    """Pixels of each of ``count`` classes in a mask, int64 (count,); ignored ones are in none."""
-    return np.bincount(mask.ravel(), minlength=count)[:count].astype(np.int64)
 
 
 def mean_and_std(

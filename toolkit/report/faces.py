@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fptk.core.classes import IGNORE
-from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array
+from fptk.core.dataset import FaceParsingDataset, Sample, UInt8Array, pixel_hash
 from fptk.core.errors import FptkError, InputError
 from fptk.core.evaluation import joint_predictions
 from fptk.core.metrics import ConfusionMatrix
@@ -106,8 +106,8 @@ class GoldenFaces:
         return Sample(self._golden.images[index], self._golden.labels[index], f"sample {index + 1}")
 
     def content_hash(self, index: int) -> str:
-        """Of no use to a report."""
-        raise NotImplementedError
+        """sha256 (hex) of the image's size and pixels: what is held in memory has no file."""
+        return pixel_hash(self._golden.images[index])
 
 
 def label_faces(material: Material, request: ReportRequest, listener: Listener = SILENT) -> Labelled:

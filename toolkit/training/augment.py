@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fptk.core.classes import ClassSet
 from fptk.core.dataset import Sample, UInt8Array
+from fptk.core.masks import class_counts
 from fptk.core.preprocess import PreprocessSpec
-from fptk.data.statistics import class_counts
 from fptk.recipes.schema import AugmentSection
 
 Float32Array = npt.NDArray[np.float32]

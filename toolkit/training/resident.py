@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fptk.core.classes import ClassSet
 from fptk.core.dataset import Sample
+from fptk.core.masks import class_counts
 from fptk.core.progress import SILENT, Listener, track
-from fptk.data.statistics import class_counts
 from fptk.training.ahead import ahead
 
 BYTES_A_PIXEL = 4
