@@ -159,7 +159,7 @@ def team_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def team_network(name: str, data: Path) -> Any:
     """A network that is not fptk's, trained on ``val`` of the data, and the names of its outputs."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    from .torch_networks import BiSeNet, DeepLabV3, train
+    from .torch_networks import BiSeNet, DeepLabV3, SegFormer, train
 
     torch.manual_seed(0)
     faces = open_split(data, "val")
@@ -167,21 +167,9 @@ def team_network(name: str, data: Path) -> Any:
         return train(BiSeNet(width=16), faces, 150), ["out", "aux"]
     if name == "deeplabv3":
         return train(DeepLabV3(width=16), faces, 150), ["out"]
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: no SegFormer of theirs")
-    config = transformers.SegformerConfig(num_labels=19, hidden_sizes=[16, 32, 80, 128], depths=[1, 1, 1, 1])
-
-    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = transformers.SegformerForSemanticSegmentation(config)
-
-        def forward(self, images: Any) -> Any:
-            logits = self.inner(images).logits
-            if not self.training:
-                return logits
-            return torch.nn.functional.interpolate(logits, images.shape[-2:], mode="bilinear")
-
-    return train(Logits(), faces, 150), ["out"]
+    pytest.importorskip("transformers", reason="transformers is not installed: no SegFormer of theirs")
+    small = SegFormer(hidden_sizes=[16, 32, 80, 128], depths=[1, 1, 1, 1])
+    return train(small, faces, 150), ["out"]
 
 
 @pytest.mark.slow
