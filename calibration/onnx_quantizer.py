@@ -7,8 +7,8 @@ Two recipes exist because two readers disagree about what Q/DQ should look like:
     TensorRT's parser takes whole. ONNX Runtime runs it too, but its CPU kernels fuse a convolution only where bias
     and output are quantized as well, so there it computes most layers in float on rounded numbers.
 ``cpu``
-    uint8 asymmetric activations, int32 biases, outputs quantized but those of attention products: what ONNX Runtime
-    fuses into integer kernels.
+    uint8 asymmetric activations, int32 biases, outputs of convolutions quantized: what ONNX Runtime fuses into integer
+    kernels (:mod:`fptk.calibration.onnx_integer_form`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ from fptk.calibration.onnx_graph import (
     float_tensors,
     load_float_model,
     quantizable_nodes,
+)
+from fptk.calibration.onnx_integer_form import (
+    drop_casts_of_pixels,
+    free_products,
+    integer_biases,
+    take_pixels_as_they_are,
 )
 from fptk.calibration.range_cache import Range, RangeCache, RangeTable
 from fptk.calibration.ranges import RangeEstimator, measure_ranges
@@ -243,6 +249,8 @@ def insert_qdq(
     copy.CopyFrom(model)
     if not nodes:  # an empty list means "all" to ONNX Runtime
         return copy
+    if settings.recipe == "cpu":
+        ranges = take_pixels_as_they_are(copy, ranges, nodes)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     with quiet_quantizer():
         quantizer = QDQQuantizer(
@@ -262,34 +270,11 @@ def insert_qdq(
     # It appends the pairs after their readers, which the checker refuses, and leaves the float weights behind.
     apply(result, passes.TopologicalSortPass(), passes.RemoveUnusedNodesPass())
     if settings.recipe == "cpu":
-        _free_attention_products(result, set(nodes))
+        free_products(result, nodes)
+        integer_biases(result)
+        drop_casts_of_pixels(result)
     check_qdq(result)
     return result
-
-
-def _free_attention_products(model: onnx.ModelProto, nodes: set[str]) -> None:
-    """Let the products of two activations (attention scores and mixes) hand on float values, in place.
-
-    With Q/DQ on both sides ONNX Runtime computes the softmax between them in integers too, ten times slower than in
-    float (24 against 2.4 ms in seven attentions at 512x512); without, it fuses the product into MatMulIntegerToFloat.
-    """
-    graph = Graph(model)
-    removed: set[str] = set()
-    for node in graph.nodes:
-        if node.op_type != "MatMul" or node.name not in nodes or graph.is_constant(node.input[1]):
-            continue
-        quantize = [reader for reader in graph.consumers[node.output[0]] if reader.op_type == "QuantizeLinear"]
-        dequantize = [reader for pair in quantize for reader in graph.consumers[pair.output[0]]]
-        behind = [reader for pair in dequantize for reader in graph.consumers[pair.output[0]]]
-        if any(reader.name in nodes for reader in behind):
-            continue
-        freed = {pair.output[0] for pair in dequantize}
-        for reader in behind:
-            for position, name in enumerate(reader.input):
-                if name in freed:
-                    reader.input[position] = node.output[0]
-        removed |= {pair.name for pair in (*quantize, *dequantize)}
-    graph.replace_nodes(node for node in graph.nodes if node.name not in removed)
 
 
 def check_qdq(model: onnx.ModelProto) -> None:

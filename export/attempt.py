@@ -125,7 +125,7 @@ class _Requests:
             key = target.float_layers_option
             chosen[key] = tuple(dict.fromkeys((*chosen.get(key, ()), *(fault.layer for fault in faults))))
         return BuildRequest(
-            onnx_path=self.inputs.onnx(target),
+            onnx_path=self.inputs.onnx(target, precision),
             precision=precision,
             folder=folder,
             spec=self.inputs.spec,

@@ -21,6 +21,7 @@ from fptk.core.evaluation import evaluate
 from fptk.core.files import kind_of, sha256_json
 from fptk.core.host import usable_cores
 from fptk.core.metrics import Scores
+from fptk.core.precision import Precision
 from fptk.core.progress import SILENT, Listener, track
 from fptk.data import image_file, open_calibration
 from fptk.data.class_file import class_set_of
@@ -228,7 +229,7 @@ class ExportInputs:
         """Layer groups ranked by what INT8 costs each alone; measured once and kept in the run's cache."""
         calibration = self.calibration(shown=False)
         return measure_sensitivity(
-            self.onnx(target),
+            self.onnx(target, Precision.INT8),
             calibration.images,
             calibration.ranges(),
             SensitivityPlan(images=self.plan.sensitivity_images),
@@ -243,19 +244,21 @@ class ExportInputs:
         """Batch of the target's graph; ``None`` is an open one."""
         return target.batch(self.options(target))
 
-    def onnx(self, target: Target) -> Path:
-        """The FP32 graph for one target, exported once."""
-        path = self.scratch / f"{target.name}.onnx"
+    def onnx(self, target: Target, precision: Precision) -> Path:
+        """The FP32 graph that a target builds a precision from; one that several share is exported once."""
+        form, shared = (self.network.heeded(each) for each in (target.form_of(precision), target.form))
+        if self.plan.graph == "original":
+            form = shared
+        path = self.scratch / (f"{target.name}.onnx" if form == shared else f"{target.name}-{precision}.onnx")
         if not path.is_file():
             batch, listener = self.batch(target), self.listener
-            request = GraphRequest(target.form, self.plan.graph, batch, lambda: self._proof_images, listener)
-            self._graph_records[target.name] = self.network.write_onnx(path, request)
+            request = GraphRequest(form, self.plan.graph, batch, lambda: self._proof_images, listener)
+            self._graph_records[path.name] = self.network.write_onnx(path, request)
         return path
 
-    def graph_record(self, target: Target) -> dict[str, Any]:
-        """What a bundle of the target keeps of how its FP32 graph was made; empty where there is nothing to tell."""
-        self.onnx(target)
-        return self._graph_records[target.name]
+    def graph_record(self, target: Target, precision: Precision) -> dict[str, Any]:
+        """What a bundle keeps of how its FP32 graph was made; empty where there is nothing to tell."""
+        return self._graph_records[self.onnx(target, precision).name]
 
     @cached_property
     def _proof_images(self) -> UInt8Array:

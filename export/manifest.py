@@ -28,7 +28,7 @@ def manifest(
     """
     target, precision, built, spec, card = attempt.target, attempt.precision, attempt.built, inputs.spec, inputs.card
     batch = inputs.batch(target)
-    if made := inputs.graph_record(target):
+    if made := inputs.graph_record(target, precision):
         built.record.details["graph"] = made
     return Bundle(
         created=datetime.now(UTC),
@@ -39,7 +39,7 @@ def manifest(
         model=card.model,
         options=card.options,
         parameters=card.num_parameters,
-        macs=count_macs(inputs.onnx(target)) if batch else None,
+        macs=count_macs(inputs.onnx(target, precision)) if batch else None,
         classes=inputs.classes.names,
         palette=inputs.classes.palette,
         preprocess=spec,

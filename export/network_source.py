@@ -62,6 +62,10 @@ class NetworkSource(ABC):
     checkpoint_sha256: str
     """Hash of the file that the weights came from."""
 
+    def heeded(self, form: EngineForm) -> EngineForm:
+        """The form with defaults in the place of what makes no difference to this network."""
+        return form
+
     @abstractmethod
     def write_onnx(self, path: Path, request: GraphRequest) -> dict[str, Any]:
         """Write the FP32 graph for one engine: uint8 (N, H, W, 3) RGB ``images`` to uint8 (N, H, W) ``labels``.

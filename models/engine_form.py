@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,11 @@ class EngineForm:
             two into a node that takes three times as long as they do.
         channels_last: the engine's convolutions take and return channels-last memory. Pixels, which come that way,
             are not transposed before the first of them, nor maps after the last.
+        pixel_views: tokens become maps, and maps tokens, by a change of shape and then a transposition. ONNX Runtime
+            makes such transpositions itself around its int8 convolutions, and cancels them against these.
+        head: how MicroSegFormer's last small matrices meet a map. ``maps``: as convolution and on planar maps.
+            ``planar``: matrix times pixels, of channels-last memory. ``pixels``: pixels times matrix, whose result is
+            channels-last; the int8 kernels read their maps so.
     """
 
     label_map: str
@@ -25,11 +31,16 @@ class EngineForm:
     max_scores: int = 2**26
     norm_apart: bool = False
     channels_last: bool = False
+    pixel_views: bool = False
+    head: Literal["maps", "planar", "pixels"] = "maps"
 
+
+_ONNXRUNTIME = EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True, pixel_views=True)
 
 ENGINES: dict[str, EngineForm] = {
-    "onnxruntime": EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True),
-    "openvino": EngineForm(label_map="phases", channels_last=True),
+    "onnxruntime": _ONNXRUNTIME,
+    "onnxruntime-int8": replace(_ONNXRUNTIME, head="pixels"),
+    "openvino": EngineForm(label_map="phases", channels_last=True, head="planar"),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }

@@ -26,6 +26,7 @@ from fptk.export.foreign.session import FileSession, feed, labels_of
 from fptk.export.foreign.wrapper import PLAIN, wrap
 from fptk.export.network_source import GraphRequest, NetworkCard, NetworkSource
 from fptk.export.onnx_external import external_data
+from fptk.models.engine_form import EngineForm
 
 if TYPE_CHECKING:
     import onnx
@@ -66,6 +67,9 @@ class OnnxSource(NetworkSource):
 
     def _file_session(self, threads: int | None = None) -> FileSession:
         return FileSession(self.path, self.interface, self.card.preprocess, self.card.classes, threads)
+
+    def heeded(self, form: EngineForm) -> EngineForm:
+        return EngineForm(label_map=form.label_map, channels_last=form.channels_last)
 
     def write_onnx(self, path: Path, request: GraphRequest) -> dict[str, Any]:
         import onnx

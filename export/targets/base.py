@@ -201,6 +201,8 @@ class Target(ABC):
     """What a user may set: a model whose fields are the options."""
     form: ClassVar[EngineForm] = ENGINES["onnxruntime"]
     """Form of the deploy graph that this engine runs fastest."""
+    int8_form: ClassVar[EngineForm | None] = None
+    """That of the graph that INT8 is made of; ``None`` is :attr:`form`."""
     runs_on_cpu: ClassVar[bool] = False
     """Whether its engines choose their kernels by the processor they run on: what a processor matrix is about."""
     isa_variable: ClassVar[str | None] = None
@@ -236,6 +238,10 @@ class Target(ABC):
     def cannot_compute(self, precision: Precision) -> str | None:
         """Why this host has no arithmetic for one of :attr:`precisions`, in one line; ``None`` where it has."""
         return None
+
+    def form_of(self, precision: Precision) -> EngineForm:
+        """Form of the graph that :meth:`build` gets for one of :attr:`precisions`."""
+        return self.int8_form if precision is Precision.INT8 and self.int8_form else self.form
 
     def batch(self, options: TargetOptions) -> int | None:
         """Batch of the ONNX file that :meth:`build` wants; ``None`` for an open one."""

@@ -31,6 +31,7 @@ from fptk.export.targets.base import (
     in_batches,
     settings_of,
 )
+from fptk.models.engine_form import ENGINES, EngineForm
 
 if TYPE_CHECKING:
     from fptk.calibration.kernel_faults import KernelFault
@@ -52,6 +53,7 @@ class OnnxRuntimeTarget(Target):
     name: ClassVar[str] = "onnx"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
     options: ClassVar[type[TargetOptions]] = OnnxOptions
+    int8_form: ClassVar[EngineForm | None] = ENGINES["onnxruntime-int8"]
     runs_on_cpu: ClassVar[bool] = True
 
     def probe(self) -> Probe:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fptk.core.preprocess import PreprocessSpec, check_size
-from fptk.models.blocks import BilinearUpsample, PatchEmbed, resize
+from fptk.models.blocks import BilinearUpsample, PatchEmbed, resize, to_nhwc
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled
 from fptk.models.engine_form import EngineForm
@@ -150,7 +150,7 @@ class TokenStage(nn.Module):
 
     def __init__(self, embed: PatchEmbed, blocks: Iterable[nn.Module], norm: nn.LayerNorm, form: EngineForm) -> None:
         super().__init__()
-        self.norm_apart = form.norm_apart
+        self.form = form
         self.embed = embed.conv
         self.embed_norm = embed.norm
         self.blocks = nn.ModuleList(blocks)
@@ -159,10 +159,11 @@ class TokenStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         height, width = int(x.shape[2]), int(x.shape[3])
-        tokens = self.embed_norm(to_tokens(x))
+        tokens = self.embed_norm(to_tokens(x, self.form))
         for block in self.blocks:
             tokens = block(tokens, height, width)
-        return to_maps(self.norm(tokens.unsqueeze(1) if self.norm_apart else tokens), height, width)
+        tokens = self.norm(tokens.unsqueeze(1) if self.form.norm_apart else tokens)
+        return to_maps(tokens, height, width, self.form)
 
 
 class SplitFusion(nn.Module):
@@ -219,14 +220,17 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, form: EngineForm, mask
     return torch.cat(mixed, dim=2) if tile < length else mixed[0]
 
 
-def to_tokens(maps: Tensor) -> Tensor:
+def to_tokens(maps: Tensor, form: EngineForm) -> Tensor:
     """(N, C, H, W) to (N, H W, C)."""
-    return maps.flatten(2).transpose(1, 2)
+    return to_nhwc(maps).flatten(1, 2) if form.pixel_views else maps.flatten(2).transpose(1, 2)
 
 
-def to_maps(tokens: Tensor, height: int, width: int) -> Tensor:
+def to_maps(tokens: Tensor, height: int, width: int, form: EngineForm) -> Tensor:
     """(N, H W, C), or (N, 1, H W, C), to (N, C, H, W)."""
-    return tokens.transpose(-1, -2).reshape(tokens.shape[0], tokens.shape[-1], height, width)
+    N, C = tokens.shape[0], tokens.shape[-1]
+    if form.pixel_views:
+        return tokens.reshape(N, height, width, C).permute(0, 3, 1, 2)
+    return tokens.transpose(-1, -2).reshape(N, C, height, width)
 
 
 def linear_as_conv(linear: nn.Linear) -> nn.Conv2d:

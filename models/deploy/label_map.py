@@ -99,20 +99,30 @@ def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """
     N, C, h, w = coarse.shape
     logits = coarse.permute(0, 2, 3, 1).reshape(N * h * w, C)
-    corners = _corners(h, w)  # (4, cells)
-    labels = logits.argmax(dim=-1).to(torch.uint8).reshape(N, h * w)
-    first, *others = (labels[:, corner].flatten() for corner in corners)  # of (N cells)
+    labels = logits.argmax(dim=-1).to(torch.uint8).reshape(N, h, w)
+    first, *others = (corner.flatten() for corner in _corner_labels(labels))  # of (N cells)
     differs = [first != other for other in others]
     one = torch.arange(first.shape[0]) == 0  # counted as mixed in any case: ONNX Runtime 1.31 fails on an empty ArgMax
     mixed = (differs[0] | differs[1] | differs[2] | one).nonzero().squeeze(1)  # (K)
+    corners = _corners(h, w)
     cells = corners.shape[1]
     at = corners[:, mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (h * w)
     near = logits[at.flatten()].reshape(len(corners), -1)  # (4, K C)
     inside = (_cell_weights(scale, coarse.dtype) @ near).reshape(scale * scale, -1, C).argmax(dim=-1)  # (scale^2, K)
-    pixels = first.unsqueeze(1).expand(-1, scale * scale).index_put((mixed,), inside.to(torch.uint8).T)
-    grid = pixels.reshape(N, h + 1, w + 1, scale, scale).transpose(2, 3).reshape(N, (h + 1) * scale, (w + 1) * scale)
+    # One row for each pixel of a cell: ONNX Runtime repeats a row by copying it, a column byte by byte.
+    every = first.unsqueeze(0).expand(scale * scale, -1)
+    pixels = every.scatter(1, mixed.unsqueeze(0).expand(scale * scale, -1), inside.to(torch.uint8))
+    grid = pixels.reshape(scale, scale, N, h + 1, w + 1).permute(2, 3, 0, 4, 1)
     margin = scale // 2
-    return grid[:, margin:-margin, margin:-margin]
+    return grid.reshape(N, (h + 1) * scale, (w + 1) * scale)[:, margin:-margin, margin:-margin]
+
+
+def _corner_labels(labels: Tensor) -> list[Tensor]:
+    """Labels of the four pixels around each cell, uint8 (N, h, w) to four (N, h + 1, w + 1), in the order of
+    :func:`_corners`: views of the map with its border repeated, which an engine cuts faster than it gathers."""
+    labels = torch.cat([labels[:, :1], labels, labels[:, -1:]], dim=1)
+    labels = torch.cat([labels[:, :, :1], labels, labels[:, :, -1:]], dim=2)
+    return [rows[:, :, columns] for rows in (labels[:, :-1], labels[:, 1:]) for columns in (slice(-1), slice(1, None))]
 
 
 def _corners(h: int, w: int) -> Tensor:

@@ -88,7 +88,7 @@ class BlockForm(nn.Module):
         # Without rewrite 3 the first norm keeps its affine map: three projections would each have to take it in.
         self.norm1: nn.Module = Standardise(block.norm1) if fold_norms and folded else block.norm1
         self.attention: nn.Module = (
-            FoldedAttention(block, form, fold_norms) if folded else PlainAttention(block.attention)
+            FoldedAttention(block, form, fold_norms) if folded else PlainAttention(block.attention, form)
         )
         self.norm2: nn.Module = Standardise(block.norm2) if fold_norms else block.norm2
         self.mlp: Mlp = block.mlp
@@ -128,7 +128,7 @@ class FoldedAttention(nn.Module):
         return maps
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        source = reduced(tokens, height, width, self.reduce, self.reduce_norm)
+        source = reduced(tokens, height, width, self.reduce, self.reduce_norm, self.form)
         channels = int(tokens.shape[2])
         keys, values, term = torch.split(self.project(source), [channels, channels, 1], dim=-1)
         keys, mask = keys.transpose(-1, -2), term.transpose(-1, -2)  # (N, 1, C, Nk), (N, 1, 1, Nk)
@@ -139,13 +139,13 @@ class FoldedAttention(nn.Module):
 class PlainAttention(nn.Module):
     """The attention as the network has it, on tokens (N, H W, C)."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, form: EngineForm) -> None:
         super().__init__()
-        self.attention = attention
+        self.attention, self.form = attention, form
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         inner = self.attention
-        source = reduced(tokens, height, width, inner.reduce, inner.reduce_norm)
+        source = reduced(tokens, height, width, inner.reduce, inner.reduce_norm, self.form)
         q = inner.q(tokens.unsqueeze(1)) * inner.scale
         weights = torch.softmax(q @ inner.k(source).transpose(-1, -2), dim=-1)
         out: Tensor = inner.proj((weights @ inner.v(source)).squeeze(1))
@@ -182,7 +182,7 @@ class Head(nn.Module):
 
     def __init__(self, model: MicroSegFormer, form: EngineForm) -> None:
         super().__init__()
-        self.channels_last = form.channels_last
+        self.form = form
         lmsa, dtype = model.lmsa, model.classifier.weight.dtype
         self.classifier = model.classifier
         self.depthwise = nn.ModuleList()
@@ -197,42 +197,59 @@ class Head(nn.Module):
                 self.shifts.append(nn.Parameter(branch.shift.to(dtype)))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.classifier.weight[:, :, 0, 0]
-        if self.channels_last:
-            assert self.classifier.bias is not None
-            logits = self._on_pixels(weight, x) + self.classifier.bias[:, None, None]
-        else:
+        weight, bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias
+        assert bias is not None
+        by_pixel = self.form.head == "pixels"
+        if self.form.head == "maps":
             logits = self.classifier(x)
-        if not len(self.depthwise):
-            return logits
+        else:
+            logits = F.linear(pixels_of(x), weight, bias) if by_pixel else self._mixed(weight, x) + bias[:, None, None]
         maps = [depthwise(x) for depthwise in self.depthwise]
+        for each, gate, mix, shift in zip(maps, self._gates(maps), self.mixes, self.shifts, strict=True):
+            # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
+            # takes the packed copy of the one product for the other, whose transpose it is.
+            matrix = weight @ (gate[:, :, None] * mix)  # (N, 19, 128)
+            constant = F.linear(gate * shift, weight)  # (N, 19)
+            if by_pixel:
+                logits = logits + (pixels_of(each) @ matrix.transpose(1, 2) + constant[:, None])
+            else:
+                logits = logits + (self._mixed(matrix, each) + constant[:, :, None, None])
+        return to_maps(logits, int(x.shape[2]), int(x.shape[3]), self.form) if by_pixel else logits
+
+    def _gates(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The squeeze-and-excitation gate (N, 128) of each depthwise map."""
+        if not maps:
+            return ()
         means = [
             F.linear(self._mean(each), mix, shift)
             for each, mix, shift in zip(maps, self.mixes, self.shifts, strict=True)
         ]
-        gates = self.gate(torch.cat(means, dim=1)).chunk(len(maps), dim=1)
-        for each, gate, mix, shift in zip(maps, gates, self.mixes, self.shifts, strict=True):
-            # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
-            # takes the packed copy of the one product for the other, whose transpose it is.
-            matrix = weight @ (gate[:, :, None] * mix)  # (N, 19, 128)
-            logits = logits + (self._on_pixels(matrix, each) + F.linear(gate * shift, weight)[:, :, None, None])
-        return logits
+        gates: Sequence[Tensor] = self.gate(torch.cat(means, dim=1)).chunk(len(maps), dim=1)
+        return gates
 
     def _mean(self, maps: Tensor) -> Tensor:
         """Mean over the pixels, (N, C, h, w) to (N, C)."""
-        if self.channels_last:  # OpenVINO's average pooling reads channels-last memory faster than its ReduceMean
-            maps = F.avg_pool2d(maps, (1, int(maps.shape[3])))
+        if self.form.channels_last:  # OpenVINO's average pooling reads channels-last memory faster than its ReduceMean
+            return F.avg_pool2d(maps, (1, int(maps.shape[3]))).mean(dim=(2, 3))
+        if self.form.head == "pixels":  # a product, which ONNX Runtime has in int8; a mean it has in float alone
+            pixels = pixels_of(maps)
+            return (torch.full((1, int(pixels.shape[1])), 1 / int(pixels.shape[1])) @ pixels).squeeze(1)
         return maps.mean(dim=(2, 3))
 
-    def _on_pixels(self, matrix: Tensor, maps: Tensor) -> Tensor:
+    def _mixed(self, matrix: Tensor, maps: Tensor) -> Tensor:
         """A matrix (19, 128), or (N, 19, 128), applied to each pixel of (N, 128, h, w).
 
         The result is planar, as the label map wants it. Of a channels-last map the product takes the transpose; for a
         planar view of it the engine would copy it first.
         """
-        pixels = to_nhwc(maps).flatten(1, 2).transpose(1, 2) if self.channels_last else maps.flatten(2)
+        pixels = pixels_of(maps).transpose(1, 2) if self.form.head == "planar" else maps.flatten(2)
         out: Tensor = matrix @ pixels
         return out.reshape(*out.shape[:2], *maps.shape[2:])
+
+
+def pixels_of(maps: Tensor) -> Tensor:
+    """(N, C, h, w) to (N, h w, C)."""
+    return to_nhwc(maps).flatten(1, 2)
 
 
 class PlainHead(nn.Module):
@@ -255,8 +272,10 @@ class PlainHead(nn.Module):
         return logits
 
 
-def reduced(tokens: Tensor, height: int, width: int, reduce: nn.Module | None, norm: nn.Module | None) -> Tensor:
+def reduced(
+    tokens: Tensor, height: int, width: int, reduce: nn.Module | None, norm: nn.Module | None, form: EngineForm
+) -> Tensor:
     """Tokens that keys and values are made of: (N, H W, C) to (N, 1, Nk, C)."""
     if reduce is not None and norm is not None:
-        tokens = norm(to_tokens(reduce(to_maps(tokens, height, width))))
+        tokens = norm(to_tokens(reduce(to_maps(tokens, height, width, form)), form))
     return tokens.unsqueeze(1)

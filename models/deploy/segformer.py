@@ -60,7 +60,7 @@ class BlockForm(nn.Module):
             block.ffn.fc1 = exact.fold_norm_into_linear(block.norm2, block.ffn.fc1)
             self.norm1, self.norm2 = Standardise(block.norm1), Standardise(block.norm2)
         self.attention = TiledAttention(block.attention, form)
-        self.ffn = TokenFFN(block.ffn)
+        self.ffn = TokenFFN(block.ffn, form)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         tokens = tokens + self.attention(self.norm1(tokens))
@@ -91,13 +91,14 @@ class TiledAttention(nn.Module):
 class TokenFFN(nn.Module):
     """Mix-FFN on tokens (N, H W, C)."""
 
-    def __init__(self, ffn: MixFFN) -> None:
+    def __init__(self, ffn: MixFFN, form: EngineForm) -> None:
         super().__init__()
+        self.form = form
         self.fc1, self.depthwise, self.fc2 = ffn.fc1, ffn.depthwise, ffn.fc2
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        wide = self.depthwise(to_maps(self.fc1(tokens), height, width))
-        out: Tensor = self.fc2(F.gelu(to_tokens(wide)))
+        wide = self.depthwise(to_maps(self.fc1(tokens), height, width, self.form))
+        out: Tensor = self.fc2(F.gelu(to_tokens(wide, self.form)))
         return out
 
 
