@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -24,8 +24,8 @@ class Candidate(Generic[S]):
 
     name: str
     settings: S
-    accuracy_control: bool = False
-    """Build with ``quantize_openvino_with_accuracy_control`` instead of ``quantize_openvino``."""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of the target beside its quantizer's settings."""
 
 
 class CandidateSkippedError(Exception):
@@ -109,7 +109,7 @@ def try_in_order(
             artifact, verdict = build(candidate)
         except CandidateSkippedError as error:
             skipped = str(error)
-        settings = candidate.settings.model_dump(mode="json")
+        settings = {**candidate.settings.model_dump(mode="json"), **candidate.extra}
         attempts.append(Attempt(candidate.name, settings, verdict, skipped, time.monotonic() - started, artifact))
         if on_attempt:
             on_attempt(attempts[-1])
@@ -178,7 +178,7 @@ def openvino_candidates(
         for count in _growing(len(ranking.rows)):
             names = tuple(dict.fromkeys((*base.ignored_names, *ranking.nodes_of_worst(count))))
             yield _changed(base, f"{count} most sensitive groups in float", ignored_names=names)
-    yield dataclasses.replace(_changed(base, "accuracy control"), accuracy_control=True)
+    yield dataclasses.replace(_changed(base, "accuracy control"), extra={"accuracy_control": True})
 
 
 def _changed(base: S, name: str, **changes: Any) -> Candidate[S]:

@@ -7,8 +7,11 @@ from typing import Any
 from fptk.core.cpu import has_bf16
 from fptk.core.errors import InputError, TargetUnavailableError
 
-PRECISION_HINTS = ("f32", "bf16")
-"""Types of the float arithmetic, in OpenVINO's spelling of ``INFERENCE_PRECISION_HINT``."""
+BF16_OR_F32 = "bf16-or-f32"
+"""Precision hint of an engine that is right in both: bf16 where the processor has it, float32 elsewhere."""
+
+PRECISION_HINTS = ("f32", "bf16", BF16_OR_F32)
+"""Types of the float arithmetic, but for the last in OpenVINO's spelling of ``INFERENCE_PRECISION_HINT``."""
 
 
 NO_BF16 = "this processor has no bf16 arithmetic, and OpenVINO would compute in float32 without a word"
@@ -45,7 +48,7 @@ def compile_model(
     if precision_hint not in PRECISION_HINTS:
         raise InputError(f"precision hint '{precision_hint}' is unknown; choose from {', '.join(PRECISION_HINTS)}")
     core = openvino_core()
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision_hint, "PERF_COUNT": profile}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": resolved(precision_hint), "PERF_COUNT": profile}
     config |= {"PERFORMANCE_HINT": "THROUGHPUT"} if throughput else {"NUM_STREAMS": "1"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -54,6 +57,13 @@ def compile_model(
     if precision_hint == "bf16" and not has_bf16():
         raise TargetUnavailableError(f"{NO_BF16}; run the FP32 or INT8 engine here")
     return core.compile_model(model, "CPU", config)
+
+
+def resolved(precision_hint: str) -> str:
+    """What a precision hint is on this processor: ``f32`` or ``bf16``."""
+    if precision_hint != BF16_OR_F32:
+        return precision_hint
+    return "bf16" if has_bf16() else "f32"
 
 
 def openvino_core() -> Any:

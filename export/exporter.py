@@ -182,8 +182,7 @@ class _Exporter:
 
 def _settings(candidate: Candidate[Any]) -> dict[str, Any]:
     """What a candidate sets of a target's options."""
-    extra = {"accuracy_control": True} if candidate.accuracy_control else {}
-    return {**candidate.settings.model_dump(), **extra}
+    return {**candidate.settings.model_dump(), **candidate.extra}
 
 
 def _recorded(result: FallbackResult[Attempt], refused: Sequence[Attempt], target: Target) -> Attempt:

@@ -22,7 +22,7 @@ class OpenVinoPool(RequestPool):
         path: ``.xml`` or ONNX file, which :class:`fptk.export.targets.openvino.OpenVinoSession` has checked.
         spec: preprocessing of the images.
         threads: CPU threads of all streams together; ``None`` leaves OpenVINO its default.
-        precision_hint: type of the float arithmetic, ``f32`` or ``bf16``; pinned.
+        precision_hint: one of :data:`fptk.calibration.openvino_cpu.PRECISION_HINTS`; pinned.
 
     Raises:
         InputError: OpenVINO cannot read the file.

@@ -19,9 +19,10 @@ RUNS, MARK = 20, "fptk infer.py"
 
 def load_engine(path: Path, manifest: dict[str, Any]) -> Any:
     """The engine as a function: images uint8 (1, H, W, 3) RGB to a sequence of labels uint8 (1, H, W)."""
-    core, hint = openvino.Core(), manifest["precision_hint"] or "f32"  # else AMX computes a float32 engine in bf16
-    if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    core, wanted = openvino.Core(), manifest["precision_hint"] or "f32"  # else AMX computes a float32 engine in bf16
+    if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         sys.exit("this processor has no bf16 arithmetic; run the FP32 or INT8 engine here")
+    hint = wanted.removesuffix("-or-f32")  # where there is no bf16, OpenVINO computes in float32
     return core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": "1"})
 
 

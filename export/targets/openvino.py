@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,7 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
 from fptk.benchmarks.throughput import RequestPool
 from fptk.calibration.fallback import Candidate, openvino_candidates
-from fptk.calibration.openvino_cpu import NO_BF16, compile_model, first_input_shape, openvino_core
+from fptk.calibration.openvino_cpu import (
+    BF16_OR_F32,
+    NO_BF16,
+    compile_model,
+    first_input_shape,
+    openvino_core,
+    resolved,
+)
 from fptk.calibration.openvino_quantizer import (
     OpenVinoQuantSettings,
     openvino_layer_names,
@@ -56,8 +64,9 @@ the gate judges on other images."""
 class OpenVinoOptions(OpenVinoQuantSettings, CpuOptions):
     """Settings of target ``openvino``: the promised processors, and those of the INT8 quantizer."""
 
-    int8_rest: Literal["fp32", "bf16"] = "fp32"
-    """Type that the float rest of an INT8 engine computes in."""
+    int8_rest: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type that the float rest of an INT8 engine computes in. ``auto``: bf16 on processors that have it and float32 on
+    others, if the engine is built on one that has it, where both can be proven; else ``fp32``."""
     accuracy_control: bool = False
     """Let NNCF put layers back into float until the calibration images lose little."""
 
@@ -124,7 +133,8 @@ class OpenVinoTarget(Target):
         return BuildResult((path, path.with_suffix(".bin")), record, precision_hint=hint)
 
     def candidates(self, sensitivity: Callable[[], Sensitivity], options: OpenVinoOptions) -> Iterable[Candidate[Any]]:
-        return openvino_candidates(settings_for(options.promised), sensitivity)
+        found = openvino_candidates(settings_for(options.promised), sensitivity)
+        return _float32_rest(found) if _precision_hint(Precision.INT8, options) == BF16_OR_F32 else found
 
     def load(
         self, path: Path, spec: PreprocessSpec, *, threads: int | None = None, precision_hint: str | None = None
@@ -142,7 +152,7 @@ class OpenVinoTarget(Target):
         It takes no number of threads beside a hint; where ``timing`` names another than it takes by itself, the command
         spells out what the hint would choose.
         """
-        words = ["benchmark_app", "-m", path.name, "-infer_precision", timing.precision_hint or "f32"]
+        words = ["benchmark_app", "-m", path.name, "-infer_precision", resolved(timing.precision_hint or "f32")]
         flying = timing.concurrency
         if timing.threads in (None, usable_cores()):
             words += ["-hint", timing.mode]
@@ -206,7 +216,19 @@ def _save(model: Any, path: Path, *, compress_to_fp16: bool) -> None:
 def _precision_hint(precision: Precision, options: OpenVinoOptions) -> str:
     """What the engine's float arithmetic computes in."""
     rest = options.int8_rest if precision is Precision.INT8 else "fp32"
+    if rest == "auto":
+        return BF16_OR_F32 if has_bf16() else "f32"
     return "bf16" if precision is Precision.BF16 or rest == "bf16" else "f32"
+
+
+def _float32_rest(candidates: Iterator[Candidate[Any]]) -> Iterator[Candidate[Any]]:
+    """The candidates, from the second try on with their rest in float32: the gentlest change of all comes first."""
+    first = next(candidates)
+    yield first
+    rest = {"int8_rest": "fp32"}
+    yield replace(first, name="float32 rest", extra=rest)
+    for candidate in candidates:
+        yield replace(candidate, extra={**candidate.extra, **rest})
 
 
 def _quantize(model: Any, request: BuildRequest, options: OpenVinoOptions) -> tuple[Any, QuantReport]:
@@ -235,7 +257,7 @@ class OpenVinoSession(Session):
         spec: preprocessing of the images.
         threads: threads of one inference; ``None`` leaves OpenVINO its default.
         profile: collect node timings (see :meth:`node_times`).
-        precision_hint: type of the float arithmetic, ``f32`` or ``bf16``; pinned.
+        precision_hint: one of :data:`fptk.calibration.openvino_cpu.PRECISION_HINTS`; pinned.
         float_only: execute FakeQuantize as it is written, without int8 kernels.
         name: what tables call it.
 

@@ -111,7 +111,8 @@ def test_openvino_rungs_end_with_accuracy_control() -> None:
     candidates = list(
         openvino_candidates(OpenVinoQuantSettings(preset="performance", overflow_fix="disable"), lambda: ranking(4))
     )
-    assert [candidate.accuracy_control for candidate in candidates] == [False] * (len(candidates) - 1) + [True]
+    assert [bool(candidate.extra) for candidate in candidates] == [False] * (len(candidates) - 1) + [True]
+    assert candidates[-1].extra == {"accuracy_control": True}
     assert candidates[1].settings.preset == "mixed"
     assert candidates[1].settings.overflow_fix == "enable"
     assert candidates[-2].settings.ignored_names == ("n0", "n1")

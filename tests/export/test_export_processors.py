@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 from fptk.benchmarks import processors
+from fptk.calibration import openvino_cpu
 from fptk.core.cpu import has_bf16, host_instruction_sets
 from fptk.export.bundle import open_bundle, read_bundle
+from fptk.export.targets import openvino
+from fptk.export.targets.openvino import OpenVinoOptions, OpenVinoTarget
 
 Command = Callable[..., Any]
 
@@ -162,7 +166,50 @@ def test_the_promise_decides_the_weight_range_and_not_the_exporting_host(export:
 def test_int8_rest_names_a_type_that_the_target_has(export: Command) -> None:
     refused = export("--target", "openvino", "--int8", "-o", "int8_rest=fp16")
     assert refused.code == 2
-    assert "'fp32' or 'bf16'" in refused.err.strip().splitlines()[-1]
+    assert "'auto', 'fp32' or 'bf16'" in refused.err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@needs_bf16
+def test_int8_has_its_float_rest_in_bf16_where_there_is_bf16_and_runs_elsewhere_in_float32(
+    export: Command, tmp_path: Path, faces_folder: Path
+) -> None:
+    assert export("--target", "openvino", "--int8").code == 0
+    folder = tmp_path / "bundles" / "openvino-int8"
+    manifest = read_bundle(folder)
+    assert manifest.precision_hint == "bf16-or-f32"
+    assert any("bf16" in node.kernel.lower() for node in nodes_of(folder))
+    assert manifest.processors is not None
+    here = [
+        row
+        for row in manifest.processors.rows
+        if row.instruction_set in {each.name for each in host_instruction_sets()}
+    ]
+    assert {row.status for row in here} == {"measured"}
+    done = fptk_under("AVX2", "eval", folder, "--data", faces_folder)
+    assert done.returncode == 0, done.stderr
+    profile = fptk_under("AVX2", "profile", folder)
+    assert profile.returncode == 0, profile.stderr
+
+
+@pytest.mark.parametrize(("has", "hint"), [(True, "bf16"), (False, "f32")])
+def test_a_hint_for_both_is_what_the_processor_has(has: bool, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_cpu, "has_bf16", lambda: has)
+    assert openvino_cpu.resolved("bf16-or-f32") == hint
+    assert [openvino_cpu.resolved(each) for each in ("f32", "bf16")] == ["f32", "bf16"]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_the_gentlest_change_of_an_int8_engine_is_a_float32_rest(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes first, and what is tried after it keeps it."""
+    monkeypatch.setattr(openvino, "has_bf16", lambda: has)
+    target = OpenVinoTarget()
+    tried = list(itertools.islice(target.candidates(lambda: pytest.fail("not yet"), OpenVinoOptions()), 3))
+    assert [each.extra.get("int8_rest") for each in tried] == ([None, "fp32", "fp32"] if has else [None] * 3)
+    assert tried[0].name == "default"
+    assert (tried[1].name == "float32 rest") == has
+    settled = target.candidates(lambda: pytest.fail("not yet"), OpenVinoOptions(int8_rest="bf16"))
+    assert not any(each.extra for each in itertools.islice(settled, 3))
 
 
 @pytest.mark.slow
