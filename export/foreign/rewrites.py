@@ -101,7 +101,8 @@ def _move_one(work: Work) -> bool:
 
 def split_fusion(work: Work) -> bool:
     """A 1x1 convolution of maps side by side, some of them upsampled, as a sum of one convolution of each: what is
-    upsampled is convolved before, at its own size."""
+    upsampled is convolved before, at its own size. A Linear of the transposed maps is such a convolution."""
+    _linears_of_concats(work)
     graph = Graph(work.model)
     for conv in graph.nodes:
         concat = graph.producer.get(conv.input[0]) if conv.op_type == "Conv" else None
@@ -119,6 +120,120 @@ def split_fusion(work: Work) -> bool:
             infer_types(work.model)
             return split_fusion(work) or True
     return False
+
+
+def _linears_of_concats(work: Work) -> None:
+    """Write a Linear of maps side by side, transposed to (N, H, W, C), as a 1x1 convolution and a transposition."""
+    graph = Graph(work.model)
+    nodes, removed = Nodes(graph, "linear"), set()
+    for product in graph.nodes:
+        move = graph.producer.get(product.input[0]) if product.op_type == "MatMul" else None
+        if move is None or move.op_type != "Transpose" or [*attribute(move, "perm", ())] != [0, 2, 3, 1]:
+            continue
+        concat, weight = graph.producer.get(move.input[0]), graph.constant(product.input[1])
+        if concat is None or concat.op_type != "Concat" or weight is None or weight.ndim != 2:
+            continue
+        add, bias = _bias_behind(graph, product)
+        constants = [weight.T[:, :, None, None].copy(), *([] if bias is None else [bias])]
+        maps = nodes.add("Conv", move.input[0], *(value.astype(np.float32) for value in constants))
+        nodes.add("Transpose", maps, output=(add or product).output[0], perm=[0, 2, 3, 1])
+        removed |= {node.name for node in (product, add) if node is not None}
+    if removed:
+        graph.replace_nodes([*(node for node in graph.nodes if node.name not in removed), *nodes.made])
+        _finish(Graph(work.model), work)
+
+
+def _bias_behind(graph: Graph, product: Node) -> tuple[Node | None, npt.NDArray[np.generic] | None]:
+    """The node that adds a constant vector to a product, and the vector; both ``None`` where there is none."""
+    readers = graph.consumers[product.output[0]]
+    if not _is_only_reader(graph, product) or readers[0].op_type != "Add":
+        return None, None
+    bias = graph.constant(_other(readers[0], product))
+    return (readers[0], bias) if bias is not None and bias.ndim == 1 else (None, None)
+
+
+def merged_linears(work: Work) -> bool:
+    """A Linear of tokens, and the 1x1 convolution of the maps that they become, as one Linear: both are linear."""
+    graph = Graph(work.model)
+    for conv in graph.nodes:
+        weights = _weights(graph, conv) if _pointwise(graph, conv) is not None else None
+        found = _linear_before(graph, conv) if weights is not None else None
+        if found is None or weights is None:
+            continue
+        product, add, moves = found
+        inner = np.asarray(graph.constant(product.input[1]), np.float64)  # (in, between)
+        outer = weights[0][:, :, 0, 0].T  # (between, out)
+        if inner.shape[0] * outer.shape[1] > inner.size + outer.size:
+            continue
+        shift = np.asarray(graph.constant(_other(add, product)), np.float64) if add else np.zeros(len(outer))
+        nodes = Nodes(graph, f"{product.name}/merged")
+        name = nodes.add("MatMul", product.input[0], (inner @ outer).astype(np.float32))
+        name = nodes.add("Add", name, (shift @ outer + weights[1]).astype(np.float32))
+        nodes.add("Identity", _moved(nodes, moves, name, outer.shape[1]), output=conv.output[0])
+        removed = {each.name for each in (product, add, conv, *moves) if each is not None}
+        graph.replace_nodes([*(node for node in graph.nodes if node.name not in removed), *nodes.made])
+        _finish(Graph(work.model), work)
+        return merged_linears(work) or True
+    return False
+
+
+def _moved(nodes: Nodes, moves: list[Node], name: str, channels: int) -> str:
+    """The result of another number of channels, moved as the Linear's was."""
+    for move in moves:
+        name = nodes.copy(move, name)
+        if move.op_type == "Reshape":
+            shape = np.array(nodes.graph.constant(move.input[1]))
+            shape[1] = shape[1] if shape[1] <= 0 else channels
+            nodes.made[-1].input[1] = nodes.constant(shape)
+    return name
+
+
+def _other(add: Node, product: Node) -> str:
+    """What a node adds to a product; the product itself where it doubles it."""
+    return str(next((name for name in add.input if name != product.output[0]), product.output[0]))
+
+
+def _linear_before(graph: Graph, conv: Node) -> tuple[Node, Node | None, list[Node]] | None:
+    """The Linear whose result, (N, H, W, C) or (N, H W, C), becomes the maps that a convolution reads: its product, the
+    sum with its bias, and the nodes that move the values in between, in their order."""
+    moves: list[Node] = []
+    node = graph.producer.get(conv.input[0])
+    while node is not None and node.op_type in ("Reshape", "Transpose") and _is_only_reader(graph, node):
+        moves.insert(0, node)
+        node = graph.producer.get(node.input[0])
+    if not _channels_first(graph, moves):
+        return None
+    if node is not None and node.op_type == "MatMul":
+        product, add = node, None
+    elif node is not None and node.op_type == "Add":
+        sources = [graph.producer.get(name) for name in node.input]
+        products = [each for each in sources if each is not None and each.op_type == "MatMul"]
+        if len(products) != 1 or _bias_behind(graph, products[0])[0] is not node or not _is_only_reader(graph, node):
+            return None
+        product, add = products[0], node
+    else:
+        return None
+    weight = graph.constant(product.input[1])
+    return (
+        (product, add, moves) if weight is not None and weight.ndim == 2 and _is_only_reader(graph, product) else None
+    )
+
+
+def _channels_first(graph: Graph, moves: list[Node]) -> bool:
+    """Whether these nodes make maps (N, C, H, W) of (N, H, W, C) or of tokens (N, H W, C), and do nothing else."""
+    kinds = [node.op_type for node in moves]
+    if kinds == ["Transpose"]:
+        return [*attribute(moves[0], "perm", ())] == [0, 3, 1, 2]
+    if kinds != ["Transpose", "Reshape"] or [*attribute(moves[0], "perm", ())] != [0, 2, 1]:
+        return False
+    before, after, shape = (
+        graph.shape(moves[1].input[0]),
+        graph.shape(moves[1].output[0]),
+        graph.constant(moves[1].input[1]),
+    )
+    return bool(
+        before and after and shape is not None and len(before) == 3 and len(after) == 4 and before[1] == after[1]
+    )
 
 
 def _coarse(graph: Graph, name: str, outputs: int) -> Node | None:
@@ -258,6 +373,7 @@ def _finish(graph: Graph, work: Work, removed: Collection[str] = ()) -> None:
 REWRITES: dict[str, tuple[str, Callable[[Work], bool]]] = {
     "folded_batchnorms": ("BatchNorm folded into the convolution before it", folded_batchnorms),
     "split_fusion": ("1x1 convolutions of maps side by side split, so that each is done at its own size", split_fusion),
+    "merged_linears": ("Linears merged with the 1x1 convolutions behind them", merged_linears),
     "classifier_first": ("1x1 convolutions of fewer channels before the upsampling in front of them", classifier_first),
     "folded_input": ("order and scale of the color channels folded into the first convolution", folded_input),
 }

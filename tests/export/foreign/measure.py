@@ -115,7 +115,6 @@ def build(file: Path, data: Path, eval_images: int) -> None:
         targets = ["onnx", "openvino", *(["trt-rtx"] if graph == "deploy" else [])]
         if out.is_dir():
             continue
-        # Refused engines of the file as it is stay refused: they are what a user would have, and no fallback repairs them.
         words = ["--graph", graph, *(word for target in targets for word in ("--target", target)), "--out", out]
         code = fptk("export", file, *common, *words)
         if code not in (0, 3, REFUSED):
@@ -148,17 +147,20 @@ def document(given: argparse.Namespace, report: dict[str, Any]) -> str:
     """The tables in Markdown."""
     host, tools, conditions = describe_host(), tool_versions(), report["conditions"]
     rows = {(row["network"], row["target"], row["precision"], row["graph"]): row for row in report["rows"]}
-    versions = ", ".join(
-        f"{name} {tools[name]}" for name in ("torch", "onnxruntime", "openvino", "nncf") if name in tools
-    )
+    used = ("torch", "onnxruntime", "openvino", "nncf")
+    versions = ", ".join(f"{name} {tools[name]}" for name in used if name in tools)
     lines = [
-        f"{host['cpu']} ({' '.join(host['isa'])}), {conditions['threads']} threads, 512x512, batch 1; {versions}. The networks of "
-        f"others were trained for {given.steps} steps of 8 faces at 256 px, so their accuracy is that of a beginning. mIoU and its "
-        f"change Δ on {given.eval_images} real faces; FPS is the median of {conditions['interleaved_rounds']} interleaved rounds of "
-        f"{conditions['calls_per_round']} calls, all engines in one run.",
+        f"{host['cpu']} ({' '.join(host['isa'])}), {conditions['threads']} threads, 512x512, batch 1; {versions}. Those of",
+        f"others were trained for {given.steps} steps of 8 faces at 256 px: their accuracy is a beginner's.",
+        f"mIoU, and its change Δ in points, on {given.eval_images} real faces. FPS by the median call of",
+        f"{conditions['interleaved_rounds']} interleaved rounds of {conditions['calls_per_round']} calls, all engines",
+        "in one run. *As exported*: the file itself, with pixels cast and normalized in front and an argmax behind.",
         "",
-        "| network | engine | mIoU of the file | FP32 FPS, as exported | FP32 FPS, fptk | × | INT8 FPS, as exported | INT8 FPS, fptk | × | INT8 Δ, as exported | INT8 Δ, fptk |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *markdown_table(
+            ("network", "engine", "mIoU of the file"),
+            ("FP32 FPS, as exported", "FP32 FPS, fptk", "×", "INT8 FPS, as exported", "INT8 FPS, fptk", "×"),
+            ("INT8 Δ, as exported", "INT8 Δ, fptk"),
+        ),
     ]
     for name, title in TITLES.items():
         for target, engine in ENGINES.items():
@@ -168,22 +170,23 @@ def document(given: argparse.Namespace, report: dict[str, Any]) -> str:
                 cells += [f"{before:.1f}", f"{after:.1f}", f"{after / before:.2f}"]
             for graph in ("original", "deploy"):
                 row = rows[name, target, "int8", graph]
-                cells.append(f"{100 * row['delta_miou']:+.2f}" + (" (refused)" if row["verdict"] == "refused" else ""))
+                refused = " (refused)" if row["verdict"] == "refused" else ""
+                cells.append(f"{100 * row['delta_miou']:+.2f}{refused}")
             lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| network | M parameters | G multiply-adds of the file | after fptk | TensorRT-RTX FP32 Δ (simulated) | INT8 Δ (simulated) |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    headings = ("M parameters", "G multiply-adds of the file", "after fptk")
+    lines += ["", *markdown_table(("network",), headings, ("TensorRT-RTX FP32 Δ, simulated", "INT8 Δ, simulated"))]
     for name, title in TITLES.items():
-        before, after = (rows[name, "openvino", "fp32", graph]["macs"] for graph in ("original", "deploy"))
-        deltas = [f"{100 * delta(read_rtx(given.out, name, precision)):+.2f}" for precision in ("fp32", "int8")]
-        lines.append(
-            f"| {title} | {parameters(given.out, name):.2f} | {before / 1e9:.2f} | {after / 1e9:.2f} | "
-            + " | ".join(deltas)
-            + " |"
-        )
+        macs = (f"{rows[name, 'openvino', 'fp32', graph]['macs'] / 1e9:.2f}" for graph in ("original", "deploy"))
+        deltas = (f"{100 * delta(read_rtx(given.out, name, precision)):+.2f}" for precision in ("fp32", "int8"))
+        lines.append("| " + " | ".join([title, f"{parameters(given.out, name):.2f}", *macs, *deltas]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(*headings: tuple[str, ...]) -> list[str]:
+    """The head of a table; names stand left, figures right."""
+    names = [heading for group in headings for heading in group]
+    rules = ["---" if heading in ("network", "engine") else "---:" for heading in names]
+    return ["| " + " | ".join(names) + " |", "|" + "|".join(rules) + "|"]
 
 
 def read_rtx(out: Path, name: str, precision: str) -> Bundle:

@@ -144,6 +144,102 @@ def test_a_fusion_of_upsampled_maps_is_split(images: UInt8Array, tmp_path: Path)
     assert "fuse/Conv" in "".join(node.name for node in halves), "it is convolved before it is upsampled"
 
 
+def tokens_decoder(folder: Path, *, reshaped: bool, fuse: str, bias: bool = True) -> Path:
+    """As in SegFormer's decoder: Linears of tokens at two strides side by side, and what fuses the two."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    model = Small().model()
+    graph = model.graph
+    weights = {f"p{index}": rng.normal(0, 0.3, (16, 24)).astype(np.float32) for index in range(2)}
+    weights |= {f"pb{index}": rng.normal(0, 0.3, 24).astype(np.float32) for index in range(2)}
+    shape = (16, 48, 1, 1) if fuse == "Conv" else (48, 16)
+    weights |= {"fuse_weight": rng.normal(0, 0.2, shape).astype(np.float32)}
+    weights |= {"tokens0": np.array([1, 16, -1], np.int64), "tokens1": np.array([1, 16, -1], np.int64)}
+    weights |= {"maps0": np.array([1, 24, 32, 32], np.int64), "maps1": np.array([1, -1, 16, 16], np.int64)}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    at = next(index for index, node in enumerate(graph.node) if node.output[0] == "up")
+    resize, nodes = graph.node[at], []
+    for index, source in enumerate(("r1", "labels")):
+        if reshaped:
+            nodes += [helper.make_node("Reshape", [source, f"tokens{index}"], [f"t_{index}"])]
+        nodes += [
+            helper.make_node(
+                "Transpose",
+                [f"t_{index}" if reshaped else source],
+                [f"s_{index}"],
+                perm=[0, 2, 1] if reshaped else [0, 2, 3, 1],
+            ),
+            helper.make_node("MatMul", [f"s_{index}", f"p{index}"], [f"m_{index}"], name=f"project{index}"),
+        ]
+        last = f"m_{index}"
+        if bias:
+            nodes += [helper.make_node("Add", [f"pb{index}", last], [f"a_{index}"], name=f"bias{index}")]
+            last = f"a_{index}"
+        nodes += [helper.make_node("Transpose", [last], [f"c_{index}"], perm=[0, 2, 1] if reshaped else [0, 3, 1, 2])]
+        if reshaped:
+            nodes += [helper.make_node("Reshape", [f"c_{index}", f"maps{index}"], [f"d_{index}"])]
+    ends = [f"{'d' if reshaped else 'c'}_{index}" for index in range(2)]
+    resize.input[0], resize.output[0] = ends[1], "upsampled"
+    nodes += [resize, helper.make_node("Concat", [ends[0], "upsampled"], ["both"], axis=1)]
+    if fuse == "Conv":
+        nodes += [helper.make_node("Conv", ["both", "fuse_weight"], ["up"], name="fuse")]
+    else:
+        nodes += [
+            helper.make_node("Transpose", ["both"], ["both_last"], perm=[0, 2, 3, 1]),
+            helper.make_node("MatMul", ["both_last", "fuse_weight"], ["fused"], name="fuse"),
+            helper.make_node("Transpose", ["fused"], ["up"], perm=[0, 3, 1, 2]),
+        ]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    kept = [type(node).FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend([*kept[:at], *copies, *kept[at + 1 :]])
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    onnx.checker.check_model(model)
+    return folder / "net.onnx"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fuse", ["Conv", "MatMul"])
+@pytest.mark.parametrize("reshaped", [True, False])
+def test_linears_are_merged_with_the_fusion_behind_them(
+    reshaped: bool, fuse: str, bias: bool, images: UInt8Array, tmp_path: Path
+) -> None:
+    import onnx
+
+    source = OnnxSource(tokens_decoder(tmp_path, reshaped=reshaped, fuse=fuse, bias=bias), DESCRIPTION)
+    request = GraphRequest(ENGINES["tensorrt"], "deploy", 1, lambda: images)
+    record = source.write_onnx(tmp_path / "graph.onnx", request)
+    kept = {each["name"]: each["kept"] for each in record["rewrites"]}
+    assert kept["split_fusion"], record
+    assert kept["merged_linears"], record
+    rewritten = onnx.load(tmp_path / "graph.onnx")
+    assert "Concat" not in {node.op_type for node in rewritten.graph.node}
+    names = {node.name for node in rewritten.graph.node}
+    assert not {"project0", "project1", "fuse"} & names
+    constants = {entry.name: tuple(entry.dims) for entry in rewritten.graph.initializer}
+    products = [node for node in rewritten.graph.node if node.op_type == "MatMul"]
+    assert [constants[node.input[1]] for node in products] == [(16, 16), (16, 16)]
+
+
+def test_a_linear_that_others_read_stays(images: UInt8Array, tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    path = tokens_decoder(tmp_path, reshaped=False, fuse="Conv")
+    model = onnx.load(path)
+    at = next(index for index, node in enumerate(model.graph.node) if node.output[0] == "both")
+    model.graph.node[at].output[0] = "first"
+    model.graph.node.insert(at + 1, helper.make_node("Concat", ["c_0", "upsampled"], ["other"], axis=1))
+    model.graph.node.insert(at + 2, helper.make_node("Max", ["first", "other"], ["both"]))
+    path.write_bytes(model.SerializeToString())
+    source = OnnxSource(path, DESCRIPTION)
+    record = source.write_onnx(tmp_path / "graph.onnx", GraphRequest(ENGINES["tensorrt"], "deploy", 1, lambda: images))
+    assert not {"split_fusion", "merged_linears"} & {each["name"] for each in record["rewrites"]}
+    assert {"project0", "project1", "fuse"} <= {node.name for node in onnx.load(tmp_path / "graph.onnx").graph.node}
+
+
 def test_a_transposed_convolution_in_groups_takes_its_batchnorm(tmp_path: Path, images: UInt8Array) -> None:
     from onnx import helper, numpy_helper
 
