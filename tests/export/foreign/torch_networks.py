@@ -153,14 +153,14 @@ def train(
     network: nn.Module, faces: FaceParsingDataset, steps: int, batch: int = 4, every: int = 1, bf16: bool = False
 ) -> nn.Module:
     """Train on all faces in turn, at one size: that of every ``every``-th pixel. The network in evaluation mode."""
-    network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network.train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     for step in range(steps):
         part = [faces[(step * batch + index) % len(faces)] for index in range(batch)]
         images = normalized(np.stack([sample.image[::every, ::every] for sample in part]))
         truth = torch.from_numpy(np.stack([sample.mask[::every, ::every] for sample in part])).long()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            result: Any = network(images.contiguous(memory_format=torch.channels_last))
+            result: Any = network(images)
         heads = result if isinstance(result, tuple) else (result,)
         optimizer.zero_grad()
         sum((F.cross_entropy(head.float(), truth) for head in heads), torch.zeros(())).backward()
