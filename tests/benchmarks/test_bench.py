@@ -57,7 +57,7 @@ def test_what_the_plan_leaves_out_is_not_measured() -> None:
     sessions = [Oracle("a", diary)]
     timed = measure(sessions, IMAGE, MeasurePlan(latency=LATENCY))
     assert timed.sessions[0].scores is None
-    assert timed.gemm_macs_per_s is None
+    assert timed.limits is None
     diary.clear()
     (scored,) = measure(sessions, IMAGE, MeasurePlan(FACES, latency=None)).sessions
     assert scored.latency is None
@@ -67,11 +67,11 @@ def test_what_the_plan_leaves_out_is_not_measured() -> None:
 
 def test_the_gemm_runs_in_the_same_rounds_and_is_no_session() -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    found = measure([Oracle("a", [])], IMAGE, MeasurePlan(latency=LATENCY, gemm_threads=1))
+    found = measure([Oracle("a", [])], IMAGE, MeasurePlan(latency=LATENCY, limit_threads=1))
     assert len(found.sessions) == 1
     assert found.gemm_macs_per_s is not None
     assert found.gemm_macs_per_s > 1e6
 
 
 def test_nothing_is_measured_of_no_session() -> None:
-    assert measure([], IMAGE, MeasurePlan(FACES, LATENCY, gemm_threads=1)).sessions == []
+    assert measure([], IMAGE, MeasurePlan(FACES, LATENCY, limit_threads=1)).sessions == []
