@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from fptk.benchmarks.profile import NodeTime, by_type, slowest
 from fptk.benchmarks.report import BenchReport, Row
 from fptk.workflows.verdicts import describe
 
@@ -179,20 +178,6 @@ def render_photo(report: BenchReport) -> Table:
         "preprocess: resize to the engine's size; postprocess: labels to the photograph's size; not timed: decoding"
     )
     table.caption_justify = "left"
-    return table
-
-
-def render_profile(label: str, nodes: list[NodeTime]) -> Table:
-    """Time by operator type, then the ten slowest nodes."""
-    whole = sum(node.milliseconds for node in nodes)
-    table = Table(title=f"{label}: {whole:.1f} ms in {len(nodes)} nodes", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("operator", "ms", "share", "nodes"):
-        table.add_column(heading, justify="left" if heading == "operator" else "right", overflow="fold")
-    for kind, milliseconds, count in by_type(nodes):
-        table.add_row(kind, f"{milliseconds:.2f}", f"{milliseconds / whole:.0%}", str(count))
-    table.add_section()
-    for node in slowest(nodes):
-        table.add_row(f"{node.type} {node.name}", f"{node.milliseconds:.2f}", f"{node.milliseconds / whole:.0%}", "")
     return table
 
 
