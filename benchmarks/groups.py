@@ -87,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     ("attention", _has(ATTENTIONS)),
     ("products", _has(PRODUCTS)),
     ("normalization", _has(NORMS)),
-    ("normalization", _stands("scale of a norm")),
+    ("normalization", _stands("part of a norm")),
     ("upsampling", _has(UPSAMPLINGS)),
     ("label map", _has(LABELS)),
     ("activation", _has(ACTIVATIONS)),

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fptk.benchmarks.profile import NodeTime, Tensor
 
-Place = Literal["label map", "attention", "scale of a norm"]
+Place = Literal["label map", "attention", "part of a norm"]
 
 PRODUCTS = frozenset({
     "conv", "convolution", "fusedconv", "nhwcfusedconv", "convtranspose", "deconvolution", "groupconvolution",
@@ -29,7 +29,9 @@ NORMS = frozenset({
 })  # fmt: skip
 """Types, in lower case, of normalizations."""
 
-SCALES = frozenset({"mul", "multiply"})
+AFFINE = frozenset({"mul", "multiply", "add"})
+DIFFERENCES = frozenset({"sub", "subtract"})
+COPIES = frozenset({"reorder", "reorderinput", "reorderoutput", "transpose", "reshape"})
 
 FLOATS = ("f", "bf", "d")
 """How the engines' words for float types begin: f32, float, bfloat16, double."""
@@ -78,23 +80,38 @@ def places(nodes: Sequence[NodeTime], classes: int | None = None) -> dict[str, P
         classes: number of labels; ``None`` finds no label map.
     """
     ways = _Ways(nodes)
-    found: dict[int, Place] = dict.fromkeys(_scales_of_norms(ways), "scale of a norm")
+    found: dict[int, Place] = dict.fromkeys(_parts_of_norms(ways), "part of a norm")
     found |= dict.fromkeys(_attentions(ways), "attention")
     if classes is not None:
         found |= dict.fromkeys(_label_map(ways, classes), "label map")
     return {nodes[index].name: place for index, place in found.items()}
 
 
-def _scales_of_norms(ways: _Ways) -> set[int]:
-    """Products with a weight, element by element, whose one input is a normalization's result."""
+def _parts_of_norms(ways: _Ways) -> set[int]:
+    """What an engine left outside of a normalization: the mean and its subtraction before, scale and shift after."""
     found: set[int] = set()
     for index, node in enumerate(ways.nodes):
-        sources = [writer for _, writer in ways.before(index)]
-        if words(node) & SCALES and not words(node) & PRODUCTS and len(sources) == 1 == len(moving(node.reads)):
-            (source,) = sources
-            if words(ways.nodes[source]) & NORMS:
-                found.add(index)
+        sources = dict(ways.before(index))
+        if words(node) & NORMS:
+            found |= {each for source in sources.values() for each in _centering(ways, source)}
+        elif words(node) & AFFINE and not words(node) & PRODUCTS and len(moving(node.reads)) == 1:
+            found |= {index for source in sources.values() if words(ways.nodes[source]) & NORMS}
     return found
+
+
+def _centering(ways: _Ways, index: int) -> set[int]:
+    """A subtraction and the mean that it subtracts, where the mean is of the tensor that it is subtracted from."""
+    while words(ways.nodes[index]) & COPIES and len(sources := dict(ways.before(index))) == 1:
+        (index,) = sources.values()
+    if not words(ways.nodes[index]) & DIFFERENCES:
+        return set()
+    read = {tensor.name for tensor in moving(ways.nodes[index].reads)}
+    means = {
+        source
+        for _, source in ways.before(index)
+        if "reducemean" in words(ways.nodes[source]) and read & {tensor.name for tensor in ways.nodes[source].reads}
+    }
+    return {index, *means} if means else set()
 
 
 def _attentions(ways: _Ways) -> set[int]:
