@@ -68,8 +68,14 @@ class _Ways:
     def after(self, index: int) -> Iterator[tuple[Tensor, int]]:
         """Tensors that a node writes, and who reads them."""
         for tensor in self.nodes[index].writes:
-            for reader in self.readers[tensor.name]:
+            for reader in self.readers.get(tensor.name, ()):
                 yield tensor, reader
+
+    def original(self, index: int) -> int:
+        """The node whose result a node copies, through any number of copies; a node that copies nothing is its own."""
+        while words(self.nodes[index]) & COPIES and len(sources := [*self.before(index)]) == 1:
+            ((_, index),) = sources
+        return index
 
 
 def places(nodes: Sequence[NodeTime], classes: int | None = None) -> dict[str, Place]:
@@ -101,17 +107,13 @@ def _parts_of_norms(ways: _Ways) -> set[int]:
 
 def _centering(ways: _Ways, index: int) -> set[int]:
     """A subtraction and the mean that it subtracts, where the mean is of the tensor that it is subtracted from."""
-    while words(ways.nodes[index]) & COPIES and len(sources := dict(ways.before(index))) == 1:
-        (index,) = sources.values()
+    index = ways.original(index)
     if not words(ways.nodes[index]) & DIFFERENCES:
         return set()
-    read = {tensor.name for tensor in moving(ways.nodes[index].reads)}
-    means = {
-        source
-        for _, source in ways.before(index)
-        if "reducemean" in words(ways.nodes[source]) and read & {tensor.name for tensor in ways.nodes[source].reads}
-    }
-    return {index, *means} if means else set()
+    sources = {ways.original(source) for _, source in ways.before(index)}
+    means = {source for source in sources if "reducemean" in words(ways.nodes[source])}
+    averaged = {ways.original(source) for mean in means for _, source in ways.before(mean)}
+    return {index, *means} if averaged & sources else set()
 
 
 def _attentions(ways: _Ways) -> set[int]:
