@@ -3,41 +3,86 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fptk.benchmarks.profile import NodeTime, Tensor, median_times
-from fptk.core.errors import missing_package
+from fptk.export.onnx_external import fields
 
-if TYPE_CHECKING:
-    import onnx
-
-ITEMSIZES = {
-    "float": 4, "float16": 2, "bfloat16": 2, "double": 8, "bool": 1,
-    "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8,
+TYPES = {
+    1: ("float", 4), 2: ("uint8", 1), 3: ("int8", 1), 4: ("uint16", 2), 5: ("int16", 2), 6: ("int32", 4),
+    7: ("int64", 8), 9: ("bool", 1), 10: ("float16", 2), 11: ("double", 8), 12: ("uint32", 4), 13: ("uint64", 8),
+    16: ("bfloat16", 2),
 }  # fmt: skip
-"""Bytes of an element, by ONNX Runtime's word for its type."""
+"""ONNX Runtime's word for a type of ONNX, and the bytes of an element, by the type's number in a file."""
+
+ITEMSIZES = dict(TYPES.values())
 
 
 def traced_nodes(trace: Path, optimized: Path) -> list[NodeTime]:
     """Nodes of a profiled session, in the order in which they ran, each with its median time and its tensors.
 
+    The package ``onnx`` is not needed: a device that runs a bundle has ONNX Runtime without it.
+
     Args:
         trace: JSON file of node timings of several inferences; the first is left out, since it plans memory.
         optimized: the graph after ONNX Runtime's own fusions, as it saved it.
-
-    Raises:
-        InputError: onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing_package("onnx", "export") from error
-    events = json.loads(trace.read_text(encoding="utf-8"))
-    runs = _runs(events)
+    runs = _runs(json.loads(trace.read_text(encoding="utf-8")))
     nodes = median_times([_node_time(event) for event in run] for run in runs[1:])
     results = {_name(event): event["args"].get("output_type_shape", []) for event in runs[-1]}
-    return _with_tensors(nodes, results, onnx.load(str(optimized)).graph)
+    return _with_tensors(nodes, results, _Graph(optimized))
+
+
+class _Graph:
+    """What an ONNX file says of its nodes and weights.
+
+    Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
+    """
+
+    def __init__(self, path: Path) -> None:
+        model = _Message(memoryview(path.read_bytes()))
+        graph = model.messages(7)[0]
+        self.nodes = {
+            node.text(3): ([each for each in node.texts(1) if each], [each for each in node.texts(2) if each])
+            for node in graph.messages(1)
+        }
+        """Names of what a node reads and writes, by its own name."""
+        self.weights = [
+            _tensor(weight.text(8), *TYPES.get(weight.numbers(2)[0], ("unknown", 4)), weight.numbers(1), constant=True)
+            for weight in graph.messages(5)
+        ]
+        self.inputs = [self._input(entry) for entry in graph.messages(11)]
+
+    @staticmethod
+    def _input(entry: _Message) -> Tensor:
+        kind = entry.messages(2)[0].messages(1)[0]
+        sides = [side.numbers(1) for shape in kind.messages(2) for side in shape.messages(1)]
+        shape = [side[0] for side in sides] if all(sides) else None
+        return _tensor(entry.text(1), *TYPES.get(kind.numbers(1)[0], ("unknown", 4)), shape)
+
+
+class _Message:
+    """The fields of a protobuf message, by number."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._fields: dict[int, list[memoryview | int]] = defaultdict(list)
+        for number, value in fields(content):
+            self._fields[number].append(value)
+
+    def numbers(self, number: int) -> list[int]:
+        return [value for value in self._fields[number] if isinstance(value, int)]
+
+    def messages(self, number: int) -> list[_Message]:
+        return [_Message(value) for value in self._fields[number] if not isinstance(value, int)]
+
+    def texts(self, number: int) -> list[str]:
+        return [bytes(value).decode() for value in self._fields[number] if not isinstance(value, int)]
+
+    def text(self, number: int) -> str:
+        return next(iter(self.texts(number)), "")
 
 
 def _name(event: dict[str, Any]) -> str:
@@ -64,45 +109,28 @@ def _node_time(event: dict[str, Any]) -> NodeTime:
 
 
 def _with_tensors(
-    nodes: list[NodeTime], results: dict[str, list[dict[str, list[int]]]], graph: onnx.GraphProto
+    nodes: list[NodeTime], results: dict[str, list[dict[str, list[int]]]], graph: _Graph
 ) -> list[NodeTime]:
     """Nodes with what they read and write.
 
     The trace tells type and shape of every result, but no name, and nothing of a weight that a kernel keeps in a packed
     form. The graph has names and weights, and no shapes.
     """
-    from dataclasses import replace
-
-    from onnx import helper
-
-    known: dict[str, Tensor] = {}
-    for weight in graph.initializer:
-        dtype = _word(helper.tensor_dtype_to_string(weight.data_type))
-        known[weight.name] = _tensor(weight.name, dtype, tuple(weight.dims), constant=True)
-    for entry in graph.input:
-        kind = entry.type.tensor_type
-        sides = tuple(side.dim_value for side in kind.shape.dim)
-        dtype = _word(helper.tensor_dtype_to_string(kind.elem_type))
-        known[entry.name] = _tensor(entry.name, dtype, sides if all(sides) else None)
-    by_name = {node.name: node for node in graph.node}
+    known = {tensor.name: tensor for tensor in (*graph.weights, *graph.inputs)}
     found = []
     for node in nodes:
-        proto = by_name.get(node.name)
-        if proto is None:
-            found.append(node)
-            continue
-        written = zip((name for name in proto.output if name), results.get(node.name, []), strict=False)
-        writes = tuple(_tensor(name, *next(iter(each.items()))) for name, each in written)
-        reads = tuple(known[name] for name in dict.fromkeys(proto.input) if name in known)
+        read, written = graph.nodes.get(node.name, ([], []))
+        reads = [known[name] for name in dict.fromkeys(read) if name in known]
+        # Weights that are dequantized in each inference stay weights.
+        constant = bool(reads) and all(tensor.constant for tensor in reads)
+        writes = []
+        for name, result in zip(written, results.get(node.name, []), strict=False):
+            dtype, shape = next(iter(result.items()))
+            writes.append(_tensor(name, dtype, ITEMSIZES.get(dtype, 4), shape, constant=constant))
         known |= {tensor.name: tensor for tensor in writes}
-        found.append(replace(node, reads=reads, writes=writes))
+        found.append(replace(node, reads=tuple(reads), writes=tuple(writes)))
     return found
 
 
-def _tensor(name: str, dtype: str, shape: list[int] | tuple[int, ...] | None, *, constant: bool = False) -> Tensor:
-    return Tensor(name, dtype, ITEMSIZES.get(dtype, 4), None if shape is None else tuple(shape), constant)
-
-
-def _word(dtype: str) -> str:
-    """ONNX Runtime's word for a type of ONNX, ``TensorProto.FLOAT``."""
-    return dtype.rpartition(".")[2].lower()
+def _tensor(name: str, dtype: str, itemsize: int, shape: list[int] | None, *, constant: bool = False) -> Tensor:
+    return Tensor(name, dtype, itemsize, None if shape is None else tuple(shape), constant)

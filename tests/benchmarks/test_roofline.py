@@ -49,12 +49,9 @@ def test_each_precision_has_a_rate_or_a_reason(
     assert [*calls] == ["fp32", *["bf16"] * bf16, "int8", "memory"]
     calls["int8"]()
     calls["memory"]()
-    found = limits({name: 10.0 for name in calls})
-    assert found.macs_per_s == {
-        "fp32": GEMM_MACS * 100,
-        "bf16": GEMM_MACS * 100 if bf16 else None,
-        "int8": 100 * GEMM_MACS,
-    }
+    found = limits(dict.fromkeys(calls, 10.0))
+    rate = 100 * GEMM_MACS
+    assert found.macs_per_s == {"fp32": rate, "bf16": rate if bf16 else None, "int8": rate}
     assert found.bytes_per_s == 2 * small_copies * 100
     assert [*found.notes] == [*["bf16"] * (not bf16), *["int8"] * (not vnni)]
 
