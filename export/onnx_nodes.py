@@ -45,11 +45,10 @@ class _Graph:
     def __init__(self, path: Path) -> None:
         model = _Message(memoryview(path.read_bytes()))
         graph = model.messages(7)[0]
-        self.nodes = {
-            node.text(3): ([each for each in node.texts(1) if each], [each for each in node.texts(2) if each])
-            for node in graph.messages(1)
-        }
-        """Names of what a node reads and writes, by its own name."""
+        nodes = graph.messages(1)
+        self.names, self.types = [node.text(3) for node in nodes], [node.text(4) for node in nodes]
+        self.ends = [tuple([each for each in node.texts(side) if each] for side in (1, 2)) for node in nodes]
+        """Names of what each node reads, and of what it writes."""
         self.weights = [
             _tensor(weight.text(8), *TYPES.get(weight.numbers(2)[0], ("unknown", 4)), weight.numbers(1), constant=True)
             for weight in graph.messages(5)
@@ -117,9 +116,12 @@ def _with_tensors(
     form. The graph has names and weights, and no shapes.
     """
     known = {tensor.name: tensor for tensor in (*graph.weights, *graph.inputs)}
+    by_name = dict(zip(graph.names, graph.ends, strict=True))
+    # A node without a name has one in the trace that the graph doesn't know; nodes run in the graph's order.
+    in_order = [node.type for node in nodes] == graph.types
     found = []
-    for node in nodes:
-        read, written = graph.nodes.get(node.name, ([], []))
+    for place, node in enumerate(nodes):
+        read, written = graph.ends[place] if in_order else by_name.get(node.name, ([], []))
         reads = [known[name] for name in dict.fromkeys(read) if name in known]
         # Weights that are dequantized in each inference stay weights.
         constant = bool(reads) and all(tensor.constant for tensor in reads)

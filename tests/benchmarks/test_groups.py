@@ -17,7 +17,8 @@ from fptk.export.targets.base import BuildRequest, CalibrationStream
 from fptk.export.targets.registry import get_target
 
 SPEC = PreprocessSpec(size=(64, 64))
-CLASSES = len(SPEC.mean) + 16  # CelebAMask-HQ's 19, which no side of these graphs equals by chance
+CLASSES = 19
+"""CelebAMask-HQ's; no other side of these graphs is as long."""
 
 WEIGHT = Tensor("weight", "float", 4, (8, 8), constant=True)
 
@@ -203,3 +204,18 @@ def test_weights_are_counted_in_the_type_that_the_engine_computes_in(
     first = next(each for each in nodes if each.ran and each.type in ("Conv", "Convolution"))
     weight = max((each for each in first.reads if each.constant), key=lambda each: each.elements or 0)
     assert (weight.shape, weight.itemsize) == ((32, 3, 7, 7), 2 if precision is Precision.BF16 else 4)
+
+
+def test_nodes_without_names_have_the_same_groups(graph: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    target, images = get_target("onnx"), np.zeros((1, 64, 64, 3), np.uint8)
+    model = onnx.load(str(graph))
+    for each in model.graph.node:
+        each.name = ""
+    onnx.save(model, str(tmp_path / "unnamed.onnx"))
+    seen = []
+    for path in (graph, tmp_path / "unnamed.onnx"):
+        nodes = target.profile(path, SPEC, images, threads=1)
+        groups = groups_of(nodes, CLASSES)
+        seen.append([(groups[each.name], each.type, each.bytes) for each in nodes])
+    assert seen[0] == seen[1]
