@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fptk.benchmarks.latency import Latency, LatencyPlan, as_call, time_in_turns
 from fptk.benchmarks.photo import PhotoSplit, split_in_turns
-from fptk.benchmarks.roofline import gemm_call, gemm_rate
+from fptk.benchmarks.roofline import Limits, limit_calls, limits
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
 from fptk.core.evaluation import evaluate_all
 from fptk.core.metrics import Scores
@@ -27,8 +27,8 @@ class MeasurePlan:
     """Images in one timed call."""
     transfers: bool = True
     """Count the copies to and from a GPU."""
-    gemm_threads: int | None = None
-    """Time a float32 GEMM with so many threads in the same interleaved run; ``None`` leaves it out."""
+    limit_threads: int | None = None
+    """Time products and a copy in memory with so many threads in the same interleaved run; ``None`` leaves them out."""
     photo: UInt8Array | None = None
     """Time the way of this photograph, uint8 (H, W, 3) RGB, stage by stage; ``None`` leaves it out."""
 
@@ -48,8 +48,8 @@ class Measurements:
 
     sessions: list[Measurement]
     """In the order of the sessions."""
-    gemm_macs_per_s: float | None = None
-    """Multiply-adds a second of the GEMM; ``None`` where it was left out."""
+    limits: Limits | None = None
+    """Rates of the machine; ``None`` where they were left out."""
 
 
 def measure(
@@ -64,7 +64,7 @@ def measure(
         listener: is told how many images are scored and how many rounds are done.
 
     Raises:
-        InputError: a file of the data set is damaged, or torch is not installed for the GEMM.
+        InputError: a file of the data set is damaged, or torch or onnx is not installed for the limits.
     """
     if not sessions:
         return Measurements([])
@@ -74,12 +74,12 @@ def measure(
     if plan.latency is None:
         return Measurements([Measurement(each) for each in scores])
     calls = [as_call(session, image, plan.batch, transfers=plan.transfers) for session in sessions]
-    if plan.gemm_threads is not None:
-        calls.append(gemm_call(plan.gemm_threads))
-    times = time_in_turns(calls, plan.latency, listener)
-    rate = gemm_rate(Latency(times.pop()).percentile(50)) if plan.gemm_threads is not None else None
-    figures = zip(scores, times, _splits(sessions, plan, listener), strict=True)
-    return Measurements([Measurement(each, Latency(ms, plan.batch), split) for each, ms, split in figures], rate)
+    bounds = limit_calls(plan.limit_threads) if plan.limit_threads is not None else {}
+    times = time_in_turns([*calls, *bounds.values()], plan.latency, listener)
+    medians = [Latency(each).percentile(50) for each in times[len(calls) :]]
+    found = limits(dict(zip(bounds, medians, strict=True))) if bounds else None
+    figures = zip(scores, times[: len(calls)], _splits(sessions, plan, listener), strict=True)
+    return Measurements([Measurement(each, Latency(ms, plan.batch), split) for each, ms, split in figures], found)
 
 
 def _splits(sessions: Sequence[Session], plan: MeasurePlan, listener: Listener) -> Sequence[PhotoSplit | None]:

@@ -41,7 +41,8 @@ class Row:
     macs: int | None
     """Multiply-adds of one image through the exported graph."""
     roofline_ms: float | None
-    """Milliseconds that ``macs`` would take at this host's GEMM rate."""
+    """Milliseconds that ``macs`` would take at this host's rate of products in the engine's precision; ``None`` where
+    that was not measured, and for an engine that does not run on the CPU."""
     roofline_fraction: float | None
     """``roofline_ms`` over the milliseconds of one image."""
     verdict: str

@@ -16,6 +16,7 @@ def open_cpu_session(
     arena: bool = True,
     profile: Path | None = None,
     optimized: bool = True,
+    save: Path | None = None,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
@@ -27,6 +28,7 @@ def open_cpu_session(
         arena: keep freed memory for the next run: faster, but the peak of the largest run is kept for good.
         profile: folder that ONNX Runtime writes its node timings into when the profiling ends.
         optimized: let ONNX Runtime fuse and fold nodes; without, it computes each as the file states it.
+        save: file that the graph is written to as it is run, after all fusions.
 
     Raises:
         TargetUnavailableError: onnxruntime is not installed.
@@ -48,4 +50,6 @@ def open_cpu_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile / "onnxruntime")
+    if save:
+        options.optimized_model_filepath = str(save)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

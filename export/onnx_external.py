@@ -84,6 +84,15 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field of bytes; the others are skipped."""
+    return ((number, content) for number, content in fields(message) if not isinstance(content, int))
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """Number and content of each field of bytes, and number and value of each whole number; the others are skipped.
+
+    Raises:
+        ValueError: it is no protobuf.
+    """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -95,7 +104,8 @@ def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             yield tag >> 3, message[at : at + length]
             at += length
         elif wire == _VARINT:
-            _, at = _varint(message, at)
+            value, at = _varint(message, at)
+            yield tag >> 3, value
         elif wire in (_EIGHT, _FOUR):
             at += 8 if wire == _EIGHT else 4
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -10,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime, median_times
+from fptk.benchmarks.profile import PROFILED_CALLS, NodeTime
 from fptk.benchmarks.throughput import RequestPool, ThreadedPool
 from fptk.calibration.fallback import Candidate, onnx_candidates
 from fptk.calibration.onnx_cpu import open_cpu_session
@@ -21,6 +20,7 @@ from fptk.core.host import usable_cores
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
+from fptk.export.onnx_nodes import traced_nodes
 from fptk.export.targets.base import (
     BuildRequest,
     BuildResult,
@@ -36,6 +36,10 @@ from fptk.models.engine_form import ENGINES, EngineForm
 if TYPE_CHECKING:
     from fptk.calibration.kernel_faults import KernelFault
     from fptk.calibration.sensitivity import Sensitivity
+
+
+OPTIMIZED = "optimized.onnx"
+"""Name of the graph as it is run, in the folder of a profile."""
 
 
 class OnnxOptions(OnnxQuantSettings, CpuOptions):
@@ -126,9 +130,7 @@ class OnnxRuntimeTarget(Target):
             session = OnnxRuntimeSession(path, spec, threads=threads, profile=Path(folder))
             for _ in range(PROFILED_CALLS + 1):
                 session(images)
-            events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-        # The first inference plans memory; its events come first.
-        return median_times(_node_times(events)[1:])
+            return traced_nodes(session.end_profile(), Path(folder, OPTIMIZED))
 
 
 class OnnxRuntimeSession(Session):
@@ -138,7 +140,7 @@ class OnnxRuntimeSession(Session):
         path: ONNX file, input uint8 (N, H, W, 3), output uint8 (N, H, W).
         spec: preprocessing of the images.
         threads: intra-op threads; ``None`` is one per physical core.
-        profile: folder that ONNX Runtime writes its node timings into when the session is closed.
+        profile: folder that ONNX Runtime writes the graph as it runs it into, and its node timings when they end.
         float_only: execute Q/DQ nodes as they are written, without integer kernels.
         name: what tables call it.
 
@@ -160,7 +162,10 @@ class OnnxRuntimeSession(Session):
     ) -> None:
         super().__init__(name, spec)
         try:
-            self._session: Any = open_cpu_session(path, threads=threads, float_only=float_only, profile=profile)
+            save = profile / OPTIMIZED if profile else None
+            self._session: Any = open_cpu_session(
+                path, threads=threads, float_only=float_only, profile=profile, save=save
+            )
         except TargetUnavailableError:
             raise
         except Exception as error:  # onnxruntime's exception classes share no public base
@@ -194,22 +199,6 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
-
-
-def _node_times(events: list[dict[str, Any]]) -> list[list[NodeTime]]:
-    """The node events of ONNX Runtime's trace, one list per inference."""
-    runs: list[list[NodeTime]] = []
-    seen: set[str] = set()
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
-        name = event["name"].removesuffix("_kernel_time")
-        if not runs or name in seen:
-            runs.append([])
-            seen = set()
-        seen.add(name)
-        runs[-1].append(NodeTime(name, event["args"]["op_name"], event["args"]["provider"], event["dur"] / 1e3))
-    return runs
 
 
 def _first_line(error: Exception) -> str:

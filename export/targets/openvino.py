@@ -37,6 +37,7 @@ from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.core.session import Session
 from fptk.export.openvino.lint import lint_openvino, refuse_known_faults
+from fptk.export.openvino.nodes import runtime_nodes
 from fptk.export.openvino.pool import OpenVinoPool, last_line
 from fptk.export.targets.base import (
     BuildRequest,
@@ -192,7 +193,8 @@ class OpenVinoTarget(Target):
             for _ in range(PROFILED_CALLS):
                 session(images)
                 runs.append(session.node_times())
-        return median_times(runs)
+            times = {node.name: node for node in median_times(runs)}
+            return runtime_nodes(session.compiled, openvino_core().read_model(path), times)
 
 
 def _save(model: Any, path: Path, *, compress_to_fp16: bool) -> None:
@@ -289,6 +291,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot load {path}: {last_line(error)}") from error
         self._path = path
+        self.compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
     def _infer(self, images: UInt8Array) -> UInt8Array:
@@ -311,7 +314,7 @@ class OpenVinoSession(Session):
         ]
 
     def close(self) -> None:
-        self._request = None
+        self._request = self.compiled = None
 
 
 def _check_ports(path: Path, model: Any, spec: PreprocessSpec) -> int | None:

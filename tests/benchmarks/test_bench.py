@@ -57,7 +57,7 @@ def test_what_the_plan_leaves_out_is_not_measured() -> None:
     sessions = [Oracle("a", diary)]
     timed = measure(sessions, IMAGE, MeasurePlan(latency=LATENCY))
     assert timed.sessions[0].scores is None
-    assert timed.gemm_macs_per_s is None
+    assert timed.limits is None
     diary.clear()
     (scored,) = measure(sessions, IMAGE, MeasurePlan(FACES, latency=None)).sessions
     assert scored.latency is None
@@ -65,13 +65,16 @@ def test_what_the_plan_leaves_out_is_not_measured() -> None:
     assert measure(sessions, IMAGE, MeasurePlan(latency=None)).sessions == [Measurement()]
 
 
-def test_the_gemm_runs_in_the_same_rounds_and_is_no_session() -> None:
+def test_the_limits_run_in_the_same_rounds_and_are_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    found = measure([Oracle("a", [])], IMAGE, MeasurePlan(latency=LATENCY, gemm_threads=1))
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    monkeypatch.setattr("fptk.benchmarks.roofline.copied_bytes", lambda: 2**22)
+    found = measure([Oracle("a", [])], IMAGE, MeasurePlan(latency=LATENCY, limit_threads=1))
     assert len(found.sessions) == 1
-    assert found.gemm_macs_per_s is not None
-    assert found.gemm_macs_per_s > 1e6
+    assert found.limits is not None
+    assert min(rate for rate in found.limits.macs_per_s.values() if rate) > 1e6
+    assert found.limits.bytes_per_s > 1e6
 
 
 def test_nothing_is_measured_of_no_session() -> None:
-    assert measure([], IMAGE, MeasurePlan(FACES, LATENCY, gemm_threads=1)).sessions == []
+    assert measure([], IMAGE, MeasurePlan(FACES, LATENCY, limit_threads=1)).sessions == []

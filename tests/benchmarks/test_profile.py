@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fptk.benchmarks.profile import NodeTime, by_type, median_times, slowest
+from fptk.benchmarks.profile import NodeTime, Tensor, by_type, median_times, slowest
 from fptk.core.precision import Precision
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.base import BuildRequest
@@ -34,3 +34,19 @@ def test_engines_report_their_nodes(name: str, graph: Path, tmp_path: Path) -> N
     assert any("conv" in node.type.lower() for node in nodes)
     assert len({node.name for node in nodes}) == len(nodes)
     assert sum(node.milliseconds for node in nodes) > 0
+
+
+def test_a_node_moves_each_tensor_once_and_a_view_moves_none() -> None:
+    x, weight = Tensor("x", "f32", 4, (2, 8)), Tensor("w", "i8", 1, (8, 3), constant=True)
+    y, unknown = Tensor("y", "f32", 4, (2, 3)), Tensor("z", "f32", 4, None)
+    assert NodeTime("a", "MatMul", "", 1, (x, weight), (y,)).bytes == 64 + 24 + 24
+    assert NodeTime("a", "Mul", "", 1, (x, x), (y,)).bytes == 64 + 24
+    assert NodeTime("a", "Reshape", "", 1, (x,), (y,)).bytes == 0
+    assert NodeTime("a", "MatMul", "", 1, (x, unknown), (y,)).bytes is None
+    assert NodeTime("a", "MatMul", "", 1).bytes is None
+
+
+def test_what_needed_no_work_is_in_no_sum() -> None:
+    nodes = [NodeTime("a", "Conv", "k", 3), NodeTime("b", "Reorder", "k", 0, ran=False)]
+    assert by_type(nodes) == [("Conv", 3, 1)]
+    assert slowest(nodes) == nodes[:1]

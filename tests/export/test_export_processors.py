@@ -98,9 +98,9 @@ def test_bf16_is_built_unasked_where_the_processor_has_it_and_loads_as_it_was_bu
 
 def nodes_of(folder: Path) -> list[Any]:
     """The nodes of a bundle's engine as a profile sees them."""
-    from fptk.workflows.profile import profile_bundle
+    from fptk.workflows.profile import profile_bundles
 
-    _, nodes = profile_bundle(folder, 1)
+    nodes: list[Any] = profile_bundles([folder], 1).engines[0].nodes
     return nodes
 
 

@@ -75,7 +75,7 @@ def photo_size(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--rounds", type=click.IntRange(1, MAX_ROUNDS), help="Interleaved rounds. Default: the recipe's.")
 @click.option("--original", is_flag=True, help="Add the export of the network as it is written, for each target.")
 @click.option(
-    "--roofline", is_flag=True, help="Add what share of this processor's float32 GEMM rate each engine reaches."
+    "--roofline", is_flag=True, help="Add what share of this processor's rate in its precision each engine reaches."
 )
 @click.option(
     "--rewrites",
@@ -152,7 +152,7 @@ def command(
         report = bench_source(network, request, TERMINAL)
     else:
         report = bench_folders(models, request, find_source(reference) if reference else None, TERMINAL)
-    show(report, json_path, roofline=roofline)
+    show(report, json_path)
     raise_if_refused(report)
 
 
@@ -181,7 +181,7 @@ def refuse_beside_rewrites() -> None:
             raise InputError(f"--rewrites does not heed {parameter.opts[0]}; leave one of the two out")
 
 
-def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None:
+def show(report: BenchReport, json_path: Path | None) -> None:
     """Print the report, and write what ``--json`` asks for."""
     from fptk.benchmarks.report import recommend
     from fptk.cli.bench_tables import render, render_photo, render_roofline
@@ -194,7 +194,7 @@ def show(report: BenchReport, json_path: Path | None, *, roofline: bool) -> None
             out.print(sentence, soft_wrap=True)
         if any(row.photo for row in report.rows):
             out.print(render_photo(report))
-        if roofline:
+        if report.conditions["limits"]:
             out.print(render_roofline(report))
     if json_path:
         write_result(json_path, {**report.as_dict(), "recommendation": sentence})

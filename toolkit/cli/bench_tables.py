@@ -1,4 +1,4 @@
-"""The tables of ``fptk bench`` and ``fptk profile``."""
+"""The tables of ``fptk bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from fptk.benchmarks.profile import NodeTime, by_type, slowest
 from fptk.benchmarks.report import BenchReport, Row
 from fptk.workflows.verdicts import describe
 
@@ -136,19 +135,28 @@ def _verdict(row: Row) -> str:
 
 
 def render_roofline(report: BenchReport) -> Table:
-    """What share of the host's GEMM rate each engine reaches."""
-    rate = report.conditions["gemm_gmacs_per_s"]
+    """What share of its own limit each engine reaches: the host's rate of products in its precision."""
+    limits = report.conditions["limits"]
+    rates = [f"{name} {rate:.1f}" if rate else f"{name} not measured" for name, rate in limits["gmacs_per_s"].items()]
+    memory = f"memory {limits['memory_gb_per_s']:.1f} GB/s"
     table = Table(
-        title=f"sgemm in the same run: {rate:.1f} G multiply-adds/s", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"limits in the same run, G multiply-adds/s: {', '.join(rates)}; {memory}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     if report.several:
         table.add_column("network")
-    for heading in ("target", "prec.", "M multiply-adds", "ms at that rate", "p50 ms", "fraction"):
+    for heading in ("target", "prec.", "M multiply-adds", "ms at its limit", "p50 ms", "of its limit"):
         table.add_column(heading, justify="left" if heading in ("target", "prec.") else "right")
     for row in report.rows:
-        if row.macs and row.roofline_ms and row.p50_ms and row.roofline_fraction:
-            figures = (f"{row.macs / 1e6:.0f}", f"{row.roofline_ms:.1f}", f"{row.p50_ms:.1f}")
-            table.add_row(*_network(report, row), _name(row), row.precision, *figures, f"{row.roofline_fraction:.0%}")
+        if row.macs and row.p50_ms:
+            least, share = row.roofline_ms, row.roofline_fraction
+            bound = (f"{least:.1f}", f"{share:.0%}") if least and share else ("not measured", "-")
+            figures = (f"{row.macs / 1e6:.0f}", bound[0], f"{row.p50_ms:.1f}", bound[1])
+            table.add_row(*_network(report, row), _name(row), row.precision, *figures)
+    lines = ["its limit: all multiply-adds at the rate of the engine's precision; fp16 computes in float32"]
+    table.caption = "\n".join([*lines, *(f"{name}: {note}" for name, note in limits["notes"].items())])
+    table.caption_justify = "left"
     return table
 
 
@@ -170,20 +178,6 @@ def render_photo(report: BenchReport) -> Table:
         "preprocess: resize to the engine's size; postprocess: labels to the photograph's size; not timed: decoding"
     )
     table.caption_justify = "left"
-    return table
-
-
-def render_profile(label: str, nodes: list[NodeTime]) -> Table:
-    """Time by operator type, then the ten slowest nodes."""
-    whole = sum(node.milliseconds for node in nodes)
-    table = Table(title=f"{label}: {whole:.1f} ms in {len(nodes)} nodes", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("operator", "ms", "share", "nodes"):
-        table.add_column(heading, justify="left" if heading == "operator" else "right", overflow="fold")
-    for kind, milliseconds, count in by_type(nodes):
-        table.add_row(kind, f"{milliseconds:.2f}", f"{milliseconds / whole:.0%}", str(count))
-    table.add_section()
-    for node in slowest(nodes):
-        table.add_row(f"{node.type} {node.name}", f"{node.milliseconds:.2f}", f"{node.milliseconds / whole:.0%}", "")
     return table
 
 

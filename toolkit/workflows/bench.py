@@ -13,6 +13,7 @@ from fptk.benchmarks.latency import LatencyPlan
 from fptk.benchmarks.memory import peak_memory
 from fptk.benchmarks.photo import enlarged
 from fptk.benchmarks.report import BenchReport, Row
+from fptk.benchmarks.roofline import KERNELS, Limits
 from fptk.benchmarks.throughput import Mode, RequestPool, Throughput, throughput_in_turns
 from fptk.core.cpu import cpu_model
 from fptk.core.dataset import FaceParsingDataset, UInt8Array
@@ -65,7 +66,8 @@ class BenchPlan:
     transfers: bool = True
     """Count the copies to and from a GPU."""
     roofline: bool = False
-    """Measure the host's float32 GEMM rate in the same interleaved run, and what share of it each engine reaches."""
+    """Measure the host's rates of products and of memory in the same interleaved run, and what share of the rate of its
+    precision each engine reaches."""
 
     @property
     def throughput(self) -> bool:
@@ -109,7 +111,7 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         contenders = [_open(folder, plan, threads, stack) for folder in folders]
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
-        rate = _measure(running, image, plan, threads, listener)
+        limits = _measure(running, image, plan, threads, listener)
     _name_other_tools(running, plan, threads)
     _judge(running, plan, listener)
     if plan.fps and plan.memory and not plan.throughput:
@@ -123,10 +125,10 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         "calls_per_round": plan.latency.calls,
         "dataset": plan.dataset.name if plan.dataset else None,
         "images": len(plan.dataset) if plan.dataset else None,
-        "gemm_gmacs_per_s": rate / 1e9 if rate else None,
+        "limits": _described(limits) if limits else None,
         "photo": [*plan.photo.shape[1::-1]] if plan.photo is not None else None,
     }
-    rows = [_row(contender, rate) for contender in contenders]
+    rows = [_row(contender, limits) for contender in contenders]
     return BenchReport(describe_host(), conditions, _pytorch(contenders), rows)
 
 
@@ -165,8 +167,8 @@ def _check_batch(contenders: list[_Contender], batch: int) -> None:
 
 def _measure(
     contenders: list[_Contender], image: UInt8Array, plan: BenchPlan, threads: int, listener: Listener
-) -> float | None:
-    """Score and time every engine; returns the GEMM rate of the same run, multiply-adds a second, where asked for."""
+) -> Limits | None:
+    """Score and time every engine; returns the machine's rates in the same run, where asked for."""
     sessions = [contender.session for contender in contenders if contender.session]
     measure_plan = MeasurePlan(
         dataset=plan.dataset,
@@ -174,7 +176,7 @@ def _measure(
         batch=plan.batch,
         photo=plan.photo,
         transfers=plan.transfers,
-        gemm_threads=threads if plan.roofline else None,
+        limit_threads=threads if plan.roofline else None,
     )
     figures = measure(sessions, image, measure_plan, listener)
     for contender, measured in zip(contenders, figures.sessions, strict=True):
@@ -184,7 +186,7 @@ def _measure(
     results = throughput_in_turns(pools, image, plan.latency, plan.batch, listener)
     for contender, throughput in zip(pooled, results, strict=True):
         contender.throughput = throughput
-    return figures.gemm_macs_per_s
+    return figures.limits
 
 
 def _name_other_tools(contenders: list[_Contender], plan: BenchPlan, threads: int) -> None:
@@ -260,10 +262,22 @@ def _means(scores: Scores) -> dict[str, float]:
     return {"miou": scores.miou, "f1": scores.f1}
 
 
-def _row(contender: _Contender, rate: float | None) -> Row:
+def _described(limits: Limits) -> dict[str, Any]:
+    """The limits as the conditions of a report state them."""
+    return {
+        "gmacs_per_s": {name: rate / 1e9 if rate else None for name, rate in limits.macs_per_s.items()},
+        "memory_gb_per_s": limits.bytes_per_s / 1e9,
+        "kernels": {name: KERNELS[name] for name, rate in limits.macs_per_s.items() if rate},
+        "notes": dict(limits.notes),
+    }
+
+
+def _row(contender: _Contender, limits: Limits | None) -> Row:
     bundle, throughput = contender.bundle, contender.throughput
     latency = throughput.latency if throughput else contender.measured.latency
     timed = throughput or latency
+    on_cpu = get_target(bundle.target).runs_on_cpu
+    rate = limits.rate_for(str(bundle.precision)) if limits and on_cpu else None
     roofline_ms = 1e3 * bundle.macs / rate if bundle.macs and rate else None
     return Row(
         network=bundle.model,
@@ -477,12 +491,14 @@ def _check_mode(request: BenchRequest) -> None:
     """Refuse what would not be heeded.
 
     Raises:
-        InputError: throughput or a photograph is asked for without speed, or something that only latency has beside
-            throughput.
+        InputError: throughput, a photograph or the roofline is asked for without speed, or something that only latency
+            has beside throughput.
     """
     throughput = request.mode == "throughput"
-    if not request.fps and (throughput or request.photo):
-        raise InputError(f"{'--mode throughput' if throughput else '--photo'} measures speed; add --fps")
+    timing = {"--mode throughput": throughput, "--photo": request.photo, "--roofline": request.roofline}
+    asked = [flag for flag, given in timing.items() if given]
+    if asked and not request.fps:
+        raise InputError(f"{asked[0]} measures speed; add --fps")
     single = {"--roofline": request.roofline, "--photo": request.photo, "--no-transfers": not request.transfers}
     given = [flag for flag, asked in single.items() if asked]
     if throughput and given:

@@ -115,6 +115,27 @@ def test_accuracy_alone_times_no_photograph(
     assert report["conditions"]["photo"] is report["rows"][0]["photo"] is None
 
 
+def test_a_row_is_held_against_the_limit_of_its_precision(
+    fptk: Command, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fptk.benchmarks.roofline.copied_bytes", lambda: 2**22)
+    path = tmp_path / "bench.json"
+    finished = fptk("bench", *bundles, "--fps", "--roofline", "--rounds", "1", "--threads", "1", "--json", path)
+    assert finished.code == 0, finished.err
+    report = json.loads(path.read_text())
+    limits = report["conditions"]["limits"]
+    assert [*limits["gmacs_per_s"]] == ["fp32", "bf16", "int8"]
+    assert limits["memory_gb_per_s"] > 0
+    assert {*limits["kernels"]} == {name for name, rate in limits["gmacs_per_s"].items() if rate}
+    for row in report["rows"]:
+        least = row["macs"] / limits["gmacs_per_s"][row["precision"]] / 1e6
+        assert row["roofline_ms"] == pytest.approx(least)
+        assert row["roofline_fraction"] == pytest.approx(least / row["p50_ms"])
+    said = words_of(finished.out)
+    assert "limits in the same run, G multiply-adds/s: fp32" in said
+    assert "target prec. M multiply-adds ms at its limit p50 ms of its limit" in said
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -123,6 +144,7 @@ def test_accuracy_alone_times_no_photograph(
         (("--mode", "throughput", "--no-transfers"), "--no-transfers is of single calls"),
         (("--mode", "throughput", "--accuracy"), "--mode throughput measures speed; add --fps"),
         (("--photo", "64x64", "--accuracy"), "--photo measures speed; add --fps"),
+        (("--roofline", "--accuracy"), "--roofline measures speed; add --fps"),
         (("--mode", "bandwidth"), "'latency', 'throughput'"),
         (("--photo", "64"), "'64' is no size; write width and height, e.g. 1024x768"),
         (("--photo", "64x64x3"), "is no size"),
