@@ -2,8 +2,8 @@
 
 Its kernels were chosen by looking at what they fuse (onnxruntime 1.31.1):
 
-- A matrix product with Q/DQ at its inputs and none behind it becomes ``MatMulIntegerToFloat``, and ``QGemm`` if its bias
-  is int32. Both hand on float32. With Q/DQ behind it becomes ``QLinearMatMul``, which rounds to 8 bits what the next
+- A matrix product with Q/DQ at its inputs and none behind it becomes ``MatMulIntegerToFloat``, and with an int32 bias
+  ``QGemm``. Both hand on float32. With Q/DQ behind it becomes ``QLinearMatMul``, which rounds to 8 bits what the next
   node wants as float, and its bias stays a node of its own.
 - A convolution becomes ``QLinearConv`` only with Q/DQ behind it.
 """
