@@ -205,18 +205,18 @@ def _padded(graph: Graph, pixels: str, mean: npt.NDArray[np.float64], pads: list
         nodes.append(helper.make_node(op_type, inputs, [output], name=f"{output}_node", **attributes))
         return output
 
-    def border(axis: int, width: int) -> list[str]:
-        shape = [1, *(width if index == axis else side or 0 for index, side in enumerate(sides) if index)]
+    def border(axis: int, width: int) -> str:
+        shape = [width if index == axis else side or 1 for index, side in enumerate(sides)]
         colors = np.rint(mean).astype(np.uint8).reshape([-1 if index == channels else 1 for index in range(4)])
         value = graph.add_constant(f"{pixels}_border", np.broadcast_to(colors, shape))
-        if sides[0] == 1:
-            return [value]
-        batch = add("Shape", name, start=0, end=1)
-        shape_name = add("Concat", batch, graph.add_constant(f"{pixels}_ones", np.ones(3, np.int64)), axis=0)
-        return [add("Expand", value, shape_name)]
+        if sides[0] is not None:
+            return value
+        start, end, others = (graph.add_constant(f"{pixels}_sides", np.array(each)) for each in ([0], [1], [1, 1, 1]))
+        batch = add("Slice", add("Shape", name), start, end)
+        return add("Expand", value, add("Concat", batch, others, axis=0))
 
     for axis, before, after in zip(axes, pads[:2], pads[2:], strict=True):
-        first, last = (border(axis, width) if width else [] for width in (before, after))
+        first, last = ([border(axis, width)] if width else [] for width in (before, after))
         if first or last:
             name = add("Concat", *first, name, *last, axis=axis)
             sides[axis] = (sides[axis] or 0) + before + after
