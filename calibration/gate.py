@@ -1,4 +1,4 @@
-"""The accuracy gate: an engine as built against the PyTorch FP32 reference, on the mean and class by class."""
+"""The accuracy gate: an engine as built against the network itself in FP32, on the mean and class by class."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Evaluation(BaseModel):
     content_sha256: str
     """Hash over the content hashes of its images, in order."""
     reference: Scores
-    """Scores of the PyTorch FP32 reference."""
+    """Scores of the network itself in FP32: in PyTorch, or the ONNX file that it came as."""
     engine: Scores
     """Scores of this engine as built."""
     simulated_by: str | None = None
