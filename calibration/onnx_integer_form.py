@@ -88,6 +88,35 @@ def integer_biases(model: onnx.ModelProto) -> None:
     graph.replace_nodes([*graph.nodes, *new])
 
 
+def integer_left_constants(model: onnx.ModelProto) -> None:
+    """Let a product of a constant and a quantized activation be one of integers, in place, where it is exact.
+
+    The quantizer takes a constant for a layer's weight on the right of a product only. On the left stand masks and
+    means: a row of 1/n sums n pixels, and has a scale that holds it without rounding. Others stay as they are.
+    """
+    from onnx import helper
+
+    graph = Graph(model)
+    new = []
+    for product in graph.nodes:
+        value = graph.constant(product.input[0]) if product.op_type == "MatMul" else None
+        if value is None or value.dtype != np.float32 or not graph.is_dequantized(product.input[1]):
+            continue
+        scale = np.float32(np.abs(value).max() or 1)
+        if not np.isin(value, (0, scale)).all():
+            continue
+        stem = product.input[0]
+        names = [
+            graph.add_constant(f"{stem}_uint8", (value == scale).astype(np.uint8)),
+            graph.add_constant(f"{stem}_scale", np.asarray(scale)),
+            graph.add_constant(f"{stem}_zero_point", np.array(0, np.uint8)),
+        ]
+        product.input[0] = graph.fresh(f"{stem}_dequantized")
+        name = f"{product.name}_constant_DequantizeLinear"
+        new.append(helper.make_node("DequantizeLinear", names, [product.input[0]], name=name))
+    graph.replace_nodes([*graph.nodes, *new])
+
+
 def _product_and_bias(graph: Graph, add: Node) -> tuple[Node, int] | None:
     """The MatMul that a node adds one constant vector to, and the position of the vector among the node's inputs."""
     if add.op_type != "Add":

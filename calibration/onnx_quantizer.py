@@ -37,6 +37,7 @@ from fptk.calibration.onnx_integer_form import (
     drop_casts_of_pixels,
     free_products,
     integer_biases,
+    integer_left_constants,
     take_pixels_as_they_are,
 )
 from fptk.calibration.range_cache import Range, RangeCache, RangeTable
@@ -272,6 +273,7 @@ def insert_qdq(
     if settings.recipe == "cpu":
         free_products(result, nodes)
         integer_biases(result)
+        integer_left_constants(result)
         drop_casts_of_pixels(result)
     check_qdq(result)
     return result

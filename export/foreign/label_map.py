@@ -39,26 +39,54 @@ def mixed_cells(nodes: Nodes, coarse: Coarse) -> str:
     cells = corners.shape[1]
     logits = nodes.reshape(nodes.transpose(coarse.name, 0, 2, 3, 1), -1, coarse.classes)  # (N h w, C)
     own = nodes.cast(nodes.add("ArgMax", logits, axis=-1, keepdims=0), TensorProto.UINT8)
-    own = nodes.reshape(own, -1, h * w)
-    first, *others = (nodes.reshape(nodes.add("Gather", own, corner, axis=1), -1) for corner in corners)
+    first, *others = _corner_labels(nodes, nodes.reshape(own, -1, h, w), h, w)
     differs = [nodes.add("Not", nodes.add("Equal", first, other)) for other in others]
     for other in (*differs[1:], _first_of(nodes, first, cells, coarse.batch)):
         differs[0] = nodes.add("Or", differs[0], other)
     mixed = nodes.reshape(nodes.add("NonZero", differs[0]), -1)  # (K)
-    at = nodes.add("Gather", corners, nodes.add("Mod", mixed, np.int64(cells)), axis=1)  # (4, K)
+    cell, image = (nodes.add(op_type, mixed, np.int64(cells)) for op_type in ("Mod", "Div"))
+    at = nodes.add("Gather", corners, cell, axis=1)  # (4, K)
     if coarse.batch != 1:
-        image = nodes.add("Div", mixed, np.int64(cells))
         at = nodes.add("Add", at, nodes.add("Mul", image, np.int64(h * w)))
     near = nodes.reshape(nodes.add("Gather", logits, nodes.reshape(at, -1), axis=0), 4, -1)  # (4, K C)
     inside = nodes.reshape(nodes.add("MatMul", _cell_weights(scale), near), scale * scale, -1, coarse.classes)
     labels = nodes.cast(nodes.add("ArgMax", inside, axis=-1, keepdims=0), TensorProto.UINT8)  # (scale^2, K)
-    every = nodes.add("Expand", nodes.reshape(first, -1, 1), np.array([1, scale * scale], np.int64))
-    pixels = nodes.add("ScatterND", every, nodes.reshape(mixed, -1, 1), nodes.transpose(labels, 1, 0))
-    grid = nodes.transpose(nodes.reshape(pixels, -1, h + 1, w + 1, scale, scale), 0, 1, 3, 2, 4)
-    grid = nodes.reshape(grid, -1, (h + 1) * scale, (w + 1) * scale)
+    tall, wide = (h + 1) * scale, (w + 1) * scale
+    factors = np.array([1, 1, scale, scale], np.float32)
+    as_map = nodes.reshape(first, -1, 1, h + 1, w + 1)
+    every = nodes.add(
+        "Resize",
+        as_map,
+        "",
+        factors,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    starts = ((np.arange(h + 1)[:, None] * wide + np.arange(w + 1)).ravel() * scale).astype(np.int64)
+    inner = (np.arange(scale)[:, None] * wide + np.arange(scale)).reshape(-1, 1).astype(np.int64)
+    where = nodes.add("Gather", starts, cell, axis=0)
+    if coarse.batch != 1:
+        where = nodes.add("Add", where, nodes.add("Mul", image, np.int64(tall * wide)))
+    where = nodes.reshape(nodes.add("Add", inner, where), -1)  # (scale^2 K)
+    pixels = nodes.add("ScatterElements", nodes.reshape(every, -1), where, nodes.reshape(labels, -1), axis=0)
     margin = scale // 2
-    starts, ends = np.array([margin, margin], np.int64), np.array([-margin, -margin], np.int64)
-    return nodes.add("Slice", grid, starts, ends, np.array([1, 2], np.int64))
+    starts_of, ends = np.array([margin, margin], np.int64), np.array([-margin, -margin], np.int64)
+    return nodes.add("Slice", nodes.reshape(pixels, -1, tall, wide), starts_of, ends, np.array([1, 2], np.int64))
+
+
+def _corner_labels(nodes: Nodes, labels: str, h: int, w: int) -> list[str]:
+    """Labels of the four pixels around each cell, uint8 (N, h, w) to four (N (h + 1) (w + 1)), as :func:`_corners` has
+    them: parts of the map with its border repeated."""
+
+    def cut(name: str, axis: int, first: int, last: int) -> str:
+        limits = (np.array([each], np.int64) for each in (first, last, axis))
+        return nodes.add("Slice", name, *limits)
+
+    for axis, side in ((1, h), (2, w)):
+        labels = nodes.add("Concat", cut(labels, axis, 0, 1), labels, cut(labels, axis, side - 1, side), axis=axis)
+    rows = (cut(labels, 1, first, h + 1 + first) for first in (0, 1))
+    return [nodes.reshape(cut(row, 2, first, w + 1 + first), -1) for row in rows for first in (0, 1)]
 
 
 def _first_of(nodes: Nodes, cells_of_all: str, cells: int, batch: int | None) -> str:

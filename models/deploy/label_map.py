@@ -109,12 +109,18 @@ def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
     at = corners[:, mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (h * w)
     near = logits[at.flatten()].reshape(len(corners), -1)  # (4, K C)
     inside = (_cell_weights(scale, coarse.dtype) @ near).reshape(scale * scale, -1, C).argmax(dim=-1)  # (scale^2, K)
-    # One row for each pixel of a cell: ONNX Runtime repeats a row by copying it, a column byte by byte.
-    every = first.unsqueeze(0).expand(scale * scale, -1)
-    pixels = every.scatter(1, mixed.unsqueeze(0).expand(scale * scale, -1), inside.to(torch.uint8))
-    grid = pixels.reshape(scale, scale, N, h + 1, w + 1).permute(2, 3, 0, 4, 1)
+    # The labels of the other cells are repeated as an image is enlarged, and the mixed pixels written over them: to
+    # expand cells to pixels and transpose those is slow in ONNX Runtime, byte by byte.
+    tall, wide = (h + 1) * scale, (w + 1) * scale
+    pixels = F.interpolate(first.reshape(N, 1, h + 1, w + 1), scale_factor=scale, mode="nearest").flatten()
+    starts = (torch.arange(h + 1)[:, None] * wide + torch.arange(w + 1)).flatten() * scale
+    inner = (torch.arange(scale)[:, None] * wide + torch.arange(scale)).reshape(-1, 1)
+    where = (
+        starts[mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (tall * wide) + inner
+    )  # (scale^2, K)
+    pixels = pixels.scatter(0, where.flatten(), inside.to(torch.uint8).flatten())
     margin = scale // 2
-    return grid.reshape(N, (h + 1) * scale, (w + 1) * scale)[:, margin:-margin, margin:-margin]
+    return pixels.reshape(N, tall, wide)[:, margin:-margin, margin:-margin]
 
 
 def _corner_labels(labels: Tensor) -> list[Tensor]:

@@ -158,3 +158,38 @@ def test_a_bias_becomes_part_of_the_integer_product(huge: bool, tmp_path: Path) 
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     if not huge:
         assert optimized(tmp_path / "int8.onnx")["QGemm"] == 2
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_mean_over_quantized_pixels_is_a_product_of_integers(exact: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    count = SIDE * SIDE
+    row = np.full((1, count), 1 / count, np.float32) * (1 if exact else rng.uniform(0.5, 1, (1, count)))
+    weights = {
+        "shape": np.array([1, count, 3], np.int64),
+        "row": row.astype(np.float32),
+        "w": rng.normal(0, 1, (3, 8)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["floats", "shape"], ["pixels"]),
+        helper.make_node("MatMul", ["pixels", "w"], ["mixed"], name="mix"),
+        helper.make_node("MatMul", ["row", "pixels"], ["mean"], name="mean"),
+        helper.make_node("Concat", ["mixed", "mixed"], ["both"], axis=2),
+        helper.make_node("ReduceMax", ["both"], ["most"], keepdims=0),
+        helper.make_node("Add", ["mean", "most"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 1, 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    path = tmp_path / "float.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    images = [rng.integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8) for _ in range(4)]
+    quantize_onnx(path, tmp_path / "int8.onnx", stream(images), cpu_settings())
+    expected, found = (run(onnx.load(str(each)), images[0]) for each in (path, tmp_path / "int8.onnx"))
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    assert optimized(tmp_path / "int8.onnx")["MatMulIntegerToFloat"] == (2 if exact else 1)
