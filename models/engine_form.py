@@ -21,9 +21,9 @@ class EngineForm:
             are not transposed before the first of them, nor maps after the last.
         pixel_views: tokens become maps, and maps tokens, by a change of shape and then a transposition. ONNX Runtime
             makes such transpositions itself around its int8 convolutions, and cancels them against these.
-        head: how MicroSegFormer's last small matrices meet a map. ``maps``: as convolution and on planar maps.
-            ``planar``: matrix times pixels, of channels-last memory. ``pixels``: pixels times matrix, whose result is
-            channels-last; the int8 kernels read their maps so.
+        last_maps: how MicroSegFormer's decoder and head hold their maps. ``maps``: as (N, C, H, W), for convolutions.
+            ``planar``: likewise, and the head's matrices are multiplied by pixels of channels-last memory. ``pixels``:
+            as (N, H, W, C), for products whose result stays float: in int8 a convolution rounds its own to 8 bits.
     """
 
     label_map: str
@@ -32,15 +32,15 @@ class EngineForm:
     norm_apart: bool = False
     channels_last: bool = False
     pixel_views: bool = False
-    head: Literal["maps", "planar", "pixels"] = "maps"
+    last_maps: Literal["maps", "planar", "pixels"] = "maps"
 
 
 _ONNXRUNTIME = EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True, pixel_views=True)
 
 ENGINES: dict[str, EngineForm] = {
     "onnxruntime": _ONNXRUNTIME,
-    "onnxruntime-int8": replace(_ONNXRUNTIME, head="pixels"),
-    "openvino": EngineForm(label_map="phases", channels_last=True, head="planar"),
+    "onnxruntime-int8": replace(_ONNXRUNTIME, last_maps="pixels"),
+    "openvino": EngineForm(label_map="phases", channels_last=True, last_maps="planar"),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }

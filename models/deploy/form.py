@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fptk.core.preprocess import PreprocessSpec, check_size
 from fptk.models.blocks import BilinearUpsample, PatchEmbed, resize, to_nhwc
 from fptk.models.deploy import rewrites as exact
-from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled
+from fptk.models.deploy.label_map import LABEL_MAPS, argmax, labels_of_shuffled, upsample_pixels
 from fptk.models.engine_form import EngineForm
 from fptk.models.network import FaceParsingNetwork
 
@@ -181,6 +181,16 @@ class SplitFusion(nn.Module):
         coarse = [resize(conv(each), maps[0].shape[2:]) for each, conv in zip(maps[1:], self.convs[1:], strict=True)]
         fused: Tensor = sum(coarse[1:], coarse[0]) + self.convs[0](maps[0])
         return fused
+
+    def by_pixel(self, maps: Sequence[Tensor]) -> Tensor:
+        """The same as Linears of (N, H, W, C), upsampled as that: float (N, h, w, C_out) of (N, C, H, W) each."""
+        first, *others = (
+            F.linear(to_nhwc(each), conv.weight[:, :, 0, 0], conv.bias)
+            for each, conv in zip(maps, self.convs, strict=True)
+            if isinstance(conv, nn.Conv2d)
+        )
+        coarse = [upsample_pixels(each, int(first.shape[1]) // int(each.shape[1])) for each in others]
+        return sum(coarse[1:], coarse[0]) + first
 
 
 class Standardise(nn.Module):

@@ -29,24 +29,8 @@ def plain(coarse: Tensor, scale: int = SCALE) -> Tensor:
 
 
 def channels_last(coarse: Tensor, scale: int = SCALE) -> Tensor:
-    """Upsample a channels-last map and take the argmax over its innermost axis.
-
-    ONNX Runtime's Resize copies whole channel vectors there, and its ArgMax reads contiguous memory. PyTorch's
-    exporter knows Resize for (N, C, H, W) only, so that the node is written directly when exporting.
-    """
-    maps = coarse.permute(0, 2, 3, 1).contiguous()
-    if torch.onnx.is_in_onnx_export():
-        N, h, w, C = maps.shape
-        maps = torch.onnx.ops.symbolic(
-            "Resize",
-            (maps, None, torch.tensor([1.0, scale, scale, 1.0])),
-            {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
-            dtype=maps.dtype,
-            shape=(N, h * scale, w * scale, C),
-        )
-    else:
-        maps = upsample(coarse, scale).permute(0, 2, 3, 1)
-    return maps.argmax(dim=-1)
+    """Upsample a channels-last map and take the argmax over its innermost axis, contiguous memory."""
+    return upsample_pixels(coarse.permute(0, 2, 3, 1).contiguous(), scale).argmax(dim=-1)
 
 
 def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
@@ -150,6 +134,25 @@ def _cell_weights(scale: int, dtype: torch.dtype) -> Tensor:
 def upsample(coarse: Tensor, scale: int = SCALE) -> Tensor:
     """Bilinear upsampling, half-pixel centres: float (N, C, h, w) to (N, C, scale h, scale w)."""
     return resize(coarse, (coarse.shape[2] * scale, coarse.shape[3] * scale))
+
+
+def upsample_pixels(pixels: Tensor, scale: int) -> Tensor:
+    """The same of a channels-last map: float (N, h, w, C) to (N, scale h, scale w, C).
+
+    ONNX Runtime's Resize copies whole channel vectors there. PyTorch's exporter knows Resize for (N, C, H, W) only, so
+    that the node is written directly when exporting.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return upsample(pixels.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1)
+    N, h, w, C = pixels.shape
+    enlarged: Tensor = torch.onnx.ops.symbolic(
+        "Resize",
+        (pixels, None, torch.tensor([1.0, scale, scale, 1.0])),
+        {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+        dtype=pixels.dtype,
+        shape=(N, h * scale, w * scale, C),
+    )
+    return enlarged
 
 
 def _lowest_argmax(classes: Sequence[Tensor]) -> Tensor:

@@ -47,7 +47,7 @@ class MicroSegFormerForm(DeployForm):
             for stage in model.stages
             if isinstance(stage, Stage)
         )
-        self.fuse: nn.Module = MergedFuse(model) if "merged_decoder" in chosen else PlainFuse(model)
+        self.fuse: nn.Module = MergedFuse(model, form) if "merged_decoder" in chosen else PlainFuse(model)
         self.head: nn.Module = Head(model, form) if "collapsed_lmsa" in chosen else PlainHead(model)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -155,14 +155,20 @@ class PlainAttention(nn.Module):
 class MergedFuse(nn.Module):
     """Rewrite 2, GELU, and the second fuse Linear."""
 
-    def __init__(self, model: MicroSegFormer) -> None:
+    def __init__(self, model: MicroSegFormer, form: EngineForm) -> None:
         super().__init__()
+        self.by_pixel = form.last_maps == "pixels"
         self.fuse1 = SplitFusion(exact.merge_decoder(model.decoder))
         self.fuse2 = linear_as_conv(model.decoder.fuse2)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        out: Tensor = self.fuse2(F.gelu(self.fuse1(maps)))
+        out: Tensor = self.fuse2(self._activated(maps))
         return out
+
+    def _activated(self, maps: Sequence[Tensor]) -> Tensor:
+        if self.by_pixel:
+            return F.gelu(self.fuse1.by_pixel(maps)).permute(0, 3, 1, 2)
+        return F.gelu(self.fuse1(maps))
 
 
 class PlainFuse(nn.Module):
@@ -199,8 +205,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias
         assert bias is not None
-        by_pixel = self.form.head == "pixels"
-        if self.form.head == "maps":
+        by_pixel = self.form.last_maps == "pixels"
+        if self.form.last_maps == "maps":
             logits = self.classifier(x)
         else:
             logits = F.linear(pixels_of(x), weight, bias) if by_pixel else self._mixed(weight, x) + bias[:, None, None]
@@ -231,7 +237,7 @@ class Head(nn.Module):
         """Mean over the pixels, (N, C, h, w) to (N, C)."""
         if self.form.channels_last:  # OpenVINO's average pooling reads channels-last memory faster than its ReduceMean
             return F.avg_pool2d(maps, (1, int(maps.shape[3]))).mean(dim=(2, 3))
-        if self.form.head == "pixels":  # a product, which ONNX Runtime has in int8; a mean it has in float alone
+        if self.form.last_maps == "pixels":  # a product, which ONNX Runtime has in int8; a mean it has in float alone
             pixels = pixels_of(maps)
             return (torch.full((1, int(pixels.shape[1])), 1 / int(pixels.shape[1])) @ pixels).squeeze(1)
         return maps.mean(dim=(2, 3))
@@ -242,7 +248,7 @@ class Head(nn.Module):
         The result is planar, as the label map wants it. Of a channels-last map the product takes the transpose; for a
         planar view of it the engine would copy it first.
         """
-        pixels = pixels_of(maps).transpose(1, 2) if self.form.head == "planar" else maps.flatten(2)
+        pixels = pixels_of(maps).transpose(1, 2) if self.form.last_maps == "planar" else maps.flatten(2)
         out: Tensor = matrix @ pixels
         return out.reshape(*out.shape[:2], *maps.shape[2:])
 
