@@ -70,6 +70,13 @@ std::vector<uint8_t> palette_of(const ov::Model& model) {
   return numbers;
 }
 
+// Whether the processor has bfloat16 arithmetic. OpenVINO's own list counts all processors with AVX-512.
+bool has_bf16() {
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  return text.find("bf16") != std::string::npos;
+}
+
 void parse(const fs::path& bundle, const std::string& photograph_path, const std::string& mask_path) {
   std::ifstream file(bundle / "fptk.json");
   const std::string manifest{std::istreambuf_iterator<char>(file), {}};
@@ -81,10 +88,9 @@ void parse(const fs::path& bundle, const std::string& photograph_path, const std
   ov::Core core;
   const auto model = core.read_model((bundle / manifest_text(manifest, "engine")).string());
   const auto palette = palette_of(*model);
-  // Without the hint a processor with AMX computes a float32 engine in bfloat16. "bf16-or-f32" is what OpenVINO does
-  // of itself when told bf16: where there is none, it computes in float32.
-  const std::string wanted = manifest_text(manifest, "precision_hint", "f32");
-  const std::string hint = wanted.substr(0, wanted.find('-'));
+  // Without the hint a processor with AMX computes a float32 engine in bfloat16.
+  std::string hint = manifest_text(manifest, "precision_hint", "f32");
+  if (hint == "bf16-or-f32") hint = has_bf16() ? "bf16" : "f32";
   auto compiled =
       core.compile_model(model, "CPU", ov::AnyMap{{"INFERENCE_PRECISION_HINT", hint}, {"NUM_STREAMS", "1"}});
   auto request = compiled.create_infer_request();

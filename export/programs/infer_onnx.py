@@ -38,13 +38,11 @@ def parse(path: Path, engine: Any, manifest: dict[str, Any]) -> str:
         raise FileExistsError(f"{out} is not of infer.py; move it")
     (height, width), resize = manifest["preprocess"]["size"], manifest["preprocess"]["resize"].upper()
     images = np.array(photograph.resize((width, height), Image.Resampling[resize]))[None]
-    labels = engine(images)[0][0]
-    fps = RUNS / timeit.timeit(lambda: engine(images), number=RUNS)
-    mask = Image.fromarray(labels).resize(photograph.size, Image.Resampling.NEAREST)
+    mask = Image.fromarray(engine(images)[0][0]).resize(photograph.size, Image.Resampling.NEAREST)
     mask.putpalette([channel for color in manifest["palette"] for channel in color])
     (mark := PngImagePlugin.PngInfo()).add_text("Software", MARK)
     mask.save(out, pnginfo=mark)
-    return f"{fps:.1f} FPS, wrote {out}"
+    return f"{RUNS / timeit.timeit(lambda: engine(images), number=RUNS):.1f} FPS, wrote {out}"
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def inputs(tmp_path: Path) -> ExportInputs:
         plan=SimpleNamespace(options={}, threads=1),
         listener=SILENT,
         fault_images=(IMAGES, np.zeros(IMAGES.shape[:3], np.uint8)),
-        onnx=lambda target: tmp_path / "fp32.onnx",
+        onnx=lambda target, precision: tmp_path / "fp32.onnx",
         options=lambda target: Options(),
     )
     return found  # type: ignore[no-any-return]
