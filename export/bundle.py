@@ -155,8 +155,8 @@ class Bundle(BaseModel):
     precision: Precision
     """What it was built in."""
     precision_hint: str | None = None
-    """Type of the float arithmetic that the engine must be loaded with (OpenVINO): ``f32``, ``bf16``, or ``bf16-or-f32``:
-    bf16 on a processor that has it, else float32. ``None`` where the file says it."""
+    """Type of the float arithmetic that the engine must be loaded with (OpenVINO): ``f32``, ``bf16``, or
+    ``bf16-or-f32``, which is bf16 on a processor that has it, else float32. ``None`` where the file says it."""
     graph: Graph = Field(alias="variant")
     """Which form of the network the engine computes; ``variant`` in the file, with ``naive`` for ``original``."""
     model: str
