@@ -90,7 +90,8 @@ def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
     mixed = (differs[0] | differs[1] | differs[2] | one).nonzero().squeeze(1)  # (K)
     corners = _corners(h, w)
     cells = corners.shape[1]
-    at = corners[:, mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (h * w)
+    image = torch.div(mixed, cells, rounding_mode="floor")
+    at = corners[:, mixed % cells] + image * (h * w)
     near = logits[at.flatten()].reshape(len(corners), -1)  # (4, K C)
     inside = (_cell_weights(scale, coarse.dtype) @ near).reshape(scale * scale, -1, C).argmax(dim=-1)  # (scale^2, K)
     # The labels of the other cells are repeated as an image is enlarged, and the mixed pixels written over them: to
@@ -99,9 +100,7 @@ def mixed_cells(coarse: Tensor, scale: int = SCALE) -> Tensor:
     pixels = F.interpolate(first.reshape(N, 1, h + 1, w + 1), scale_factor=scale, mode="nearest").flatten()
     starts = (torch.arange(h + 1)[:, None] * wide + torch.arange(w + 1)).flatten() * scale
     inner = (torch.arange(scale)[:, None] * wide + torch.arange(scale)).reshape(-1, 1)
-    where = (
-        starts[mixed % cells] + torch.div(mixed, cells, rounding_mode="floor") * (tall * wide) + inner
-    )  # (scale^2, K)
+    where = starts[mixed % cells] + image * (tall * wide) + inner  # (scale^2, K)
     pixels = pixels.scatter(0, where.flatten(), inside.to(torch.uint8).flatten())
     margin = scale // 2
     return pixels.reshape(N, tall, wide)[:, margin:-margin, margin:-margin]
