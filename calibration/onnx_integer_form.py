@@ -10,7 +10,8 @@ Its kernels were chosen by looking at what they fuse (onnxruntime 1.31.1):
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,16 @@ _LARGEST_BIAS = 2**30
 
 _PIXELS = (0.0, 255.0)
 """Range of a uint8 pixel: its scale is 1 and its zero point 0, so that the pixel is its own quantized value."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What was taken from a convolution's pixels, to be taken away by its bias."""
+
+    mean: npt.NDArray[np.float64]
+    """Of each channel."""
+    weight: npt.NDArray[np.float64]
+    """Before it was rounded."""
 
 
 def free_products(model: onnx.ModelProto, nodes: Collection[str]) -> None:
@@ -144,7 +155,7 @@ def _scale_of(graph: Graph, product: Node) -> npt.NDArray[np.float64] | None:
 
 def take_pixels_as_they_are(
     model: onnx.ModelProto, ranges: dict[str, Range], nodes: Collection[str]
-) -> dict[str, Range]:
+) -> tuple[dict[str, Range], dict[str, Shift]]:
     """Let quantized convolutions read uint8 pixels without a cast, a subtraction and a rounding, in place.
 
     A convolution of (pixels - mean) is one of the pixels with another bias: b - sum(W mean). Its padding, which is the
@@ -157,23 +168,44 @@ def take_pixels_as_they_are(
         nodes: names of the nodes to quantize.
 
     Returns:
-        The ranges, with those of the pixels.
+        The ranges, with those of the pixels, and what :func:`correct_biases` needs once the weights are rounded.
     """
     graph = Graph(model)
     ranges = dict(ranges)
     new: list[Node] = []
+    shifts: dict[str, Shift] = {}
     for conv in graph.nodes:
         found = _pixels_before(graph, conv) if conv.op_type == "Conv" and conv.name in nodes else None
         if found is None:
             continue
         pixels, mean = found
         made, name = _padded(graph, pixels, mean, attribute(conv, "pads", [0, 0, 0, 0]))
-        _absorb_mean(graph, conv, mean)
+        shifts[conv.name] = Shift(mean, _absorb_mean(graph, conv, mean))
         conv.input[0] = name
         ranges[name] = _PIXELS
         new += made
     graph.replace_nodes([*graph.nodes, *new])
-    return ranges
+    return ranges, shifts
+
+
+def correct_biases(model: onnx.ModelProto, shifts: Mapping[str, Shift]) -> None:
+    """Let convolutions of pixels take the mean away with their rounded weights, in place.
+
+    The bias took sum(W mean) away. With rounded weights W' the pixels bring sum(W' mean): without this, a difference that
+    is the same in every pixel (labels of one network as in FP32: 89 % instead of 95 %).
+    """
+    from onnx import numpy_helper
+
+    graph = Graph(model)
+    for conv in (node for node in graph.nodes if node.name in shifts):
+        weight, bias = (graph.producer[name] for name in conv.input[1:3])
+        values, scale = (np.float64(graph.constant(name)) for name in weight.input[:2])
+        rounded = values * scale.reshape(-1, 1, 1, 1)
+        shift = shifts[conv.name]
+        error = ((rounded - shift.weight) * shift.mean[:, None, None]).sum(axis=(1, 2, 3))
+        stored, step = graph.initializers[bias.input[0]], graph.constant(bias.input[1])
+        corrected = numpy_helper.to_array(stored) - np.rint(error / np.float64(step)).astype(np.int32)
+        stored.CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), stored.name))
 
 
 def _pixels_before(graph: Graph, conv: Node) -> tuple[str, npt.NDArray[np.float64]] | None:
@@ -197,8 +229,8 @@ def _pixels_before(graph: Graph, conv: Node) -> tuple[str, npt.NDArray[np.float6
     return (cast.input[0], mean) if mean.min() >= 0 and mean.max() <= _PIXELS[1] else None
 
 
-def _absorb_mean(graph: Graph, conv: Node, mean: npt.NDArray[np.float64]) -> None:
-    """Make a convolution of pixels minus a mean one of the pixels without padding, in place."""
+def _absorb_mean(graph: Graph, conv: Node, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Make a convolution of pixels minus a mean one of the pixels without padding, in place; its weights."""
     from onnx import helper
 
     weight = graph.constant(conv.input[1])
@@ -213,6 +245,7 @@ def _absorb_mean(graph: Graph, conv: Node, mean: npt.NDArray[np.float64]) -> Non
     kept = [entry for entry in conv.attribute if entry.name != "pads"]
     del conv.attribute[:]
     conv.attribute.extend([*kept, helper.make_attribute("pads", [0, 0, 0, 0])])
+    return np.asarray(weight, np.float64)
 
 
 def _padded(graph: Graph, pixels: str, mean: npt.NDArray[np.float64], pads: list[int]) -> tuple[list[Node], str]:

@@ -34,6 +34,8 @@ from fptk.calibration.onnx_graph import (
     quantizable_nodes,
 )
 from fptk.calibration.onnx_integer_form import (
+    Shift,
+    correct_biases,
     drop_casts_of_pixels,
     free_products,
     integer_biases,
@@ -250,8 +252,9 @@ def insert_qdq(
     copy.CopyFrom(model)
     if not nodes:  # an empty list means "all" to ONNX Runtime
         return copy
+    shifts: dict[str, Shift] = {}
     if settings.recipe == "cpu":
-        ranges = take_pixels_as_they_are(copy, ranges, nodes)
+        ranges, shifts = take_pixels_as_they_are(copy, ranges, nodes)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     with quiet_quantizer():
         quantizer = QDQQuantizer(
@@ -274,6 +277,7 @@ def insert_qdq(
         free_products(result, nodes)
         integer_biases(result)
         integer_left_constants(result)
+        correct_biases(result, shifts)
         drop_casts_of_pixels(result)
     check_qdq(result)
     return result

@@ -67,7 +67,7 @@ def test_pixels_without_their_mean_give_what_they_gave(
     model = load_float_model(path)
     before = onnx.ModelProto()
     before.CopyFrom(model)
-    ranges = take_pixels_as_they_are(model, {"centered": (-124.0, 152.0)}, ["conv"])
+    ranges, _ = take_pixels_as_they_are(model, {"centered": (-124.0, 152.0)}, ["conv"])
     assert (0.0, 255.0) in ranges.values()
     assert not any(node.op_type in ("Add", "Sub") for node in model.graph.node)
     shape = (batch or 2, SIDE, SIDE, 3) if transposed else (batch or 2, 3, SIDE, SIDE)
@@ -90,7 +90,7 @@ def test_a_mean_that_is_no_pixel_stays_where_it_is(tmp_path: Path) -> None:
         if entry.name == "offset":
             entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) - 200, "offset"))
     before = model.SerializeToString(deterministic=True)
-    assert take_pixels_as_they_are(model, {}, ["conv"]) == {}
+    assert take_pixels_as_they_are(model, {}, ["conv"]) == ({}, {})
     assert Counter(node.op_type for node in model.graph.node) == Counter(
         node.op_type for node in onnx.load_from_string(before).graph.node
     )
@@ -104,6 +104,9 @@ def test_quantized_pixels_are_not_cast(tmp_path: Path) -> None:
     assert not any(node.op_type == "Cast" for node in model.graph.node)
     expected, found = run(onnx.load(str(path)), images[0]), run(model, images[0])
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    gray = np.full_like(images[0], 0) + np.rint(MEAN).astype(np.uint8)  # nothing is left but the bias
+    expected, found = run(onnx.load(str(path)), gray), run(model, gray)
+    assert np.abs(found - expected).max() < 0.01 * np.abs(run(onnx.load(str(path)), images[0])).max()
 
 
 def optimized(path: Path) -> Counter[str]:

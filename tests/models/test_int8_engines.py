@@ -36,7 +36,9 @@ NETWORKS = [*((name, {}) for name in list_models()), ("segformer", {"head": "tra
 def build(target: str, model: Any, images: Any, folder: Path, **options: Any) -> BuildResult:
     """The INT8 artefact of ``target``, calibrated on the first half of the images."""
     chosen = get_target(target)
-    graph = export_onnx(Serving(to_deploy(model, engine=chosen.form), SPEC), folder / "float.onnx", SPEC)
+    graph = export_onnx(
+        Serving(to_deploy(model, engine=chosen.form_of(Precision.INT8)), SPEC), folder / "float.onnx", SPEC
+    )
     calibration = CalibrationStream(
         images=lambda: (images[i : i + 1] for i in range(len(images) // 2)),
         labelled=list,
