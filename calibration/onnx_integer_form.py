@@ -70,8 +70,6 @@ def integer_biases(model: onnx.ModelProto) -> None:
     ONNX Runtime makes one node of the two only if the bias has that form. The rounding is that of the sum: half a step
     of int32.
     """
-    from onnx import helper
-
     graph = Graph(model)
     new = []
     for add in graph.nodes:
@@ -84,18 +82,7 @@ def integer_biases(model: onnx.ModelProto) -> None:
         if scale is None or bias is None or not (np.abs(bias) < _LARGEST_BIAS * scale).all():
             continue
         rounded = np.rint(bias / scale).astype(np.int32)
-        stem = add.input[position]
-        names = [
-            graph.add_constant(f"{stem}_int32", rounded),
-            graph.add_constant(f"{stem}_scale", scale.astype(np.float32)),
-            graph.add_constant(f"{stem}_zero_point", np.zeros(scale.shape, np.int32)),
-        ]
-        add.input[position] = graph.fresh(f"{stem}_dequantized")
-        name = f"{add.name}_bias_DequantizeLinear"
-        node = helper.make_node("DequantizeLinear", names, [add.input[position]], name=name)
-        if scale.ndim:
-            node.attribute.append(helper.make_attribute("axis", 0))
-        new.append(node)
+        new.append(_dequantize(graph, add, position, rounded, scale))
     graph.replace_nodes([*graph.nodes, *new])
 
 
@@ -105,8 +92,6 @@ def integer_left_constants(model: onnx.ModelProto) -> None:
     The quantizer takes a constant for a layer's weight on the right of a product only. On the left stand masks and
     means: a row of 1/n sums n pixels, and has a scale that holds it without rounding. Others stay as they are.
     """
-    from onnx import helper
-
     graph = Graph(model)
     new = []
     for product in graph.nodes:
@@ -116,16 +101,28 @@ def integer_left_constants(model: onnx.ModelProto) -> None:
         scale = np.float32(np.abs(value).max() or 1)
         if not ((value == 0) | (value == scale)).all():
             continue
-        stem = product.input[0]
-        names = [
-            graph.add_constant(f"{stem}_uint8", (value == scale).astype(np.uint8)),
-            graph.add_constant(f"{stem}_scale", np.asarray(scale)),
-            graph.add_constant(f"{stem}_zero_point", np.array(0, np.uint8)),
-        ]
-        product.input[0] = graph.fresh(f"{stem}_dequantized")
-        name = f"{product.name}_constant_DequantizeLinear"
-        new.append(helper.make_node("DequantizeLinear", names, [product.input[0]], name=name))
+        new.append(_dequantize(graph, product, 0, (value == scale).astype(np.uint8), np.asarray(scale)))
     graph.replace_nodes([*graph.nodes, *new])
+
+
+def _dequantize(
+    graph: Graph, reader: Node, position: int, stored: npt.NDArray[Any], scale: npt.NDArray[np.floating[Any]]
+) -> Node:
+    """A node that gives a stored constant with zero point 0 to an input of a reader, in the place of its float one."""
+    from onnx import helper
+
+    stem = reader.input[position]
+    names = [
+        graph.add_constant(f"{stem}_{stored.dtype}", stored),
+        graph.add_constant(f"{stem}_scale", scale.astype(np.float32)),
+        graph.add_constant(f"{stem}_zero_point", np.zeros(scale.shape, stored.dtype)),
+    ]
+    reader.input[position] = graph.fresh(f"{stem}_dequantized")
+    name = f"{reader.name}_{position}_DequantizeLinear"
+    node = helper.make_node("DequantizeLinear", names, [reader.input[position]], name=name)
+    if scale.ndim:
+        node.attribute.append(helper.make_attribute("axis", 0))
+    return node
 
 
 def _product_and_bias(graph: Graph, add: Node) -> tuple[Node, int] | None:

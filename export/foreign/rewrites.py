@@ -7,7 +7,7 @@ there is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -114,10 +114,7 @@ def split_fusion(work: Work) -> bool:
         coarse = {name: node for name in concat.input if (node := _coarse(graph, name, len(weights)))}
         if coarse:
             removed = {conv.name, concat.name, *(node.name for node in coarse.values())}
-            kept = [node for node in graph.nodes if node.name not in removed]
-            graph.replace_nodes([*kept, *_summed(graph, conv, concat, coarse)])
-            del work.model.graph.value_info[:]
-            infer_types(work.model)
+            _finish(graph, work, removed, _summed(graph, conv, concat, coarse))
             return split_fusion(work) or True
     return False
 
@@ -139,8 +136,7 @@ def _linears_of_concats(work: Work) -> None:
         nodes.add("Transpose", maps, output=(add or product).output[0], perm=[0, 2, 3, 1])
         removed |= {node.name for node in (product, add) if node is not None}
     if removed:
-        graph.replace_nodes([*(node for node in graph.nodes if node.name not in removed), *nodes.made])
-        _finish(Graph(work.model), work)
+        _finish(graph, work, removed, nodes.made)
 
 
 def _bias_behind(graph: Graph, product: Node) -> tuple[Node | None, npt.NDArray[np.generic] | None]:
@@ -171,8 +167,7 @@ def merged_linears(work: Work) -> bool:
         name = nodes.add("Add", name, (shift @ outer + weights[1]).astype(np.float32))
         nodes.add("Identity", _moved(nodes, moves, name, outer.shape[1]), output=conv.output[0])
         removed = {each.name for each in (product, add, conv, *moves) if each is not None}
-        graph.replace_nodes([*(node for node in graph.nodes if node.name not in removed), *nodes.made])
-        _finish(Graph(work.model), work)
+        _finish(graph, work, removed, nodes.made)
         return merged_linears(work) or True
     return False
 
@@ -363,9 +358,9 @@ def _is_only_reader(graph: Graph, node: Node) -> bool:
     return len(graph.consumers[name]) == 1 and name not in {value.name for value in graph.model.graph.output}
 
 
-def _finish(graph: Graph, work: Work, removed: Collection[str] = ()) -> None:
-    """Leave out the removed nodes and what nothing needs any more, and note the new shapes."""
-    graph.replace_nodes(node for node in graph.nodes if node.name not in removed)
+def _finish(graph: Graph, work: Work, removed: Collection[str] = (), made: Iterable[Node] = ()) -> None:
+    """Put in new nodes, leave out the removed ones and what nothing needs any more, and note the new shapes."""
+    graph.replace_nodes([*(node for node in graph.nodes if node.name not in removed), *made])
     del work.model.graph.value_info[:]
     infer_types(work.model)
 

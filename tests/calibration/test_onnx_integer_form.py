@@ -126,6 +126,25 @@ def test_only_what_a_quantized_product_reads_is_rounded_to_8_bits(tmp_path: Path
     assert not {"MatMul", "Gemm"} & set(found), found
 
 
+def in_float_and_int8(
+    folder: Path, nodes: list[Any], weights: dict[str, Any], shape: list[int]
+) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    """What a graph of these nodes gives for an image of noise, before and after ``int8.onnx`` was made of it."""
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    path = folder / "float.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8) for _ in range(4)]
+    quantize_onnx(path, folder / "int8.onnx", stream(images), cpu_settings())
+    return [run(onnx.load(str(each)), images[0]) for each in (path, folder / "int8.onnx")]
+
+
 @pytest.mark.parametrize("huge", [False, True])
 def test_a_bias_becomes_part_of_the_integer_product(huge: bool, tmp_path: Path) -> None:
     """One that int32 could not hold stays float; its numbers are right all the same."""
@@ -146,18 +165,7 @@ def test_a_bias_becomes_part_of_the_integer_product(huge: bool, tmp_path: Path) 
         helper.make_node("MatMul", ["t1", "w2"], ["m2"], name="fc2"),
         helper.make_node("Add", ["m2", "b2"], ["out"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "linears",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, SIDE * SIDE, 4])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    path = tmp_path / "float.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
-    images = [rng.integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8) for _ in range(4)]
-    quantize_onnx(path, tmp_path / "int8.onnx", stream(images), cpu_settings())
-    expected, found = (run(onnx.load(str(each)), images[0]) for each in (path, tmp_path / "int8.onnx"))
+    expected, found = in_float_and_int8(tmp_path, nodes, weights, [1, SIDE * SIDE, 4])
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     if not huge:
         assert optimized(tmp_path / "int8.onnx")["QGemm"] == 2
@@ -182,17 +190,6 @@ def test_a_mean_over_quantized_pixels_is_a_product_of_integers(exact: bool, tmp_
         helper.make_node("ReduceMax", ["both"], ["most"], keepdims=0),
         helper.make_node("Add", ["mean", "most"], ["out"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 1, 3])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    path = tmp_path / "float.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
-    images = [rng.integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8) for _ in range(4)]
-    quantize_onnx(path, tmp_path / "int8.onnx", stream(images), cpu_settings())
-    expected, found = (run(onnx.load(str(each)), images[0]) for each in (path, tmp_path / "int8.onnx"))
+    expected, found = in_float_and_int8(tmp_path, nodes, weights, [1, 1, 3])
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
     assert optimized(tmp_path / "int8.onnx")["MatMulIntegerToFloat"] == (2 if exact else 1)
