@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+EXACT = {"keys": "phases"}
+"""Label maps that round the logits, and the exact one that takes their place where that is not wanted."""
+
 
 @dataclass(frozen=True)
 class EngineForm:
@@ -24,6 +27,13 @@ class EngineForm:
         last_maps: how MicroSegFormer's decoder and head hold their maps. ``maps``: as (N, C, H, W), for convolutions.
             ``planar``: likewise, and the head's matrices are multiplied by pixels of channels-last memory. ``pixels``:
             as (N, H, W, C), for products whose result stays float: in int8 a convolution rounds its own to 8 bits.
+            ``tokens``: as tokens until the last convolutions, and the logits by pixel.
+        centered_tokens: the tokens between MicroSegFormer's blocks have a mean of zero over their channels, so that its
+            LayerNorms are root mean squares.
+        fused_residuals: MicroSegFormer's residual sum after an attention comes before the change of shape that ends it,
+            and OpenVINO makes both in one kernel. Without a change of shape behind the sum it would crash
+            (:func:`fptk.calibration.openvino_forms.crashing_attentions`).
+        gelu: ``polynomial`` is :func:`fptk.models.deploy.inexact.gelu`, for arithmetic that is no more exact than it.
     """
 
     label_map: str
@@ -32,16 +42,31 @@ class EngineForm:
     norm_apart: bool = False
     channels_last: bool = False
     pixel_views: bool = False
-    last_maps: Literal["maps", "planar", "pixels"] = "maps"
+    last_maps: Literal["maps", "planar", "pixels", "tokens"] = "maps"
+    centered_tokens: bool = False
+    fused_residuals: bool = False
+    gelu: Literal["exact", "polynomial"] = "exact"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the graph computes the network's own function, but for the order of its sums."""
+        return self.label_map not in EXACT and self.gelu == "exact"
 
 
 _ONNXRUNTIME = EngineForm(label_map="mixed_cells", query_tile=1024, norm_apart=True, pixel_views=True)
+_OPENVINO = EngineForm(
+    label_map="phases", channels_last=True, last_maps="planar", centered_tokens=True, fused_residuals=True
+)
 
 ENGINES: dict[str, EngineForm] = {
     "onnxruntime": _ONNXRUNTIME,
     "onnxruntime-int8": replace(_ONNXRUNTIME, last_maps="pixels"),
-    "openvino": EngineForm(label_map="phases", channels_last=True, last_maps="planar"),
+    "openvino": _OPENVINO,
+    # What follows a mean stays in float in INT8 (fptk.calibration.openvino_forms); a root mean square has one in it.
+    "openvino-int8": replace(_OPENVINO, label_map="keys", centered_tokens=False),
+    "openvino-bf16": replace(_OPENVINO, label_map="keys", last_maps="tokens", gelu="polynomial"),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }
-"""Engines with a form of their own; the forms compute the same function."""
+"""Engines and precisions with a form of their own. The forms for float32 compute the same function; the others round
+less than the engine's own arithmetic does."""

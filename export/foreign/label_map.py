@@ -113,25 +113,26 @@ def _cell_weights(scale: int) -> npt.NDArray[np.float32]:
 
 
 def phases(nodes: Nodes, coarse: Coarse) -> str:
-    """The scale x scale phases as small images of their own, classes compared one by one."""
+    """Columns and rows mixed with broadcast weights, classes compared one by one."""
     h, w, scale = coarse.height, coarse.width, coarse.scale
     pads = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
     padded = nodes.add("Pad", coarse.name, pads, mode="edge")
-    by_phase = [_neighbour_weights(p, scale) for p in range(scale)]
+    by_phase = [_neighbour_weights(q, scale) for q in range(scale)]
     parts = []
     for first, weights in enumerate(np.array(by_phase, np.float32).T):
         ends = (np.array([first], np.int64), np.array([first + w], np.int64), np.array([3], np.int64))
         part = nodes.reshape(nodes.add("Slice", padded, *ends), 0, coarse.classes, h + 2, 1, w)
         parts.append(nodes.add("Mul", part, weights[:, None].copy()))
     columns = nodes.add("Add", nodes.add("Add", parts[0], parts[1]), parts[2])  # (N, C, h + 2, scale, w)
-    each_class = _unbind(nodes, columns, coarse.classes, (h + 2, scale, w))
-    shifted = [[_rows(nodes, each, first, h) for first in range(3)] for each in each_class]
-    labels = [
-        nodes.reshape(_lowest_argmax(nodes, [_mixture(nodes, each, weights) for each in shifted]), 0, h, 1, scale, w)
-        for weights in by_phase
-    ]
-    together = nodes.add("Concat", *labels, axis=2)  # (N, h, scale, scale, w)
-    return nodes.reshape(nodes.transpose(together, 0, 1, 2, 4, 3), 0, h * scale, w * scale)
+    lower = ((np.arange(scale, dtype=np.float32) + 0.5) / scale).reshape(scale, 1, 1)
+    mixtures = []
+    for each in _unbind(nodes, columns, coarse.classes, (h + 2, scale, w)):
+        top, bottom = (nodes.reshape(_rows(nodes, each, first, h + 1), 0, h + 1, 1, scale, w) for first in range(2))
+        mixtures.append(nodes.add("Add", nodes.add("Mul", top, 1 - lower), nodes.add("Mul", bottom, lower)))
+    labels = nodes.reshape(_lowest_argmax(nodes, mixtures), 0, (h + 1) * scale, scale, w)
+    margin = scale // 2
+    rows = nodes.split(labels, [margin, h * scale, margin], 1)[1]
+    return nodes.reshape(nodes.transpose(rows, 0, 1, 3, 2), 0, h * scale, w * scale)
 
 
 def _unbind(nodes: Nodes, maps: str, classes: int, rest: tuple[int, ...]) -> list[str]:
@@ -146,17 +147,8 @@ def _neighbour_weights(p: int, scale: int) -> tuple[float, float, float]:
 
 
 def _rows(nodes: Nodes, maps: str, first: int, count: int) -> str:
-    """Rows (dimension 1 of count + 2) as a part of a Split."""
-    parts = [first, count, 2 - first]
-    return nodes.split(maps, [part for part in parts if part], 1)[1 if first else 0]
-
-
-def _mixture(nodes: Nodes, neighbours: list[str], weights: tuple[float, ...]) -> str:
-    """The weighted sum of the two that weigh anything."""
-    first, second = (
-        nodes.add("Mul", each, np.float32(weight)) for each, weight in zip(neighbours, weights, strict=True) if weight
-    )
-    return nodes.add("Add", first, second)
+    """Rows (dimension 1 of count + 1) as a part of a Split."""
+    return nodes.split(maps, [1, count] if first else [count, 1], 1)[first]
 
 
 def _lowest_argmax(nodes: Nodes, classes: list[str]) -> str:

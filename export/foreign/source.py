@@ -26,7 +26,7 @@ from fptk.export.foreign.session import FileSession, feed, labels_of
 from fptk.export.foreign.wrapper import PLAIN, wrap
 from fptk.export.network_source import GraphRequest, NetworkCard, NetworkSource
 from fptk.export.onnx_external import external_data
-from fptk.models.engine_form import EngineForm
+from fptk.models.engine_form import EXACT, EngineForm
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +69,8 @@ class OnnxSource(NetworkSource):
         return FileSession(self.path, self.interface, self.card.preprocess, self.card.classes, threads)
 
     def heeded(self, form: EngineForm) -> EngineForm:
-        return EngineForm(label_map=form.label_map, channels_last=form.channels_last)
+        label_map = EXACT.get(form.label_map, form.label_map)  # what rounds logits rounds those of networks of ours
+        return EngineForm(label_map=label_map, channels_last=form.channels_last)
 
     def write_onnx(self, path: Path, request: GraphRequest) -> dict[str, Any]:
         import onnx

@@ -24,7 +24,7 @@ _MONOTONIC = ("Softmax", "LogSoftmax")
 """Operators over the classes of a pixel that leave the order of its scores as it was."""
 
 MOST_COMPARISONS = 512
-"""Comparisons of maps in the form ``phases``, classes times scale; beyond, its nodes cost more than they save."""
+"""Classes times scale in the form ``phases``; beyond, its comparisons cost more than they save."""
 
 
 def wrap(model: onnx.ModelProto, interface: Interface, form: EngineForm, batch: int | None) -> onnx.ModelProto:

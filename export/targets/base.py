@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -201,8 +202,8 @@ class Target(ABC):
     """What a user may set: a model whose fields are the options."""
     form: ClassVar[EngineForm] = ENGINES["onnxruntime"]
     """Form of the deploy graph that this engine runs fastest."""
-    int8_form: ClassVar[EngineForm | None] = None
-    """That of the graph that INT8 is made of; ``None`` is :attr:`form`."""
+    own_forms: ClassVar[Mapping[Precision, EngineForm]] = MappingProxyType({})
+    """Those of the precisions that have a graph of their own; the others' is :attr:`form`."""
     runs_on_cpu: ClassVar[bool] = False
     """Whether its engines choose their kernels by the processor they run on: what a processor matrix is about."""
     isa_variable: ClassVar[str | None] = None
@@ -241,7 +242,7 @@ class Target(ABC):
 
     def form_of(self, precision: Precision) -> EngineForm:
         """Form of the graph that :meth:`build` gets for one of :attr:`precisions`."""
-        return self.int8_form if precision is Precision.INT8 and self.int8_form else self.form
+        return self.own_forms.get(precision, self.form)
 
     def batch(self, options: TargetOptions) -> int | None:
         """Batch of the ONNX file that :meth:`build` wants; ``None`` for an open one."""

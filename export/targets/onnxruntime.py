@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -57,7 +57,7 @@ class OnnxRuntimeTarget(Target):
     name: ClassVar[str] = "onnx"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.INT8)
     options: ClassVar[type[TargetOptions]] = OnnxOptions
-    int8_form: ClassVar[EngineForm | None] = ENGINES["onnxruntime-int8"]
+    own_forms: ClassVar[Mapping[Precision, EngineForm]] = {Precision.INT8: ENGINES["onnxruntime-int8"]}
     runs_on_cpu: ClassVar[bool] = True
 
     def probe(self) -> Probe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -80,14 +80,18 @@ class OpenVinoOptions(OpenVinoQuantSettings, CpuOptions):
 class OpenVinoTarget(Target):
     """OpenVINO IR (``model.xml`` and ``model.bin``) for the CPU plugin.
 
-    BF16 is the FP32 file with a precision hint that every load repeats. FP16 stores the weights in half precision; on a
-    CPU the arithmetic stays float32, and the bundle says so.
+    BF16 is a float32 file in a form of its own, with a precision hint that every load repeats. FP16 stores the weights
+    in half precision; on a CPU the arithmetic stays float32, and the bundle says so.
     """
 
     name: ClassVar[str] = "openvino"
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8)
     options: ClassVar[type[TargetOptions]] = OpenVinoOptions
     form: ClassVar[EngineForm] = ENGINES["openvino"]
+    own_forms: ClassVar[Mapping[Precision, EngineForm]] = {
+        Precision.INT8: ENGINES["openvino-int8"],
+        Precision.BF16: ENGINES["openvino-bf16"],
+    }
     runs_on_cpu: ClassVar[bool] = True
     isa_variable: ClassVar[str | None] = ISA_VARIABLE
     float_layers_option: ClassVar[str] = "ignored_names"

@@ -1,8 +1,9 @@
 """What every deploy form has in common: its engine's wishes, its way from pixels and to labels, its token layouts.
 
 Pieces are put together in the layout that the engines run fastest: tokens for Linear and LayerNorm, (N, C, H, W) for
-convolutions and the decoder, 4-D tensors in the attention: the change of shape between it and the residual sum keeps
-OpenVINO 2026.4.1 from a crash (:func:`fptk.calibration.openvino_forms.crashing_attentions`).
+convolutions and the decoder, 4-D tensors in the attention: the change of shape before the residual sum, or between the
+sum and its readers, keeps OpenVINO 2026.4.1 from a crash
+(:func:`fptk.calibration.openvino_forms.crashing_attentions`).
 """
 
 from __future__ import annotations
@@ -152,18 +153,21 @@ class TokenStage(nn.Module):
         super().__init__()
         self.form = form
         self.embed = embed.conv
-        self.embed_norm = embed.norm
+        self.embed_norm: nn.Module = embed.norm
         self.blocks = nn.ModuleList(blocks)
-        self.norm = norm
+        self.norm: nn.Module = norm
 
     def forward(self, x: Tensor) -> Tensor:
+        return to_maps(*self.tokens(x), self.form)
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, int, int]:
+        """The same as tokens (N, H W, C), or (N, 1, H W, C), with height and width."""
         x = self.embed(x)
         height, width = int(x.shape[2]), int(x.shape[3])
         tokens = self.embed_norm(to_tokens(x, self.form))
         for block in self.blocks:
             tokens = block(tokens, height, width)
-        tokens = self.norm(tokens.unsqueeze(1) if self.form.norm_apart else tokens)
-        return to_maps(tokens, height, width, self.form)
+        return self.norm(tokens.unsqueeze(1) if self.form.norm_apart else tokens), height, width
 
 
 class SplitFusion(nn.Module):
@@ -188,13 +192,29 @@ class SplitFusion(nn.Module):
         The largest is a Linear: ONNX Runtime hands its product on as float, and rounds that of a convolution to 8 bits.
         As Linears the others gave nothing, and took 7 MB more.
         """
-        conv = self.convs[0]
-        assert isinstance(conv, nn.Conv2d)
-        largest = F.linear(to_nhwc(maps[0]), conv.weight[:, :, 0, 0], conv.bias)
+        largest = self._of_largest(to_nhwc(maps[0]))
         coarse = [to_nhwc(conv(each)) for each, conv in zip(maps[1:], self.convs[1:], strict=True)]
         large = [upsample_pixels(each, int(largest.shape[1]) // int(each.shape[1])) for each in coarse]
         fused: Tensor = sum(large[1:], large[0]) + largest
         return fused
+
+    def by_token(self, tokens: Tensor, maps: Sequence[Tensor], form: EngineForm) -> Tensor:
+        """The same as tokens, float (N, H W, C_out), of the first map as tokens (N, H W, C) and of all maps.
+
+        OpenVINO then adds all maps, and applies a GELU of simple steps, in one pass; between a sum inside a convolution
+        and such a GELU it would copy the map.
+        """
+        size = maps[0].shape[2:]
+        fused = self._of_largest(tokens)
+        for each, conv in zip(maps[1:], self.convs[1:], strict=True):
+            fused = fused + to_tokens(resize(conv(each), size), form)
+        return fused
+
+    def _of_largest(self, pixels: Tensor) -> Tensor:
+        """The first convolution on (..., C)."""
+        conv = self.convs[0]
+        assert isinstance(conv, nn.Conv2d)
+        return F.linear(pixels, conv.weight[:, :, 0, 0], conv.bias)
 
 
 class Standardise(nn.Module):
@@ -207,6 +227,23 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.shape, eps=self.eps)
+
+
+class RootMeanSquare(nn.Module):
+    """LayerNorm of what has a mean of zero over the last axis: x / sqrt(mean(x^2) + eps) * gain + shift.
+
+    OpenVINO makes one node of all but the shift. It wants a gain, also one of ones, and this order.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, affine: bool) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.gain = nn.Parameter(norm.weight.detach() if affine else torch.ones_like(norm.weight))
+        self.shift = nn.Parameter(norm.bias.detach()) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = x * torch.reciprocal(torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True) + self.eps)) * self.gain
+        return normed if self.shift is None else normed + self.shift
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, form: EngineForm, mask: Tensor | None = None) -> Tensor:

@@ -1,9 +1,10 @@
 """From coarse logits to the label map: upsampling, then argmax, in the form an engine runs best.
 
-All bilinear forms give the same labels as ``interpolate(logits, scale_factor=scale, mode="bilinear").argmax(1)``, the
-lowest class where logits are equal; they differ in how the engine walks through the memory. (Interpolation weights are
-multiples of 1 / (2 scale) and applied to columns first, then rows: a sum may round differently in its last bit, which
-can turn a label only where two classes are equal to within that bit.) The scale is even.
+All bilinear forms but :func:`keys`, which rounds the logits, give the same labels as
+``interpolate(logits, scale_factor=scale, mode="bilinear").argmax(1)``, the lowest class where logits are equal; they
+differ in how the engine walks through the memory. (Interpolation weights are multiples of 1 / (2 scale) and applied to
+columns first, then rows: a sum may round differently in its last bit, which can turn a label only where two classes are
+equal to within that bit.) The scale is even.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fptk.models.blocks import resize
+from fptk.models.engine_form import EXACT
 
 SCALE = 4
 """Stride of MicroSegFormer's and SegFormer's logits."""
@@ -34,37 +36,84 @@ def channels_last(coarse: Tensor, scale: int = SCALE) -> Tensor:
 
 
 def phases(coarse: Tensor, scale: int = SCALE) -> Tensor:
-    """Compute the scale x scale phases of the upsampled map as separate small images and compare classes one by one.
+    """Mix columns and rows with broadcast weights, and compare classes one by one.
 
-    Output pixels (scale i + p, scale j + q) of one phase (p, q) are the same mixture of four shifted copies of the
-    input. Columns are mixed first, all phases of a row side by side, by one product with weights of which a third are
-    zero: that costs less than putting mixtures of two next to each other. Rows are mixed as they are compared: the
-    rows from which a class's image starts are views of its memory, so that OpenVINO, whose ArgMax is a sort, compiles
-    mixtures and comparisons to a few passes of vector code that write nothing but the best logit and its label.
+    An output pixel lies in a cell of four input pixels, and all scale x scale output pixels of a cell mix the same
+    four. Columns are mixed first, the scale columns of an input pixel side by side. Rows are mixed as they are
+    compared: the upper and the lower rows of a class's cells are two views of its memory, and the scale rows of a cell
+    are a dimension of the weights alone. So OpenVINO, whose ArgMax is a sort, compiles mixtures and comparisons to a
+    few passes of vector code that read a class once for all rows, and write nothing but the best logit and its label.
     """
-    N, h, w = coarse.shape[0], *coarse.shape[2:]
+    return _cropped(_lowest_argmax(_class_mixtures(coarse, scale)), scale)
+
+
+KEY_BITS = 13
+"""Binary places that :func:`keys` keeps of a logit, at the least 8,191 steps between the largest and the cut-off."""
+KEY_RANGE = 256.0
+"""How far below the largest logit of a pixel :func:`keys` cuts off."""
+
+
+def keys(coarse: Tensor, scale: int = SCALE) -> Tensor:
+    """The same for engines whose logits are inexact: the class is a part of the number that is compared.
+
+    A pixel's logits, less the largest of them, are rounded to whole numbers of steps: 8,191 of them from the largest of
+    all pixels to the smallest, or to :data:`KEY_RANGE` below the largest, where values are cut off. They are multiplied
+    by 4 scale^2, which makes every interpolated value a whole number, and by the next power of two above the number of
+    classes, which leaves room to add the class's rank. So a maximum over the classes finds logit and label at once,
+    without a comparison and a second running value. All of it is exact in float32, whose whole numbers reach to 2^24.
+    A label can differ from the exact one where two classes are equal to within a step. (bf16 has 8 binary places.) With
+    more classes or a larger scale there would be fewer steps: these take :func:`phases`.
+    """
+    classes = int(coarse.shape[1])
+    places = 2 ** (classes - 1).bit_length()
+    unit = places * 4 * scale**2
+    steps = 2**24 // unit - 1
+    if scale & (scale - 1) or steps < 2**KEY_BITS - 1:
+        return phases(coarse, scale)
+    below = coarse - coarse.amax(dim=1, keepdim=True)
+    reach = torch.clamp(-below.amin(dim=(1, 2, 3), keepdim=True), 1e-30, KEY_RANGE)
+    whole = torch.round(torch.clamp_min(below * (steps / reach), -float(steps))) * float(unit)
+    ranks = range(classes - 1, -1, -1)  # the lowest class of equal logits has the highest rank
+    best = _greatest(_class_mixtures(whole, scale, ranks))
+    rank = best - torch.floor(best * (1 / places)) * places
+    return _cropped((classes - 1 - rank).to(torch.uint8), scale)
+
+
+def _class_mixtures(coarse: Tensor, scale: int, added: Sequence[int] | None = None) -> list[Tensor]:
+    """Each class's interpolated map, float (N, h + 1, scale, scale, w) of (N, C, h, w).
+
+    The axes are rows of cells, rows in a cell, columns of an input pixel, input columns. ``added`` is a number for each
+    class, added to its values.
+    """
+    h, w = coarse.shape[2:]
     padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    by_phase = [_neighbour_weights(p, scale) for p in range(scale)]
+    by_phase = [_neighbour_weights(q, scale) for q in range(scale)]
     by_neighbour = torch.tensor(by_phase, dtype=coarse.dtype).T.unsqueeze(2)  # (3, scale, 1)
     left, middle, right = (
         padded.narrow(3, first, w).unsqueeze(3) * weights for first, weights in enumerate(by_neighbour)
     )
     columns = left + middle + right  # (N, C, h + 2, scale, w)
-    shifted = [[_rows(each, first, h) for first in range(3)] for each in columns.unbind(1)]  # C of 3 (N, h, scale, w)
-    labels = [_lowest_argmax([_mixture(each, weights) for each in shifted]) for weights in by_phase]
-    return torch.stack(labels, dim=2).transpose(3, 4).reshape(N, h * scale, w * scale)
+    lower = ((torch.arange(scale, dtype=coarse.dtype) + 0.5) / scale).reshape(scale, 1, 1)
+    upper = 1 - lower
+    mixtures = []
+    for index, each in enumerate(columns.unbind(1)):
+        top, bottom = (_rows(each, first, h + 1).unsqueeze(2) for first in range(2))
+        mixed = bottom * lower
+        mixtures.append(top * upper + (mixed if added is None else mixed + float(added[index])))
+    return mixtures
+
+
+def _cropped(labels: Tensor, scale: int) -> Tensor:
+    """Labels of cells, (N, h + 1, scale, scale, w), as an image (N, scale h, scale w): half a cell less at each end."""
+    N, cells, w = labels.shape[0], int(labels.shape[1]), int(labels.shape[4])
+    rows = _rows(labels.reshape(N, cells * scale, scale, w), scale // 2, (cells - 1) * scale)
+    return rows.transpose(2, 3).reshape(N, (cells - 1) * scale, w * scale)
 
 
 def _neighbour_weights(p: int, scale: int) -> tuple[float, float, float]:
     """What inputs i - 1, i and i + 1 weigh in output pixel scale i + p; one of the outer two weighs nothing."""
     position = (p + 0.5) / scale - 0.5
     return max(-position, 0.0), 1 - abs(position), max(position, 0.0)
-
-
-def _mixture(neighbours: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted sum of those that weigh anything."""
-    first, second = (each * weight for each, weight in zip(neighbours, weights, strict=True) if weight)
-    return first + second
 
 
 def _rows(maps: Tensor, first: int, count: int) -> Tensor:
@@ -168,17 +217,26 @@ def _lowest_argmax(classes: Sequence[Tensor]) -> Tensor:
     return label.to(torch.uint8)
 
 
+def _greatest(maps: Sequence[Tensor]) -> Tensor:
+    """The largest of several at each place."""
+    best = maps[0]
+    for each in maps[1:]:
+        best = torch.maximum(best, each)
+    return best
+
+
 LABEL_MAPS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "plain": plain,
     "channels_last": channels_last,
     "phases": phases,
+    "keys": keys,
     "mixed_cells": mixed_cells,
 }
 
 
 def argmax(logits: Tensor, form: str) -> Tensor:
     """Labels (N, H, W) of logits float (N, C, H, W) that need no upsampling, in the manner of a form of LABEL_MAPS."""
-    if form == "phases":
+    if EXACT.get(form, form) == "phases":
         return _lowest_argmax(logits.unbind(1))
     if form == "plain":
         return logits.argmax(dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fptk.core.preprocess import check_size
-from fptk.models.blocks import to_nhwc
+from fptk.models.blocks import to_nchw, to_nhwc
+from fptk.models.deploy import inexact
 from fptk.models.deploy import rewrites as exact
 from fptk.models.deploy.form import (
     DeployForm,
+    RootMeanSquare,
     SplitFusion,
     Standardise,
     TokenStage,
@@ -43,9 +45,7 @@ class MicroSegFormerForm(DeployForm):
     def __init__(self, model: MicroSegFormer, form: EngineForm, chosen: frozenset[str]) -> None:
         super().__init__(form, chosen, model.upsample)
         self.stages = nn.ModuleList(
-            TokenStage(stage.embed, [BlockForm(block, form, chosen) for block in blocks_of(stage)], stage.norm, form)
-            for stage in model.stages
-            if isinstance(stage, Stage)
+            stage_form(stage, form, chosen) for stage in model.stages if isinstance(stage, Stage)
         )
         self.fuse: nn.Module = MergedFuse(model, form) if "merged_decoder" in chosen else PlainFuse(model)
         self.head: nn.Module = Head(model, form) if "collapsed_lmsa" in chosen else PlainHead(model)
@@ -65,12 +65,30 @@ class MicroSegFormerForm(DeployForm):
 
     def fused(self, images: Tensor) -> Tensor:
         """The decoder's map, float (N, 128, H / 4, W / 4)."""
-        maps, x = [], images
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
+        first, *others = self.stages
+        assert isinstance(first, TokenStage)
+        tokens, height, width = first.tokens(images)
+        maps = [to_maps(tokens, height, width, self.form)]
+        for stage in others:
+            maps.append(stage(maps[-1]))
+        if self.form.last_maps == "tokens" and isinstance(self.fuse, MergedFuse):
+            return self.fuse.of_tokens(tokens, maps)
         fused: Tensor = self.fuse(maps)
         return fused
+
+
+def stage_form(stage: Stage, form: EngineForm, chosen: frozenset[str]) -> TokenStage:
+    """A stage on tokens, centered if the form wants that and the rewrites that it builds on are chosen."""
+    centered = form.centered_tokens and {"folded_norms", "folded_attention"} <= chosen
+    if centered:
+        exact.center_tokens(stage)
+    blocks = [BlockForm(block, form, chosen, centered) for block in blocks_of(stage)]
+    staged = TokenStage(stage.embed, blocks, stage.norm, form)
+    if centered:
+        norm = stage.embed.norm
+        staged.embed_norm = nn.Sequential(RootMeanSquare(norm, affine=False), exact.centered_affine(norm))
+        staged.norm = RootMeanSquare(stage.norm, affine=True)
+    return staged
 
 
 def blocks_of(stage: Stage) -> list[Block]:
@@ -81,24 +99,37 @@ def blocks_of(stage: Stage) -> list[Block]:
 class BlockForm(nn.Module):
     """A transformer block on tokens (N, H W, C)."""
 
-    def __init__(self, block: Block, form: EngineForm, chosen: frozenset[str]) -> None:
+    def __init__(self, block: Block, form: EngineForm, chosen: frozenset[str], centered: bool) -> None:
         super().__init__()
         fold_norms = "folded_norms" in chosen
         folded = "folded_attention" in chosen
         # Without rewrite 3 the first norm keeps its affine map: three projections would each have to take it in.
-        self.norm1: nn.Module = Standardise(block.norm1) if fold_norms and folded else block.norm1
+        self.norm1: nn.Module = standard(block.norm1, centered) if fold_norms and folded else block.norm1
         self.attention: nn.Module = (
-            FoldedAttention(block, form, fold_norms) if folded else PlainAttention(block.attention, form)
+            FoldedAttention(block, form, fold_norms, centered) if folded else PlainAttention(block.attention, form)
         )
-        self.norm2: nn.Module = Standardise(block.norm2) if fold_norms else block.norm2
+        self.norm2: nn.Module = standard(block.norm2, centered) if fold_norms else block.norm2
         self.mlp: Mlp = block.mlp
+        self.form, self.activation = form, activation_of(form)
         if fold_norms:
             self.mlp.fc1 = exact.fold_norm_into_linear(block.norm2, block.mlp.fc1)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        tokens = tokens + self.attention(self.norm1(tokens), height, width)
-        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        mixed = self.attention(self.norm1(tokens), height, width)
+        fused = self.form.fused_residuals
+        tokens = (tokens.unsqueeze(1) + mixed).squeeze(1) if fused else tokens + mixed.squeeze(1)
+        out: Tensor = tokens + self.mlp.fc2(self.activation(self.mlp.fc1(self.norm2(tokens))))
         return out
+
+
+def standard(norm: nn.LayerNorm, centered: bool) -> nn.Module:
+    """``norm`` without its affine map."""
+    return RootMeanSquare(norm, affine=False) if centered else Standardise(norm)
+
+
+def activation_of(form: EngineForm) -> Callable[[Tensor], Tensor]:
+    """GELU as the engine wants it."""
+    return inexact.gelu if form.gelu == "polynomial" else F.gelu
 
 
 class FoldedAttention(nn.Module):
@@ -109,8 +140,9 @@ class FoldedAttention(nn.Module):
     a residual is added to its result.
     """
 
-    def __init__(self, block: Block, form: EngineForm, fold_norms: bool) -> None:
+    def __init__(self, block: Block, form: EngineForm, fold_norms: bool, centered: bool) -> None:
         super().__init__()
+        self.centered = centered
         attention, maps = block.attention, exact.fold_projections(block.attention)
         self.form = form
         self.reduce, self.reduce_norm = attention.reduce, attention.reduce_norm
@@ -124,7 +156,7 @@ class FoldedAttention(nn.Module):
             return exact.fold_source_norm(maps, norm)
         self.reduce = exact.fold_norm_into_conv(norm, self.reduce)
         maps = exact.fold_source_norm(maps, self.reduce_norm)
-        self.reduce_norm = Standardise(self.reduce_norm)  # type: ignore[assignment]
+        self.reduce_norm = standard(self.reduce_norm, self.centered)  # type: ignore[assignment]
         return maps
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
@@ -132,8 +164,7 @@ class FoldedAttention(nn.Module):
         channels = int(tokens.shape[2])
         keys, values, term = torch.split(self.project(source), [channels, channels, 1], dim=-1)
         keys, mask = keys.transpose(-1, -2), term.transpose(-1, -2)  # (N, 1, C, Nk), (N, 1, 1, Nk)
-        mixed = attend(tokens.unsqueeze(1), keys, values, self.form, mask)
-        return mixed.squeeze(1)
+        return attend(tokens.unsqueeze(1), keys, values, self.form, mask)
 
 
 class PlainAttention(nn.Module):
@@ -148,7 +179,7 @@ class PlainAttention(nn.Module):
         source = reduced(tokens, height, width, inner.reduce, inner.reduce_norm, self.form)
         q = inner.q(tokens.unsqueeze(1)) * inner.scale
         weights = torch.softmax(q @ inner.k(source).transpose(-1, -2), dim=-1)
-        out: Tensor = inner.proj((weights @ inner.v(source)).squeeze(1))
+        out: Tensor = inner.proj(weights @ inner.v(source))
         return out
 
 
@@ -157,18 +188,25 @@ class MergedFuse(nn.Module):
 
     def __init__(self, model: MicroSegFormer, form: EngineForm) -> None:
         super().__init__()
-        self.by_pixel = form.last_maps == "pixels"
+        self.form = form
         self.fuse1 = SplitFusion(exact.merge_decoder(model.decoder))
         self.fuse2 = linear_as_conv(model.decoder.fuse2)
+        self.activation = activation_of(form)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        out: Tensor = self.fuse2(self._activated(maps))
+        if self.form.last_maps == "pixels":
+            activated = self.activation(self.fuse1.by_pixel(maps)).permute(0, 3, 1, 2)
+        else:
+            activated = self.activation(self.fuse1(maps))
+        out: Tensor = self.fuse2(activated)
         return out
 
-    def _activated(self, maps: Sequence[Tensor]) -> Tensor:
-        if self.by_pixel:
-            return F.gelu(self.fuse1.by_pixel(maps)).permute(0, 3, 1, 2)
-        return F.gelu(self.fuse1(maps))
+    def of_tokens(self, tokens: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """The same of the first map as tokens (N, H W, C) and of all maps."""
+        height, width = int(maps[0].shape[2]), int(maps[0].shape[3])
+        activated = self.activation(self.fuse1.by_token(tokens, maps, self.form))
+        out: Tensor = self.fuse2(to_maps(activated, height, width, self.form))
+        return out
 
 
 class PlainFuse(nn.Module):
@@ -208,8 +246,11 @@ class Head(nn.Module):
         by_pixel = self.form.last_maps == "pixels"
         if self.form.last_maps == "maps":
             logits = self.classifier(x)
+        elif self.form.last_maps == "planar":
+            logits = self._mixed(weight, x) + bias[:, None, None]
         else:
-            logits = F.linear(pixels_of(x), weight, bias) if by_pixel else self._mixed(weight, x) + bias[:, None, None]
+            logits = F.linear(pixels_of(x), weight, bias)
+            logits = logits if by_pixel else maps_of(logits, x)
         maps = [depthwise(x) for depthwise in self.depthwise]
         for each, gate, mix, shift in zip(maps, self._gates(maps), self.mixes, self.shifts, strict=True):
             # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
@@ -218,9 +259,11 @@ class Head(nn.Module):
             constant = F.linear(gate * shift, weight)  # (N, 19)
             if by_pixel:
                 logits = logits + (pixels_of(each) @ matrix.transpose(1, 2) + constant[:, None])
+            elif self.form.last_maps == "tokens":
+                logits = logits + (maps_of(pixels_of(each) @ matrix.transpose(1, 2), x) + constant[:, :, None, None])
             else:
                 logits = logits + (self._mixed(matrix, each) + constant[:, :, None, None])
-        return to_maps(logits, int(x.shape[2]), int(x.shape[3]), self.form) if by_pixel else logits
+        return maps_of(logits, x) if by_pixel else logits
 
     def _gates(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """The squeeze-and-excitation gate (N, 128) of each depthwise map."""
@@ -256,6 +299,11 @@ class Head(nn.Module):
 def pixels_of(maps: Tensor) -> Tensor:
     """(N, C, h, w) to (N, h w, C)."""
     return to_nhwc(maps).flatten(1, 2)
+
+
+def maps_of(pixels: Tensor, like: Tensor) -> Tensor:
+    """(N, h w, C) to (N, C, h, w), with the h and w of ``like``."""
+    return to_nchw(pixels.reshape(pixels.shape[0], int(like.shape[2]), int(like.shape[3]), -1))
 
 
 class PlainHead(nn.Module):

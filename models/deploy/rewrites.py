@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fptk.core.preprocess import PreprocessSpec
 from fptk.models.lmsa import CompactLMSA, MultiscaleLMSA
-from fptk.models.microsegformer import EMBEDDING, Attention, Decoder
+from fptk.models.microsegformer import EMBEDDING, Attention, Block, Decoder, Stage
 
 Array = npt.NDArray[np.float64]
 
@@ -227,6 +227,42 @@ def fold_norm_into_linear(norm: nn.LayerNorm, linear: nn.Linear) -> nn.Linear:
     g, h = layernorm_affine(norm)
     weight = linear.weight.detach().double()
     return dense(weight * g, linear.bias.detach().double() + weight @ h, linear.weight.dtype)
+
+
+def center_tokens(stage: Stage) -> None:
+    """Rewrite 5, norms as root mean squares: what writes into the stage's tokens loses its mean over the channels.
+
+    Between the embedding's norm and the stage's own, nothing but LayerNorms reads the tokens, and LayerNorm does not
+    see what is the same for every channel. So P x may stand for x, with P = I - 1 1^T / C: a Linear writes it with P W
+    and P b in the place of W and b. LayerNorm of P x, whose mean is zero, is P x / sqrt(mean((P x)^2) + eps). The
+    convolutions before the embedding's norm and before the attention's source norm are centered likewise. In place;
+    the embedding's norm itself writes P (g * n^ + h): :func:`centered_affine`.
+    """
+    center_outputs(stage.embed.conv)
+    for block in stage.blocks:
+        assert isinstance(block, Block)
+        if block.attention.reduce is not None:
+            center_outputs(block.attention.reduce)
+        center_outputs(block.attention.proj)
+        center_outputs(block.mlp.fc2)
+
+
+def center_outputs(layer: nn.Conv2d | nn.Linear) -> None:
+    """Take the mean over the output channels away from weight and bias, in place."""
+    dtype = layer.weight.dtype
+    for name in ("weight", "bias"):
+        value = getattr(layer, name)
+        if value is not None:
+            centered = value.detach().double() - value.detach().double().mean(dim=0, keepdim=True)
+            setattr(layer, name, _constant(centered, dtype))
+
+
+def centered_affine(norm: nn.LayerNorm) -> nn.Linear:
+    """P (g * n^ + h) of n^, with P of :func:`center_tokens`."""
+    g, h = layernorm_affine(norm)
+    linear = dense(torch.diag(g), h, norm.weight.dtype)
+    center_outputs(linear)
+    return linear
 
 
 def project_sources(maps: AttentionMaps, dtype: torch.dtype) -> nn.Linear:

@@ -21,6 +21,9 @@ from fptk.export.onnx import export_onnx
 from fptk.models import create_model, list_models
 from fptk.models.deploy import REWRITES, to_deploy
 from fptk.models.deploy.serving import Serving
+from fptk.models.engine_form import ENGINES
+
+from .closeness import assert_close, assert_same_labels
 
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 
@@ -43,7 +46,14 @@ def run_openvino(path: Path, images: np.ndarray, threads: int) -> Any:
     return compile_openvino(path, threads)([images])[0].copy()
 
 
-RUN = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+RUN = {
+    "onnxruntime": run_onnxruntime,
+    "onnxruntime-int8": run_onnxruntime,
+    "openvino": run_openvino,
+    "openvino-int8": run_openvino,
+    "openvino-bf16": run_openvino,
+}
+"""Forms, and how their graph is run: in float32, which shows what the form itself changes."""
 
 
 def check(engine: str, size: tuple[int, int], rewrites: list[str], folder: Path, model: Any) -> None:
@@ -51,14 +61,14 @@ def check(engine: str, size: tuple[int, int], rewrites: list[str], folder: Path,
     images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     form = to_deploy(model, engine=engine, rewrites=rewrites)
     with torch.inference_mode():
-        reference = Serving(model.original(), spec, "logits")(torch.from_numpy(images)).numpy()
+        reference = Serving(model.original(), spec, "logits")(torch.from_numpy(images))
     logits_path = export_onnx(Serving(form, spec, "logits"), folder / "logits.onnx", spec)
     labels_path = export_onnx(Serving(form, spec), folder / "labels.onnx", spec)
     for threads in (1, 2):
         logits = RUN[engine](logits_path, images, threads)
-        assert np.abs(logits - reference).max() <= 1e-5 * np.abs(reference).max(), f"{threads} threads"
+        assert_close(ENGINES[engine], torch.from_numpy(logits), reference, 1e-5)
         labels = RUN[engine](labels_path, images, threads)
-        assert (labels == reference.argmax(1)).mean() >= 0.9999, f"{threads} threads"
+        assert_same_labels(ENGINES[engine], torch.from_numpy(labels), reference)
 
 
 @pytest.mark.slow
