@@ -27,7 +27,8 @@ class EngineForm:
         last_maps: how MicroSegFormer's decoder and head hold their maps. ``maps``: as (N, C, H, W), for convolutions.
             ``planar``: likewise, and the head's matrices are multiplied by pixels of channels-last memory. ``pixels``:
             as (N, H, W, C), for products whose result stays float: in int8 a convolution rounds its own to 8 bits.
-            ``tokens``: as tokens until the last convolutions, and the logits by pixel.
+            ``products``: likewise until the last convolutions, enlarged by products with interpolation matrices: matrix
+            units are as fast at it as interpolation is, and it takes less memory.
         centered_tokens: the tokens between MicroSegFormer's blocks have a mean of zero over their channels, so that its
             LayerNorms are root mean squares.
         fused_residuals: MicroSegFormer's residual sum after an attention comes before the change of shape that ends it,
@@ -42,7 +43,7 @@ class EngineForm:
     norm_apart: bool = False
     channels_last: bool = False
     pixel_views: bool = False
-    last_maps: Literal["maps", "planar", "pixels", "tokens"] = "maps"
+    last_maps: Literal["maps", "planar", "pixels", "products"] = "maps"
     centered_tokens: bool = False
     fused_residuals: bool = False
     gelu: Literal["exact", "polynomial"] = "exact"
@@ -64,7 +65,7 @@ ENGINES: dict[str, EngineForm] = {
     "openvino": _OPENVINO,
     # What follows a mean stays in float in INT8 (fptk.calibration.openvino_forms); a root mean square has one in it.
     "openvino-int8": replace(_OPENVINO, label_map="keys", centered_tokens=False),
-    "openvino-bf16": replace(_OPENVINO, label_map="keys", last_maps="tokens", gelu="polynomial"),
+    "openvino-bf16": replace(_OPENVINO, label_map="keys", last_maps="products", gelu="polynomial"),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),
 }

@@ -192,29 +192,45 @@ class SplitFusion(nn.Module):
         The largest is a Linear: ONNX Runtime hands its product on as float, and rounds that of a convolution to 8 bits.
         As Linears the others gave nothing, and took 7 MB more.
         """
-        largest = self._of_largest(to_nhwc(maps[0]))
+        largest = _pointwise(self.convs[0], to_nhwc(maps[0]))
         coarse = [to_nhwc(conv(each)) for each, conv in zip(maps[1:], self.convs[1:], strict=True)]
         large = [upsample_pixels(each, int(largest.shape[1]) // int(each.shape[1])) for each in coarse]
         fused: Tensor = sum(large[1:], large[0]) + largest
         return fused
 
-    def by_token(self, tokens: Tensor, maps: Sequence[Tensor], form: EngineForm) -> Tensor:
-        """The same as tokens, float (N, H W, C_out), of the first map as tokens (N, H W, C) and of all maps.
+    def by_products(self, grids: Sequence[Tensor]) -> Tensor:
+        """The same by interpolation matrices: float (N, H, W, C_out) of channels-last (N, h, w, C) each.
 
-        OpenVINO then adds all maps, and applies a GELU of simple steps, in one pass; between a sum inside a convolution
-        and such a GELU it would copy the map.
+        Columns are enlarged first, each map by a product of its own. The results stand one under the other, and one
+        product enlarges and adds the rows of all of them. So one enlarged map is made instead of one for each.
         """
-        size = maps[0].shape[2:]
-        fused = self._of_largest(tokens)
-        for each, conv in zip(maps[1:], self.convs[1:], strict=True):
-            fused = fused + to_tokens(resize(conv(each), size), form)
+        height, width = int(grids[0].shape[1]), int(grids[0].shape[2])
+        one = _one(grids[0])
+        enlarged, matrices = [], []
+        for each, conv in zip(grids[1:], self.convs[1:], strict=True):
+            h, w = int(each.shape[1]), int(each.shape[2])
+            columns, rows = (exact.upsampling_matrix(*sides).to(each.dtype) for sides in ((w, width), (h, height)))
+            wide = (columns * one) @ _pointwise(conv, each)
+            enlarged.append(wide.flatten(2))  # (N, h, W C_out)
+            matrices.append(rows)
+        coarse = (torch.cat(matrices, dim=1) * one) @ torch.cat(enlarged, dim=1)  # (N, H, W C_out)
+        largest = _pointwise(self.convs[0], grids[0])
+        fused: Tensor = coarse.reshape(largest.shape) + largest
         return fused
 
-    def _of_largest(self, pixels: Tensor) -> Tensor:
-        """The first convolution on (..., C)."""
-        conv = self.convs[0]
-        assert isinstance(conv, nn.Conv2d)
-        return F.linear(pixels, conv.weight[:, :, 0, 0], conv.bias)
+
+def _pointwise(conv: nn.Module, grid: Tensor) -> Tensor:
+    """What a 1x1 convolution does, on (N, h, w, C)."""
+    assert isinstance(conv, nn.Conv2d)
+    return F.linear(grid, conv.weight[:, :, 0, 0], conv.bias)
+
+
+def _one(grid: Tensor) -> Tensor:
+    """1 as a tensor (1, 1) that an engine cannot know before it runs; of any (N, h, w, C).
+
+    OpenVINO 2026.4.1 computes a product in float32 if its left factor is a constant, whatever precision it was told.
+    """
+    return (grid[:1, 0, 0, :1] > -torch.inf).to(grid.dtype)
 
 
 class Standardise(nn.Module):

@@ -65,14 +65,15 @@ class MicroSegFormerForm(DeployForm):
 
     def fused(self, images: Tensor) -> Tensor:
         """The decoder's map, float (N, 128, H / 4, W / 4)."""
-        first, *others = self.stages
-        assert isinstance(first, TokenStage)
-        tokens, height, width = first.tokens(images)
-        maps = [to_maps(tokens, height, width, self.form)]
-        for stage in others:
-            maps.append(stage(maps[-1]))
-        if self.form.last_maps == "tokens" and isinstance(self.fuse, MergedFuse):
-            return self.fuse.of_tokens(tokens, maps)
+        maps, grids, x = [], [], images
+        for stage in self.stages:
+            assert isinstance(stage, TokenStage)
+            tokens, height, width = stage.tokens(x)
+            x = to_maps(tokens, height, width, self.form)
+            maps.append(x)
+            grids.append(tokens.reshape(tokens.shape[0], height, width, -1))
+        if self.form.last_maps == "products" and isinstance(self.fuse, MergedFuse):
+            return self.fuse.of_grids(grids)
         fused: Tensor = self.fuse(maps)
         return fused
 
@@ -201,11 +202,10 @@ class MergedFuse(nn.Module):
         out: Tensor = self.fuse2(activated)
         return out
 
-    def of_tokens(self, tokens: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """The same of the first map as tokens (N, H W, C) and of all maps."""
-        height, width = int(maps[0].shape[2]), int(maps[0].shape[3])
-        activated = self.activation(self.fuse1.by_token(tokens, maps, self.form))
-        out: Tensor = self.fuse2(to_maps(activated, height, width, self.form))
+    def of_grids(self, grids: Sequence[Tensor]) -> Tensor:
+        """The same of channels-last maps, (N, h, w, C) each."""
+        activated = self.activation(self.fuse1.by_products(grids))
+        out: Tensor = self.fuse2(activated.permute(0, 3, 1, 2))
         return out
 
 
@@ -259,7 +259,7 @@ class Head(nn.Module):
             constant = F.linear(gate * shift, weight)  # (N, 19)
             if by_pixel:
                 logits = logits + (pixels_of(each) @ matrix.transpose(1, 2) + constant[:, None])
-            elif self.form.last_maps == "tokens":
+            elif self.form.last_maps == "products":
                 logits = logits + (maps_of(pixels_of(each) @ matrix.transpose(1, 2), x) + constant[:, :, None, None])
             else:
                 logits = logits + (self._mixed(matrix, each) + constant[:, :, None, None])

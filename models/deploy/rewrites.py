@@ -265,6 +265,11 @@ def centered_affine(norm: nn.LayerNorm) -> nn.Linear:
     return linear
 
 
+def upsampling_matrix(length: int, enlarged: int) -> Tensor:
+    """Linear interpolation with half-pixel centres as a matrix: float64 (enlarged, length)."""
+    return torch.tensor(_interpolation(length, enlarged).T)
+
+
 def project_sources(maps: AttentionMaps, dtype: torch.dtype) -> nn.Linear:
     """One Linear C to 2 C + 1 that maps a source token y to its key K y, its value V y + b and its term t . y."""
     weight = torch.cat([maps.keys, maps.values, maps.term[None]])
