@@ -14,10 +14,14 @@ from fptk.data.folders import FolderDataset
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import SyntheticFaces
 from fptk.models import TorchSession, load_checkpoint
+from fptk.models.checkpoint import CheckpointCard
+from fptk.models.registry import count_parameters
+from fptk.recipes.loading import shipped
 from fptk.runs.source import shipped_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 FACES = 2
+SHIPPED = ("microsegformer.safetensors", "microsegformer-mini.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +54,21 @@ def test_golden_label_maps_of_synthetic_faces(index: int, session: TorchSession)
     assert np.mean(labels == golden) >= 0.9995
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_card_belongs_to_its_weights(name: str, weights: Path) -> None:
+    path = weights.with_name(name)
+    network, card = load_checkpoint(path)
+    assert count_parameters(network) == card.num_parameters <= 1_821_085
+    assert card.recipe["name"] in shipped("fptk.recipes")
+    assert CheckpointCard.model_validate_json(path.with_suffix(".json").read_text()) == card
+    assert {each.name for each in weights.parent.glob("*.safetensors")} == set(SHIPPED)
+
+
 @pytest.mark.slow
-def test_real_faces_are_parsed_as_the_card_says(weights: Path, session: TorchSession, real_faces: Path) -> None:
-    _, card = load_checkpoint(weights)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_real_faces_are_parsed_as_the_card_says(name: str, weights: Path, real_faces: Path) -> None:
+    network, card = load_checkpoint(weights.with_name(name))
+    session = TorchSession(network, card.preprocess)
     faces = limit(FolderDataset(real_faces / "celebamask-3k" / "val"), 40)
     scores = evaluate(session, faces)
     assert scores.f1_challenge == pytest.approx(
