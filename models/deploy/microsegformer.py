@@ -65,16 +65,16 @@ class MicroSegFormerForm(DeployForm):
 
     def fused(self, images: Tensor) -> Tensor:
         """The decoder's map, float (N, 128, H / 4, W / 4)."""
-        maps, grids, x = [], [], images
+        stages, x = [], images
         for stage in self.stages:
             assert isinstance(stage, TokenStage)
             tokens, height, width = stage.tokens(x)
             x = to_maps(tokens, height, width, self.form)
-            maps.append(x)
-            grids.append(tokens.reshape(tokens.shape[0], height, width, -1))
+            stages.append((x, tokens))
         if self.form.last_maps == "products" and isinstance(self.fuse, MergedFuse):
-            return self.fuse.of_grids(grids)
-        fused: Tensor = self.fuse(maps)
+            # Of tokens: a map that a convolution and a Linear read would be copied for one of them.
+            return self.fuse.of_grids([tokens.reshape(to_nhwc(maps).shape) for maps, tokens in stages])
+        fused: Tensor = self.fuse([maps for maps, _ in stages])
         return fused
 
 
@@ -246,11 +246,10 @@ class Head(nn.Module):
         by_pixel = self.form.last_maps == "pixels"
         if self.form.last_maps == "maps":
             logits = self.classifier(x)
-        elif self.form.last_maps == "planar":
-            logits = self._mixed(weight, x) + bias[:, None, None]
-        else:
+        elif by_pixel:
             logits = F.linear(pixels_of(x), weight, bias)
-            logits = logits if by_pixel else maps_of(logits, x)
+        else:
+            logits = self._mixed(weight, x) + bias[:, None, None]
         maps = [depthwise(x) for depthwise in self.depthwise]
         for each, gate, mix, shift in zip(maps, self._gates(maps), self.mixes, self.shifts, strict=True):
             # Not (weight * gate) @ mix: mix is a Linear's weight above, and OpenVINO 2026.4.1 run by two threads then
@@ -259,8 +258,6 @@ class Head(nn.Module):
             constant = F.linear(gate * shift, weight)  # (N, 19)
             if by_pixel:
                 logits = logits + (pixels_of(each) @ matrix.transpose(1, 2) + constant[:, None])
-            elif self.form.last_maps == "products":
-                logits = logits + (maps_of(pixels_of(each) @ matrix.transpose(1, 2), x) + constant[:, :, None, None])
             else:
                 logits = logits + (self._mixed(matrix, each) + constant[:, :, None, None])
         return maps_of(logits, x) if by_pixel else logits
@@ -289,8 +286,11 @@ class Head(nn.Module):
         """A matrix (19, 128), or (N, 19, 128), applied to each pixel of (N, 128, h, w).
 
         The result is planar, as the label map wants it. Of a channels-last map the product takes the transpose; for a
-        planar view of it the engine would copy it first.
+        planar view of it the engine would copy it first. In the form ``products`` the result is transposed instead: a
+        constant matrix is then the right factor (:func:`fptk.models.deploy.form._one`).
         """
+        if self.form.last_maps == "products":
+            return maps_of(pixels_of(maps) @ matrix.transpose(-1, -2), maps)
         pixels = pixels_of(maps).transpose(1, 2) if self.form.last_maps == "planar" else maps.flatten(2)
         out: Tensor = matrix @ pixels
         return out.reshape(*out.shape[:2], *maps.shape[2:])

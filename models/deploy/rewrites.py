@@ -249,12 +249,10 @@ def center_tokens(stage: Stage) -> None:
 
 def center_outputs(layer: nn.Conv2d | nn.Linear) -> None:
     """Take the mean over the output channels away from weight and bias, in place."""
-    dtype = layer.weight.dtype
     for name in ("weight", "bias"):
-        value = getattr(layer, name)
-        if value is not None:
-            centered = value.detach().double() - value.detach().double().mean(dim=0, keepdim=True)
-            setattr(layer, name, _constant(centered, dtype))
+        if (parameter := getattr(layer, name)) is not None:
+            value = parameter.detach().double()
+            setattr(layer, name, _constant(value - value.mean(dim=0), parameter.dtype))
 
 
 def centered_affine(norm: nn.LayerNorm) -> nn.Linear:

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fptk.models.deploy.label_map import KEY_BITS
 from fptk.models.engine_form import EngineForm
 
-KEY_STEP = 1 / 8191
+KEY_STEP = 1 / (2**KEY_BITS - 1)
 """What a form that compares keys rounds logits to, as a share of the range from the largest to the smallest."""
 POLYNOMIAL = 1 / 256
 """Share of the largest logit that the polynomial GELUs may change: bf16 keeps as much."""
 
 
-def assert_close(form: EngineForm, logits: Tensor, reference: Tensor, exact: float) -> None:
-    """The form's logits are the network's, to within ``exact`` of the largest where it promises that."""
-    allowed = exact if form.gelu == "exact" else POLYNOMIAL
-    assert float((logits - reference).abs().max() / reference.abs().max()) <= allowed
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((ours - reference).detach().abs().max() / reference.detach().abs().max())
 
 
-def assert_same_labels(form: EngineForm, labels: Tensor, reference: Tensor) -> None:
+def assert_close(form: EngineForm, logits: Tensor, reference: Tensor, exact: float, what: str = "") -> None:
+    """MicroSegFormer's form has the network's logits, to within ``exact`` of the largest where it promises that."""
+    assert relative_error(logits, reference) <= (exact if form.gelu == "exact" else POLYNOMIAL), what
+
+
+def assert_same_labels(form: EngineForm, labels: Tensor, reference: Tensor, what: str = "") -> None:
     """Labels (N, H, W) are the network's; a form that rounds may choose another class of nearly the same logit.
 
     ``reference`` are the network's logits (N, C, H, W).
     """
     if form.exact:
-        assert float((labels == reference.argmax(1)).float().mean()) >= 0.9999
+        assert float((labels == reference.argmax(1)).float().mean()) >= 0.9999, what
         return
     chosen = reference.gather(1, labels.long().unsqueeze(1)).squeeze(1)
     behind = reference.amax(1) - chosen
     allowed = KEY_STEP * float((reference.amax(1) - reference.amin(1)).max())
     if form.gelu != "exact":
         allowed += 2 * POLYNOMIAL * float(reference.abs().max())
-    assert float(behind.max()) <= 2 * allowed  # interpolation hides some of the range, never half of it
-    assert float((labels == reference.argmax(1)).float().mean()) >= 0.97
+    assert float(behind.max()) <= 2 * allowed, what  # interpolation hides some of the range, never half of it
+    assert float((labels == reference.argmax(1)).float().mean()) >= 0.97, what

@@ -66,9 +66,9 @@ def check(engine: str, size: tuple[int, int], rewrites: list[str], folder: Path,
     labels_path = export_onnx(Serving(form, spec), folder / "labels.onnx", spec)
     for threads in (1, 2):
         logits = RUN[engine](logits_path, images, threads)
-        assert_close(ENGINES[engine], torch.from_numpy(logits), reference, 1e-5)
+        assert_close(ENGINES[engine], torch.from_numpy(logits), reference, 1e-5, f"{threads} threads")
         labels = RUN[engine](labels_path, images, threads)
-        assert_same_labels(ENGINES[engine], torch.from_numpy(labels), reference)
+        assert_same_labels(ENGINES[engine], torch.from_numpy(labels), reference, f"{threads} threads")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from fptk.models.deploy.microsegformer import FoldedAttention
 from fptk.models.deploy.serving import Serving
 from fptk.models.engine_form import ENGINES, EXACT, EngineForm
 
-from .closeness import assert_close, assert_same_labels
+from .closeness import assert_close, assert_same_labels, relative_error
 
 EXACT_LABEL_MAPS = [name for name in LABEL_MAPS if name not in EXACT]
 
@@ -33,10 +33,6 @@ def alone(name: str) -> list[str]:
 
 def subsets() -> dict[str, list[str]]:
     return {**{name: alone(name) for name in REWRITES}, "none": [], "all": list(REWRITES)}
-
-
-def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((ours - reference).abs().max() / reference.abs().max())
 
 
 @pytest.mark.parametrize(
