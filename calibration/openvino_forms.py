@@ -57,11 +57,37 @@ def gate_layers(model: Any) -> tuple[str, ...]:
     for operation in model.get_ordered_ops():
         sources = {port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()}
         kind, name = operation.get_type_name(), operation.get_friendly_name()
-        if kind in ("ReduceMean", "ReduceSum") or not tainted.isdisjoint(sources):
+        is_mean = kind in ("ReduceMean", "ReduceSum") and not _is_root_mean_square(operation)
+        if is_mean or not tainted.isdisjoint(sources):
             tainted.add(name)
             if kind == "MatMul":
                 names.append(name)
     return tuple(names)
+
+
+def _is_root_mean_square(operation: Any) -> bool:
+    """Whether a mean is that of a normalization of tokens: of squares, over the last axis, which it keeps.
+
+    OpenVINO makes one node of it and what follows, as it does of a LayerNorm, and the int8 products behind either are
+    right.
+    """
+    if operation.get_type_name() != "ReduceMean" or not operation.get_attributes()["keep_dims"]:
+        return False
+    squares, axes = (operation.input_value(port).get_node() for port in (0, 1))
+    rank = operation.get_input_partial_shape(0).rank
+    if axes.get_type_name() != "Constant" or rank.is_dynamic:
+        return False
+    last = {-1, rank.get_length() - 1}
+    return last.issuperset(axes.data.flatten().tolist()) and _squares(squares)
+
+
+def _squares(operation: Any) -> bool:
+    kind = operation.get_type_name()
+    if kind == "Multiply":
+        first, second = operation.inputs()
+        return bool(first.get_source_output() == second.get_source_output())
+    exponent = operation.input_value(1).get_node() if kind == "Power" else None
+    return exponent is not None and exponent.get_type_name() == "Constant" and bool((exponent.data == 2).all())
 
 
 def faulty_patch_convolutions(model: Any) -> tuple[str, ...]:

@@ -120,6 +120,34 @@ def test_a_product_before_a_mean_is_no_gate() -> None:
     assert gate_layers(graph(ops.reduce_mean(product, ops.constant(np.array([2, 3])), False))) == ()
 
 
+def normalized(squares: Any, axes: int | list[int] = -1, keep: bool = True) -> Any:
+    """A product behind x / sqrt(mean(squares of x))."""
+    x = tensor(1, 6, 6)
+    root = ops.sqrt(ops.reduce_mean(squares(x), ops.constant(np.array(axes)), keep))
+    scaled = ops.divide(x, root) if keep else ops.matmul(root, x, False, False)
+    return ops.matmul(scaled, weights(6, 6), False, True)
+
+
+def test_a_product_behind_a_root_mean_square_is_no_gate() -> None:
+    by_power = normalized(lambda x: ops.power(x, ops.constant(np.float32(2))))
+    by_product = normalized(lambda x: ops.multiply(x, x), 2)
+    assert gate_layers(graph(by_power, by_product)) == ()
+
+
+def test_other_means_over_the_last_axis_may_be_those_of_gates() -> None:
+    def square(x: Any) -> Any:
+        return ops.multiply(x, x)
+
+    def cube(x: Any) -> Any:
+        return ops.power(x, ops.constant(np.float32(3)))
+
+    def values(x: Any) -> Any:
+        return ops.relu(x)
+
+    faulty = [normalized(values), normalized(cube), normalized(square, [1, 2]), normalized(square, 2, keep=False)]
+    assert all(gate_layers(graph(each)) for each in faulty)
+
+
 def through(*moves: Callable[[Any], Any]) -> Any:
     """A relu that reads (2, 8, 4, 4) behind these operations."""
     value = tensor(2, 8, 4, 4)
