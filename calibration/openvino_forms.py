@@ -15,7 +15,7 @@ import numpy as np
 
 from fptk.core.cpu import Family
 
-_VALUE_KEEPING_OPS = frozenset({
+VALUE_KEEPING_OPS = frozenset({
     "Broadcast", "DepthToSpace", "Gather", "MaxPool", "Reshape", "ShuffleChannels", "Slice", "SpaceToDepth", "Split",
     "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit",
 })  # fmt: skip
@@ -57,7 +57,7 @@ def gate_layers(model: Any) -> tuple[str, ...]:
     for operation in model.get_ordered_ops():
         sources = {port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()}
         kind, name = operation.get_type_name(), operation.get_friendly_name()
-        is_mean = kind in ("ReduceMean", "ReduceSum") and not _is_root_mean_square(operation)
+        is_mean = kind in ("ReduceMean", "ReduceSum") and not is_root_mean_square(operation)
         if is_mean or not tainted.isdisjoint(sources):
             tainted.add(name)
             if kind == "MatMul":
@@ -65,7 +65,7 @@ def gate_layers(model: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_root_mean_square(operation: Any) -> bool:
+def is_root_mean_square(operation: Any) -> bool:
     """Whether a mean is that of a normalization of tokens: of squares, over the last axis, which it keeps.
 
     OpenVINO makes one node of it and what follows, as it does of a LayerNorm, and the int8 products behind either are
@@ -144,7 +144,7 @@ def fake_quantizers(operation: Any, port: int = 0) -> tuple[Any, ...]:
     if kind == "Concat":
         parts = [fake_quantizers(source, index) for index in range(source.get_input_size())]
         return tuple(quantizer for part in parts for quantizer in part) if all(parts) else ()
-    if kind in _VALUE_KEEPING_OPS:
+    if kind in VALUE_KEEPING_OPS:
         return fake_quantizers(source)
     return (source,) if kind == "FakeQuantize" else ()
 
@@ -224,7 +224,7 @@ def _products_behind(operation: Any) -> Iterator[Any]:
         seen.add(node.get_name())
         if kind == "MatMul":
             yield node
-        elif kind in _VALUE_KEEPING_OPS:
+        elif kind in VALUE_KEEPING_OPS:
             waiting.append(node.input_value(0).get_node())
         elif kind in _ELEMENTWISE_OPS:
             waiting += _operands(node)  # not the mask, which is smaller than the scores
@@ -236,7 +236,7 @@ def _products_ahead(operation: Any) -> Iterator[Any]:
         node = reader.get_node()
         if node.get_type_name() == "MatMul":
             yield node
-        elif node.get_type_name() in _VALUE_KEEPING_OPS | {"FakeQuantize"}:
+        elif node.get_type_name() in VALUE_KEEPING_OPS | {"FakeQuantize"}:
             yield from _products_ahead(node)
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fptk.calibration.images import ImageStream
 from fptk.calibration.openvino_forms import float_layers, reads_fake_quantize
+from fptk.calibration.openvino_streams import stream_starts
 from fptk.calibration.report import FloatLayer, QuantReport
 from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.cpu import FAMILIES, Family
@@ -214,7 +215,8 @@ def openvino_layer_names(model: Any, onnx_names: Iterable[str]) -> tuple[str, ..
 def _ignored(model: Any, settings: OpenVinoQuantSettings) -> dict[str, str]:
     """Layers that stay float, and why."""
     asked = dict.fromkeys(settings.ignored_names, "kept in float by the settings")
-    return asked | float_layers(model, settings.families)
+    streams = dict.fromkeys(stream_starts(model), "it begins a residual stream, which would carry its rounding on")
+    return asked | streams | float_layers(model, settings.families)
 
 
 def nncf_arguments(settings: OpenVinoQuantSettings, ignored: Iterable[str] = ()) -> dict[str, Any]:
