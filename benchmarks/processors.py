@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from fptk.core.agreement import LabelAgreement, compare_labels
 from fptk.core.classes import CELEBAMASK, ClassSet
 from fptk.core.cpu import INSTRUCTION_SETS, Family, InstructionSet, cpu_family, cpu_model, host_instruction_sets
+from fptk.core.crash import crash_of
 from fptk.core.dataset import UInt8Array
 from fptk.core.errors import TargetUnavailableError
 from fptk.core.metrics import ConfusionMatrix
@@ -255,7 +256,7 @@ def _measured(
         return {"status": "not offered", "reason": done.stderr.strip().splitlines()[-1]}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        died = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        died = crash_of(done.returncode) or f"exit code {done.returncode}"
         return {"status": "crashed", "reason": f"{died}: {lines[-1] if lines else 'no message'}"}
     both = np.load(folder / "labels.npy", allow_pickle=False)
     labels, golden = both[: len(images.pixels)], both[len(images.pixels) :]

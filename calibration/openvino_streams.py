@@ -16,7 +16,7 @@ def stream_starts(model: Any) -> tuple[str, ...]:
 
     What such a product returns, with its bias, is normalized for a block and added to what the block returns. A Linear
     at a block's end is no beginning: its result is added to the stream first. MicroSegFormer has one in a stage, of 32
-    to 192 channels. In int8 they cost 0.11 points of mIoU and saved no time (:file:`docs/measurements/low-precision.md`).
+    to 192 channels. In int8 they cost 0.11 points of mIoU and saved no time (docs/measurements/low-precision.md).
     """
     return tuple(
         operation.get_friendly_name()

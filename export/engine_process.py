@@ -40,7 +40,7 @@ def engine_command(
         "classes": classes.names,
         "options": {"threads": threads, "precision_hint": precision_hint},
     }
-    return [sys.executable, "-m", "fptk.export.engine_process", json.dumps(request)]
+    return [sys.executable, "-P", "-m", "fptk.export.engine_process", json.dumps(request)]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from fptk.core.crash import crash_of
 from fptk.core.errors import FptkError, InputError, TargetUnavailableError
 from fptk.export.tensorrt.layer_report import EngineLayer, parse_inspector, parse_log
 from fptk.export.tensorrt.options import TensorRTOptions
@@ -128,13 +128,9 @@ def _death(done: subprocess.CompletedProcess[str], messages: str) -> str:
     """How the builder's process ended, in words."""
     errors = _lines(messages, "FE")
     last = f": {errors[-1]}" if errors else ""
-    if done.returncode < 0:
-        try:
-            name = signal.Signals(-done.returncode).name
-        except ValueError:
-            name = f"signal {-done.returncode}"
-        hint = " (most likely out of memory)" if name == "SIGKILL" else ""
-        return f"crashed with {name}{hint}{last}"
+    crash = crash_of(done.returncode)
+    if crash:
+        return f"crashed with {crash}{last}"
     if errors:
         return f"could not build the engine{last}"
     said = done.stderr.strip().splitlines()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fptk.core.crash import crash_of
 from fptk.export.tensorrt.driver import CudaHost, cuda_host, wheel_version
 from fptk.export.tensorrt.product import DEFAULT_SM, PRODUCTS, TENSORRT_RTX, Product
 from fptk.export.tensorrt.wheel import make_logger, network_flags
@@ -136,7 +137,8 @@ def _try(product: Product, built_for: str, limit_s: float, *, load: bool) -> _Tr
 def _end(code: int, err: str) -> str:
     lines = err.strip().splitlines()
     last = f": {lines[-1]}" if lines else ""
-    return (f"its process was ended by signal {-code}" if code < 0 else f"its process ended with code {code}") + last
+    crash = crash_of(code)
+    return (f"its process was ended by {crash}" if crash else f"its process ended with code {code}") + last
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,5 +19,11 @@ def proven(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time a few calls instead of a second of them."""
+    """Time a few calls instead of a second of them, and verify bundles in this process, which is told that."""
+    from fptk.workflows import verify, verify_apart
+
+    def here(folder: Path, plan: verify.VerifyPlan, *, quiet: bool = True) -> verify.Verification:
+        return verify.verify_bundle(folder, plan)
+
+    monkeypatch.setattr(verify_apart, "verify_apart", here)
     monkeypatch.setattr("fptk.benchmarks.quick.SECONDS", 0.01)

@@ -37,7 +37,8 @@ def command(
     BUNDLE is a bundle folder, a folder of bundles, or a run folder. fptk checks manifest, files, runtime and processor.
     Then the engine labels the golden samples and a photograph, and must agree with the FP32 reference as far as it did
     at its export, less a margin. Its latency is shown beside the exporting host's and never refuses. --data DIR runs
-    the whole accuracy gate too.
+    the whole accuracy gate too. Each bundle is verified in a process of its own: an engine that crashes is one that
+    cannot run here.
 
     Each bundle gets one verdict. Exit codes: 4 one is refused; else 2 one is damaged; else 3 one cannot run here; else
     0.
@@ -45,7 +46,8 @@ def command(
     from fptk.cli.verify_tables import render, render_comparison
     from fptk.core.console import TERMINAL, out
     from fptk.core.errors import InputError
-    from fptk.workflows.verify import VerifyPlan, bundles_in, read_reports, verify_bundles
+    from fptk.workflows.verify import VerifyPlan, bundles_in, read_reports
+    from fptk.workflows.verify_apart import verify_bundles
 
     if compare:
         if data or eval_images or threads or json_path:
@@ -55,7 +57,8 @@ def command(
     if eval_images and not data:
         raise InputError("--eval-images needs images; give --data DIR")
     _refuse_inside(json_path, bundles_in(bundles))
-    report = verify_bundles(bundles, VerifyPlan.of(data, eval_images, threads, TERMINAL), TERMINAL)
+    plan = VerifyPlan(data, eval_images, threads).checked(TERMINAL)
+    report = verify_bundles(bundles, plan, TERMINAL)
     if str(json_path) != "-":
         out.print(render(report))
     if json_path:

@@ -283,6 +283,8 @@ def verify(
 ) -> Verification:
     """Check a bundle on this machine, and its engine against the golden samples that it holds.
 
+    The engine runs in this process: one that crashes ends it. ``fptk verify`` gives each bundle a process of its own.
+
     Args:
         bundle: the bundle or its folder.
         data: evaluation data; the whole gate is run on it too.
@@ -299,8 +301,8 @@ def verify(
     """
     from fptk.workflows.verify import VerifyPlan, verify_bundle
 
-    plan = VerifyPlan.of(None if data is None else Path(data), images, threads, listener)
-    return verify_bundle(_path(bundle), plan, listener)
+    plan = VerifyPlan(None if data is None else Path(data), images, threads)
+    return verify_bundle(_path(bundle), plan.checked(listener), listener)
 
 
 def _traced(

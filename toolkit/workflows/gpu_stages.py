@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fptk.core.crash import crash_of
 from fptk.core.errors import FptkError
 from fptk.core.files import write_json, write_text
 from fptk.core.progress import SILENT, Listener
@@ -212,7 +213,7 @@ def _verdict(code: int | None, log: str) -> tuple[Status, str]:
     if code == 0:
         return "ok", ""
     lines = [line.strip() for line in log[-TAIL:].splitlines() if line.strip()]
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    how = crash_of(code) or f"exit code {code}"
     return "failed", f"{how}: {lines[-1][:300]}" if lines else how
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,7 +23,7 @@ from fptk.core.dataset import FaceParsingDataset
 from fptk.core.errors import FptkError, GateRefusedError, InputError, TargetUnavailableError
 from fptk.core.evaluation import evaluate
 from fptk.core.files import read_json, sha256_file
-from fptk.core.host import describe_host, tool_versions, usable_cores
+from fptk.core.host import usable_cores
 from fptk.core.precision import Precision
 from fptk.core.progress import SILENT, Listener
 from fptk.core.session import Session
@@ -126,38 +127,31 @@ class VerifyReport(BaseModel):
 class VerifyPlan:
     """How to verify."""
 
-    dataset: FaceParsingDataset | None = None
-    """Run the whole gate on these images too."""
+    data: Path | None = None
+    """Evaluation data: run the whole gate on it too."""
+    images: int | None = None
+    """Of the data so many, evenly spaced; ``None`` is all."""
     threads: int | None = None
     """CPU threads of one inference; ``None`` is the engine's default."""
 
-    @classmethod
-    def of(cls, data: Path | None, images: int | None, threads: int | None, listener: Listener = SILENT) -> VerifyPlan:
-        """A plan with the evaluation images in ``data``, ``images`` of them, every file of them looked at.
+    @cached_property
+    def dataset(self) -> FaceParsingDataset | None:
+        """The evaluation images.
 
         Raises:
             InputError: they cannot be read.
         """
-        dataset = limit(open_evaluation(data), images) if data else None
-        if dataset is not None:
-            check_files(dataset, workers=usable_cores(), listener=listener)
-        return cls(dataset, threads)
+        return limit(open_evaluation(self.data), self.images) if self.data else None
 
+    def checked(self, listener: Listener = SILENT) -> Self:
+        """The same, once every file of the evaluation images has been looked at.
 
-def verify_bundles(folders: Sequence[Path], plan: VerifyPlan, listener: Listener = SILENT) -> VerifyReport:
-    """Verify bundles, wherever they are.
-
-    Args:
-        folders: bundles, folders of bundles, or run folders.
-        plan: how.
-        listener: hears which bundle it is about.
-    """
-    host = {key: tuple(value) if isinstance(value, list) else value for key, value in describe_host().items()}
-    found = []
-    for folder in bundles_in(folders):
-        listener.say(f"verifying {folder}")
-        found.append(verify_bundle(folder, plan, listener))
-    return VerifyReport(host=host, tools=tool_versions(), bundles=tuple(found))
+        Raises:
+            InputError: they cannot be read.
+        """
+        if self.dataset is not None:
+            check_files(self.dataset, workers=usable_cores(), listener=listener)
+        return self
 
 
 def bundles_in(folders: Sequence[Path]) -> list[Path]:
@@ -225,15 +219,7 @@ class _Verifier:
 
     def _known(self) -> dict[str, Any]:
         """What the manifest and the checks told, whatever the verdict."""
-        if self.bundle is None:
-            return self.figures
-        return {
-            "label": self.bundle.label,
-            "manifest_sha256": sha256_file(self.folder / MANIFEST),
-            "latency_at_export": self.bundle.latency,
-            "exported_on": str(self.bundle.host.get("cpu", "")),
-            **self.figures,
-        }
+        return self.figures if self.bundle is None else known_of(self.folder, self.bundle) | self.figures
 
     def _summary(self) -> str:
         return "; ".join(each.text for each in self.checks if each.name in ("golden", "gate") and each.outcome == "ok")
@@ -366,6 +352,16 @@ class _Verifier:
             raise InputError(f"bundle {self.folder} cannot be judged here: {result.reason}")
         else:
             self._note("gate", "note", f"not judged: {result.reason}")
+
+
+def known_of(folder: Path, bundle: Bundle) -> dict[str, Any]:
+    """What a manifest tells of a bundle, whatever the verdict: fields of a :class:`Verification`."""
+    return {
+        "label": bundle.label,
+        "manifest_sha256": sha256_file(folder / MANIFEST),
+        "latency_at_export": bundle.latency,
+        "exported_on": str(bundle.host.get("cpu", "")),
+    }
 
 
 def _skew(bundle: Bundle, here: dict[str, str], *, older: bool = False) -> str:

@@ -56,7 +56,7 @@ class Runtime:
         return Names(create_execution_context=lambda: None if "no-context" in HOW else "context")
 '''
 DEFAULT = "80,86,89,120"
-CRASHED, ENDED = "its process was ended by signal 11", "its process ended with code 1"
+CRASHED, ENDED = "its process was ended by SIGSEGV", "its process ended with code 1"
 
 
 @pytest.fixture

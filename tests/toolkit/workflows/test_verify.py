@@ -22,7 +22,7 @@ from fptk.core.cpu import INSTRUCTION_SETS, ISA_VARIABLE, cpu_family, family_und
 from fptk.core.dataset import UInt8Array
 from fptk.export.bundle import read_bundle, record_files, write_manifest
 from fptk.export.targets.onnxruntime import OnnxRuntimeSession
-from fptk.workflows.verify import VerifyPlan, read_reports, verify_bundle
+from fptk.workflows.verify import read_reports, verify_bundle
 
 pytestmark = pytest.mark.usefixtures("quick_timing")
 Command = Callable[..., Any]
@@ -265,7 +265,3 @@ def test_an_openvino_bundle_passes_under_every_instruction_set(checkpoint: Path,
         environment = {**os.environ, ISA_VARIABLE: each.name}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert done.returncode == 0, f"{each.name}: {done.stderr}"
-
-
-def test_a_plan_without_data_takes_none() -> None:
-    assert VerifyPlan.of(None, None, 2) == VerifyPlan(None, 2)
