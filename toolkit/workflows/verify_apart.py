@@ -8,6 +8,7 @@ on AMX, its bf16 attentions of other engines gave NaN until the process ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -65,17 +66,10 @@ def verify_apart(folder: Path, plan: VerifyPlan, *, quiet: bool = True) -> Verif
 def _crashed(folder: Path, crash: str) -> Verification:
     """The verdict on a bundle whose engine ended its process."""
     known: dict[str, Any] = {}
-    tools = "its runtime"
-    try:
-        bundle = read_bundle(folder)
-    except FptkError:
-        pass  # then it is the reading of the bundle that crashed
-    else:
-        known = known_of(folder, bundle)
-        here = tool_versions()
-        tools = ", ".join(f"{name} {here[name]}" for name in bundle.tools if name in here) or tools
+    with contextlib.suppress(FptkError):  # where it is the reading of the bundle that crashed
+        known = known_of(folder, read_bundle(folder))
     reason = (
-        f"the engine crashed its process here with {crash}; update {tools}, or export again on a host like this one"
+        f"the engine crashed its runtime here with {crash}; update the runtime, or export again on a host like this"
     )
     return Verification(
         folder=str(folder),

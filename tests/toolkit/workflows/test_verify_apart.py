@@ -56,8 +56,7 @@ def test_a_crash_is_one_verdict_and_the_next_bundle_gets_its_own(bundles: tuple[
     crashed, passed = json.loads(done.stdout)["bundles"]
     assert (crashed["verdict"], crashed["label"], passed["verdict"]) == ("cannot run", "onnx fp32", "pass")
     assert crashed["manifest_sha256"] == passed["manifest_sha256"]
-    assert crashed["reason"].startswith("the engine crashed its process here with SIGSEGV; update ")
-    assert "onnxruntime 1." in crashed["reason"]
+    assert crashed["reason"].startswith("the engine crashed its runtime here with SIGSEGV; update the runtime")
     assert [each["outcome"] for each in crashed["checks"]] == ["failed"]
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
