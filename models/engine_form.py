@@ -35,8 +35,6 @@ class EngineForm:
             and OpenVINO makes both in one kernel. Without a change of shape behind the sum it would crash
             (:func:`fptk.calibration.openvino_forms.crashing_attentions`).
         gelu: ``polynomial`` is :func:`fptk.models.deploy.inexact.gelu`, for arithmetic that is no more exact than it.
-            ``decoder_polynomial`` has it in MicroSegFormer's decoder alone, where GELU is a pass of its own. In the
-            MLPs, OpenVINO computes the exact one as a part of the int8 product before it.
     """
 
     label_map: str
@@ -48,7 +46,7 @@ class EngineForm:
     last_maps: Literal["maps", "planar", "pixels", "products"] = "maps"
     centered_tokens: bool = False
     fused_residuals: bool = False
-    gelu: Literal["exact", "decoder_polynomial", "polynomial"] = "exact"
+    gelu: Literal["exact", "polynomial"] = "exact"
 
     @property
     def exact(self) -> bool:
@@ -65,7 +63,7 @@ ENGINES: dict[str, EngineForm] = {
     "onnxruntime": _ONNXRUNTIME,
     "onnxruntime-int8": replace(_ONNXRUNTIME, last_maps="pixels"),
     "openvino": _OPENVINO,
-    "openvino-int8": replace(_OPENVINO, label_map="keys", gelu="decoder_polynomial"),
+    "openvino-int8": replace(_OPENVINO, label_map="keys", gelu="polynomial"),
     "openvino-bf16": replace(_OPENVINO, label_map="keys", last_maps="products", gelu="polynomial"),
     # TensorRT computes tiles side by side: a quarter of the scores in a tile is a quarter of the engine's memory.
     "tensorrt": EngineForm(label_map="plain", max_scores=2**24),

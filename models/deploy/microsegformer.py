@@ -111,7 +111,7 @@ class BlockForm(nn.Module):
         )
         self.norm2: nn.Module = standard(block.norm2, centered) if fold_norms else block.norm2
         self.mlp: Mlp = block.mlp
-        self.form, self.activation = form, gelu_of(form, "polynomial")
+        self.form, self.activation = form, activation_of(form)
         if fold_norms:
             self.mlp.fc1 = exact.fold_norm_into_linear(block.norm2, block.mlp.fc1)
 
@@ -128,9 +128,9 @@ def standard(norm: nn.LayerNorm, centered: bool) -> nn.Module:
     return RootMeanSquare(norm, affine=False) if centered else Standardise(norm)
 
 
-def gelu_of(form: EngineForm, *polynomial: str) -> Callable[[Tensor], Tensor]:
-    """GELU, or its polynomial where what the engine wants is one of ``polynomial``."""
-    return inexact.gelu if form.gelu in polynomial else F.gelu
+def activation_of(form: EngineForm) -> Callable[[Tensor], Tensor]:
+    """GELU as the engine wants it."""
+    return inexact.gelu if form.gelu == "polynomial" else F.gelu
 
 
 class FoldedAttention(nn.Module):
@@ -192,7 +192,7 @@ class MergedFuse(nn.Module):
         self.form = form
         self.fuse1 = SplitFusion(exact.merge_decoder(model.decoder))
         self.fuse2 = linear_as_conv(model.decoder.fuse2)
-        self.activation = gelu_of(form, "polynomial", "decoder_polynomial")
+        self.activation = activation_of(form)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         if self.form.last_maps == "pixels":
