@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fptk.core.crash import crash_of
+from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.host import process_memory
 from fptk.core.session import Session
 
@@ -31,11 +33,19 @@ def peak_memory(command: Sequence[str]) -> int | None:
         ``None`` where the operating system does not tell (not Linux).
 
     Raises:
-        RuntimeError: the process failed (a bug, or an engine that does not load).
+        InputError: the engine cannot be loaded.
+        TargetUnavailableError: this host cannot run the engine, or the engine crashed the process.
+        RuntimeError: the process failed (a bug).
     """
     if not Path("/proc/self/status").is_file():
         return None
     done = subprocess.run([*command, json.dumps({"measure": MEMORY})], capture_output=True, text=True)
+    crash = crash_of(done.returncode)
+    if crash:
+        raise TargetUnavailableError(f"the engine crashed its runtime here with {crash}")
+    for kind in (InputError, TargetUnavailableError):
+        if done.returncode == kind.exit_code:
+            raise kind(done.stderr.strip().splitlines()[-1])
     if done.returncode:
         raise RuntimeError(f"the memory measurement failed: {done.stderr.strip()}")
     peak: int = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]

@@ -2,7 +2,7 @@
 
 The parent has a command line that loads an engine (:func:`fptk.export.engine_process.engine_command` makes it). It adds
 one argument: a task, a JSON object whose ``measure`` names it. The process loads its engine, calls :func:`answer`, and
-prints the answer as one line of JSON on stdout. It ends with exit code 3 where the engine cannot run.
+prints the answer as one line of JSON on stdout. Where the engine cannot run it ends with the exit code of that error.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fptk.benchmarks.own_process import answer
 from fptk.core.classes import ClassSet
-from fptk.core.errors import TargetUnavailableError
+from fptk.core.errors import FptkError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.targets.registry import get_target
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         with get_target(request["target"]).load(Path(request["engine"]), spec, **request["options"]) as session:
             session.classes = ClassSet(names=request["classes"])
             sys.stdout.write(answer(session, task) + "\n")
-    except TargetUnavailableError as error:
+    except FptkError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0

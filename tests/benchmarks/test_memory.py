@@ -9,6 +9,7 @@ import pytest
 
 from fptk.benchmarks.memory import peak_memory
 from fptk.core.classes import CELEBAMASK
+from fptk.core.errors import InputError, TargetUnavailableError
 from fptk.core.preprocess import PreprocessSpec
 from fptk.export.engine_process import engine_command
 
@@ -76,6 +77,23 @@ def test_an_engine_in_a_child_process_is_counted() -> None:
 def test_an_engine_that_fails_is_an_error_with_its_message() -> None:
     with pytest.raises(RuntimeError, match="no such engine"):
         peak_memory([sys.executable, "-c", "raise SystemExit('no such engine')"])
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind", "message"),
+    [
+        (
+            "import os; os.kill(os.getpid(), 11)",
+            TargetUnavailableError,
+            "the engine crashed its runtime here with SIGSEGV",
+        ),
+        ("import sys; sys.stderr.write('noise\\nno bf16\\n'); sys.exit(3)", TargetUnavailableError, "no bf16"),
+        ("import sys; sys.stderr.write('no graph\\n'); sys.exit(2)", InputError, "no graph"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_told_from_a_fault_of_ours(ends: str, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=f"^{message}$"):
+        peak_memory([sys.executable, "-c", ends])
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from fptk.data import open_evaluation
 from fptk.data.identity import check_files
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import draw_face
-from fptk.export.bundle import Bundle, Graph, find_bundles, open_bundle, read_bundle
+from fptk.export.bundle import Bundle, Graph, checked_bundle, find_bundles, open_bundle, read_bundle
 from fptk.export.engine_process import engine_command
 from fptk.export.exporter import export
 from fptk.export.plan import ExportPlan
@@ -74,6 +74,11 @@ class BenchPlan:
         """Whether throughput is measured."""
         return self.fps and self.mode == "throughput"
 
+    @property
+    def memory_apart(self) -> bool:
+        """Whether each engine's memory is measured in a process of its own."""
+        return self.fps and self.memory and not self.throughput
+
 
 @dataclass
 class _Contender:
@@ -108,14 +113,12 @@ def bench(folders: Sequence[Path], image: UInt8Array, plan: BenchPlan, listener:
         raise InputError("there is no bundle to measure; run `fptk export` first")
     threads = plan.threads or usable_cores()
     with ExitStack() as stack:
-        contenders = [_open(folder, plan, threads, stack) for folder in folders]
+        contenders = [_open(folder, plan, threads, stack) for folder in track(listener, folders, "loading engines")]
         _check_batch(contenders, plan.batch)
         running = [contender for contender in contenders if contender.session is not None]
         limits = _measure(running, image, plan, threads, listener)
     _name_other_tools(running, plan, threads)
     _judge(running, plan, listener)
-    if plan.fps and plan.memory and not plan.throughput:
-        _measure_memory(running, threads, listener)
     conditions = {
         "mode": plan.mode,
         "threads": threads,
@@ -137,10 +140,12 @@ def _open(folder: Path, plan: BenchPlan, threads: int, stack: ExitStack) -> _Con
     if bundle.engine is None:
         return _Contender(folder, bundle, None, note=bundle.unavailable or "")
     try:
+        # Memory comes first: an engine that crashes its own process must not be loaded into this one.
+        peak = _peak_memory(folder, checked_bundle(folder), threads) if plan.memory_apart else None
         bundle, session = open_bundle(folder, threads=threads)
     except TargetUnavailableError as error:
         return _Contender(folder, bundle, None, note=str(error))
-    contender = _Contender(folder, bundle, stack.enter_context(session))
+    contender = _Contender(folder, bundle, stack.enter_context(session), peak_bytes=peak)
     if plan.throughput:
         assert bundle.engine is not None
         target, hint = get_target(bundle.target), bundle.precision_hint
@@ -219,15 +224,12 @@ def _judge(contenders: list[_Contender], plan: BenchPlan, listener: Listener) ->
         contender.gate_result = gate_result
 
 
-def _measure_memory(contenders: list[_Contender], threads: int, listener: Listener) -> None:
-    for contender in track(listener, contenders, "measuring memory"):
-        bundle = contender.bundle
-        assert bundle.engine is not None
-        engine, hint = contender.folder / bundle.engine, bundle.precision_hint
-        command = engine_command(
-            bundle.target, engine, bundle.preprocess, bundle.class_set, threads=threads, precision_hint=hint
-        )
-        contender.peak_bytes = peak_memory(command)
+def _peak_memory(folder: Path, bundle: Bundle, threads: int) -> int | None:
+    engine, hint = folder / str(bundle.engine), bundle.precision_hint
+    command = engine_command(
+        bundle.target, engine, bundle.preprocess, bundle.class_set, threads=threads, precision_hint=hint
+    )
+    return peak_memory(command)
 
 
 def _pytorch(contenders: list[_Contender]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Bundles whose engine crashes: one verdict each, and the others get theirs."""
+"""Engines that crash their runtime: ``fptk verify`` and ``fptk bench`` say so, and go on with the others."""
 
 from __future__ import annotations
 
@@ -48,10 +48,15 @@ def runtime(folder: Path, how: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
+def fptk(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command where onnxruntime crashes; its result as JSON goes to standard output."""
+    environment = {**os.environ, **runtime(folder / "fake", "os.kill(os.getpid(), 11)")}
+    command = [sys.executable, "-m", "fptk", *map(str, arguments), "--json", "-"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
 def test_a_crash_is_one_verdict_and_the_next_bundle_gets_its_own(bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    environment = runtime(tmp_path / "fake", "os.kill(os.getpid(), 11)")
-    command = [sys.executable, "-m", "fptk", "verify", *map(str, bundles), "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment})
+    done = fptk(tmp_path, "verify", *bundles)
     assert done.returncode == 3, done.stderr
     crashed, passed = json.loads(done.stdout)["bundles"]
     assert (crashed["verdict"], crashed["label"], passed["verdict"]) == ("cannot run", "onnx fp32", "pass")
@@ -63,6 +68,16 @@ def test_a_crash_is_one_verdict_and_the_next_bundle_gets_its_own(bundles: tuple[
     assert "a-crashes" in last
     assert "SIGSEGV" in last
     assert "b-works" not in last
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="bench measures memory apart on Linux alone")
+def test_a_benchmark_goes_on_without_an_engine_that_crashes(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    done = fptk(tmp_path, "bench", *bundles, "--fps", "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    crashed, timed = json.loads(done.stdout)["rows"]
+    assert (crashed["fps"], crashed["note"]) == (None, "the engine crashed its runtime here with SIGSEGV")
+    assert timed["fps"] > 0
+    assert timed["peak_bytes"] > 0
 
 
 @pytest.mark.parametrize(
