@@ -135,6 +135,7 @@ def command(
         raise InputError("--reference is for bundles: a run is its own reference")
     request = BenchRequest(
         fps=fps or not accuracy,
+        must_time=fps,
         mode=mode,
         accuracy=accuracy or data is not None or not fps,
         must_score=accuracy,

@@ -350,6 +350,8 @@ class BenchRequest:
     fps: bool = True
     mode: Mode = "latency"
     """As for :class:`BenchPlan`."""
+    must_time: bool = False
+    """Speed was asked for by name: that no engine can run here is an error."""
     accuracy: bool = True
     """Score the engines where there are images for it."""
     must_score: bool = False
@@ -546,7 +548,10 @@ def _bench(
         check_files(plan.dataset, workers=usable_cores(), listener=listener)
     image = dataset[0].image if dataset else draw_face(0, 0, (512, 512))[0]
     report = bench(folders, image, plan, listener)
-    if request.must_score and not any(row.accuracy == "measured" for row in report.rows):
+    scored = any(row.accuracy == "measured" for row in report.rows)
+    timed = any(row.fps is not None for row in report.rows)
+    lacking = "scored" if request.must_score and not scored else "timed" if request.must_time and not timed else None
+    if lacking:
         notes = dict.fromkeys(f"{row.label}: {row.note}" for row in report.rows)
-        raise TargetUnavailableError(f"no engine could be scored here; {'; '.join(notes)}")
+        raise TargetUnavailableError(f"no engine could be {lacking} here; {'; '.join(notes)}")
     return report

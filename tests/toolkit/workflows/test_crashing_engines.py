@@ -78,6 +78,12 @@ def test_a_benchmark_goes_on_without_an_engine_that_crashes(bundles: tuple[Path,
     assert (crashed["fps"], crashed["note"]) == (None, "the engine crashed its runtime here with SIGSEGV")
     assert timed["fps"] > 0
     assert timed["peak_bytes"] > 0
+    (tmp_path / "alone").mkdir()
+    alone = fptk(tmp_path / "alone", "bench", bundles[0], "--fps", "--rounds", 1)
+    assert alone.returncode == 3
+    assert (
+        alone.stderr.strip().splitlines()[-1].startswith("fptk: no engine could be timed here; onnx fp32: the engine ")
+    )
 
 
 @pytest.mark.parametrize(
