@@ -73,12 +73,10 @@ def is_root_mean_square(operation: Any) -> bool:
     """
     if operation.get_type_name() != "ReduceMean" or not operation.get_attributes()["keep_dims"]:
         return False
-    squares, axes = (operation.input_value(port).get_node() for port in (0, 1))
-    rank = operation.get_input_partial_shape(0).rank
-    if axes.get_type_name() != "Constant" or rank.is_dynamic:
+    axes, rank = _constant(operation, 1), operation.get_input_partial_shape(0).rank
+    if axes is None or rank.is_dynamic:
         return False
-    last = {-1, rank.get_length() - 1}
-    return last.issuperset(axes.data.flatten().tolist()) and _squares(squares)
+    return bool(np.isin(axes, (-1, rank.get_length() - 1)).all()) and _squares(operation.input_value(0).get_node())
 
 
 def _squares(operation: Any) -> bool:
@@ -86,8 +84,8 @@ def _squares(operation: Any) -> bool:
     if kind == "Multiply":
         first, second = operation.inputs()
         return bool(first.get_source_output() == second.get_source_output())
-    exponent = operation.input_value(1).get_node() if kind == "Power" else None
-    return exponent is not None and exponent.get_type_name() == "Constant" and bool((exponent.data == 2).all())
+    exponent = _constant(operation, 1) if kind == "Power" else None
+    return exponent is not None and bool((exponent == 2).all())
 
 
 def faulty_patch_convolutions(model: Any) -> tuple[str, ...]:
@@ -185,12 +183,18 @@ def _is_symmetric(quantizer: Any) -> bool:
     return bool(np.all(np.abs(low + high) <= 1.01 * step))  # ranges are rounded to float32
 
 
-def _constant(operation: Any, port: int) -> Any:
-    """Values of a constant input, float64; ``None`` if it is computed."""
+def constant_input(operation: Any, port: int) -> Any:
+    """The Constant that an input is, or is converted from; ``None`` if it is computed."""
     source = operation.input_value(port).get_node()
     if source.get_type_name() == "Convert":
         source = source.input_value(0).get_node()
-    return source.get_data().astype(np.float64) if source.get_type_name() == "Constant" else None
+    return source if source.get_type_name() == "Constant" else None
+
+
+def _constant(operation: Any, port: int) -> Any:
+    """Values of a constant input, float64; ``None`` if it is computed."""
+    constant = constant_input(operation, port)
+    return None if constant is None else constant.get_data().astype(np.float64)
 
 
 @dataclass(frozen=True)

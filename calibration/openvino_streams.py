@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fptk.calibration.openvino_forms import VALUE_KEEPING_OPS, is_root_mean_square
+from fptk.calibration.openvino_forms import VALUE_KEEPING_OPS, constant_input, is_root_mean_square
 
 
 def stream_starts(model: Any) -> tuple[str, ...]:
@@ -21,7 +21,9 @@ def stream_starts(model: Any) -> tuple[str, ...]:
     return tuple(
         operation.get_friendly_name()
         for operation in model.get_ops()
-        if operation.get_type_name() == "MatMul" and _constant(operation, 1) and _begins_stream(operation)
+        if operation.get_type_name() == "MatMul"
+        and constant_input(operation, 1) is not None
+        and _begins_stream(operation)
     )
 
 
@@ -34,7 +36,7 @@ def _readers(operation: Any) -> Iterator[Any]:
     """What reads an operation's values: behind the addition of a constant, and operations that hand them on."""
     for reader in _direct_readers(operation):
         handed_on = reader.get_type_name() in VALUE_KEEPING_OPS
-        shifted = reader.get_type_name() == "Add" and any(_constant(reader, port) for port in (0, 1))
+        shifted = reader.get_type_name() == "Add" and any(constant_input(reader, port) is not None for port in (0, 1))
         if handed_on or shifted:
             yield from _readers(reader)
         else:
@@ -52,7 +54,3 @@ def _normalizes(operation: Any) -> bool:
 
 def _adds(operation: Any) -> bool:
     return bool(operation.get_type_name() == "Add")
-
-
-def _constant(operation: Any, port: int) -> bool:
-    return bool(operation.input_value(port).get_node().get_type_name() == "Constant")

@@ -433,11 +433,21 @@ def open_bundle(folder: Path, *, threads: int | None = None) -> tuple[Bundle, Se
         reason = bundle.unavailable or (bundle.gate.summary if bundle.gate else "it says not why")
         raise InputError(f"bundle {folder} holds no engine: {reason}")
     bundle = checked_bundle(folder)
+    return bundle, load_engine(folder, bundle, threads=threads)
+
+
+def load_engine(folder: Path, bundle: Bundle, *, threads: int | None = None) -> Session:
+    """Load the engine of a bundle whose files were checked.
+
+    Raises:
+        InputError: the runtime refuses the engine.
+        TargetUnavailableError: this host cannot run it.
+    """
     session = get_target(bundle.target).load(
         folder / str(bundle.engine), bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint
     )
     session.name, session.classes = bundle.label, bundle.class_set
-    return bundle, session
+    return session
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:

@@ -31,11 +31,11 @@ def root_mean_square(value: Any) -> Any:
     return ops.divide(value, ops.sqrt(ops.reduce_mean(ops.multiply(value, value), ops.constant(np.array([-1])), True)))
 
 
-def blocks(norm: Any, start: str = "first") -> Any:
+def blocks(norm: Any) -> Any:
     """uint8 (1, 2, 2, 3) images to two blocks x + linear(norm(x)) behind a Linear."""
     images = ops.parameter([1, 2, 2, 3], np.uint8, name="images")
     tokens = ops.reshape(ops.convert(images, np.float32), ops.constant(np.array([1, 2, CHANNELS])), False)
-    stream = linear(tokens, start)
+    stream = linear(tokens, "first")
     for index in range(2):
         # As an attention's residual is added: behind a change of shape.
         wide = ops.unsqueeze(linear(norm(stream), f"block{index}"), ops.constant(np.array(1)))

@@ -28,7 +28,7 @@ from fptk.data import open_evaluation
 from fptk.data.identity import check_files
 from fptk.data.splits import limit
 from fptk.data.synthetic.faces import draw_face
-from fptk.export.bundle import Bundle, Graph, checked_bundle, find_bundles, open_bundle, read_bundle
+from fptk.export.bundle import Bundle, Graph, checked_bundle, find_bundles, load_engine, read_bundle
 from fptk.export.engine_process import engine_command
 from fptk.export.exporter import export
 from fptk.export.plan import ExportPlan
@@ -140,9 +140,10 @@ def _open(folder: Path, plan: BenchPlan, threads: int, stack: ExitStack) -> _Con
     if bundle.engine is None:
         return _Contender(folder, bundle, None, note=bundle.unavailable or "")
     try:
+        bundle = checked_bundle(folder)
         # Memory comes first: an engine that crashes its own process must not be loaded into this one.
-        peak = _peak_memory(folder, checked_bundle(folder), threads) if plan.memory_apart else None
-        bundle, session = open_bundle(folder, threads=threads)
+        peak = _peak_memory(folder, bundle, threads) if plan.memory_apart else None
+        session = load_engine(folder, bundle, threads=threads)
     except TargetUnavailableError as error:
         return _Contender(folder, bundle, None, note=str(error))
     contender = _Contender(folder, bundle, stack.enter_context(session), peak_bytes=peak)
@@ -550,8 +551,8 @@ def _bench(
     report = bench(folders, image, plan, listener)
     scored = any(row.accuracy == "measured" for row in report.rows)
     timed = any(row.fps is not None for row in report.rows)
-    lacking = "scored" if request.must_score and not scored else "timed" if request.must_time and not timed else None
-    if lacking:
-        notes = dict.fromkeys(f"{row.label}: {row.note}" for row in report.rows)
-        raise TargetUnavailableError(f"no engine could be {lacking} here; {'; '.join(notes)}")
+    for wanted, found, what in ((request.must_score, scored, "scored"), (request.must_time, timed, "timed")):
+        if wanted and not found:
+            notes = dict.fromkeys(f"{row.label}: {row.note}" for row in report.rows)
+            raise TargetUnavailableError(f"no engine could be {what} here; {'; '.join(notes)}")
     return report

@@ -30,7 +30,7 @@ from fptk.core.session import Session
 from fptk.data import open_evaluation
 from fptk.data.identity import check_files
 from fptk.data.splits import limit
-from fptk.export.bundle import MANIFEST, Bundle, checked_bundle, find_bundles, read_bundle
+from fptk.export.bundle import MANIFEST, Bundle, checked_bundle, find_bundles, load_engine, read_bundle
 from fptk.export.golden import GoldenRecord, label_golden, lowest_class, read_golden, shortfalls
 from fptk.export.targets.base import Target
 from fptk.export.targets.registry import get_target
@@ -296,9 +296,8 @@ class _Verifier:
                 self._check("gate", lambda: self._gate(bundle, session))
 
     def _load(self, bundle: Bundle, target: Target) -> Session:
-        engine, threads = self.folder / str(bundle.engine), self.plan.threads
         try:
-            session = target.load(engine, bundle.preprocess, threads=threads, precision_hint=bundle.precision_hint)
+            return load_engine(self.folder, bundle, threads=self.plan.threads)
         except InputError as error:
             skewed = _skew(bundle, target.probe().versions, older=True)
             if skewed:
@@ -306,8 +305,6 @@ class _Verifier:
                     f"{error}; this host is older than the bundle ({skewed}): update it"
                 ) from error
             raise
-        session.name, session.classes = bundle.label, bundle.class_set
-        return session
 
     def _golden(self, bundle: Bundle, record: GoldenRecord, session: Session) -> None:
         """Agreement on the samples and the photograph, and the latency.

@@ -9,14 +9,14 @@ on AMX, its bf16 attentions of other engines gave NaN until the process ended.
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from fptk.core.crash import crash_of
 from fptk.core.errors import FptkError
@@ -24,6 +24,19 @@ from fptk.core.host import describe_host, tool_versions
 from fptk.core.progress import SILENT, Listener
 from fptk.export.bundle import read_bundle
 from fptk.workflows.verify import Check, Verification, VerifyPlan, VerifyReport, bundles_in, known_of, verify_bundle
+
+
+class Request(BaseModel):
+    """What the process is to do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    plan: VerifyPlan
+    quiet: bool
+    """Show no progress."""
+    answer: Path
+    """File that gets the verdict."""
 
 
 def verify_bundles(folders: Sequence[Path], plan: VerifyPlan, listener: Listener = SILENT) -> VerifyReport:
@@ -50,8 +63,8 @@ def verify_apart(folder: Path, plan: VerifyPlan, *, quiet: bool = True) -> Verif
     """
     with tempfile.TemporaryDirectory() as temporary:
         answer = Path(temporary, "verdict.json")
-        request = {"folder": folder, "plan": asdict(plan), "quiet": quiet, "answer": answer}
-        command = [sys.executable, "-P", "-m", "fptk.workflows.verify_apart", json.dumps(request, default=str)]
+        request = Request(folder=folder, plan=plan, quiet=quiet, answer=answer)
+        command = [sys.executable, "-P", "-m", "fptk.workflows.verify_apart", request.model_dump_json()]
         # Its standard output could only be a runtime's chatter, and --json - writes there. Ctrl-C is for this process
         # alone, which then ends the other.
         code = subprocess.run(command, stdout=subprocess.DEVNULL, process_group=0).returncode
@@ -84,11 +97,9 @@ def main(arguments: Sequence[str]) -> int:
     """Verify the bundle that the request names, and write the verdict; the exit code."""
     from fptk.core.console import TERMINAL
 
-    request = json.loads(arguments[0])
-    asked = request["plan"]
-    plan = VerifyPlan(Path(asked["data"]) if asked["data"] else None, asked["images"], asked["threads"])
-    found = verify_bundle(Path(request["folder"]), plan, SILENT if request["quiet"] else TERMINAL)
-    Path(request["answer"]).write_text(found.model_dump_json())
+    request = Request.model_validate_json(arguments[0])
+    found = verify_bundle(request.folder, request.plan, SILENT if request.quiet else TERMINAL)
+    request.answer.write_text(found.model_dump_json(), encoding="utf-8")
     return 0
 
 
